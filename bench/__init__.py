@@ -1,0 +1,13 @@
+"""Measurements of this library beside others on the same cores: `python -m bench kernels`.
+
+    __main__    arguments, environment, choice of the benchmark
+    kernels     one benchmark: its rows (from product, attention, elementwise and block), its bars
+    encoder     another: encoder stacks, and through footprint import time and size
+    report      runs the rows of a benchmark, prints them, keeps them as JSON
+    rows        what a row, its result, a bar and a benchmark are
+    timing      contestants in turn
+    machine     what ran it, and the limits it has
+    peers       the other libraries; graphs are the ONNX models for one of them
+
+A further benchmark is a further module with a `BENCHMARK`, and its name in `__main__`.
+"""

@@ -1,0 +1,262 @@
+"""The one place that raises for the kind, shape, dtype and layout of what a caller passes.
+
+Each `as_...` function takes the name of the public function, the name of its argument and the
+value, and returns the value in the one form that the code below works with. TypeError is for the
+wrong kind of thing, ValueError for a shape or a range. No value is written to, and none is copied
+unless it has to be converted. Every message says who, what came and what was expected:
+
+    linear: weight has shape (512, 384), expected (out_features, 256) because x is (4, 7, 256)
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+
+import numpy as np
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+FLOAT32_TINY = float(np.finfo(np.float32).tiny)
+# Positions and window sides below this are added and subtracted without leaving 64 bits.
+POSITION_LIMIT = 2**61
+
+_FLOAT32 = np.dtype(np.float32)
+_INT64 = np.dtype(np.int64)
+
+
+# Arrays.
+
+
+def as_float32(function, name, value, expected=(...,), because=None):
+    """`value` as a C-contiguous, aligned float32 array; the same object if it is one already.
+
+    Anything that np.asarray understands as real numbers is accepted: floats and integers of any
+    width and byte order, booleans as 0 and 1, in any memory layout, and nested sequences of them.
+    Values beyond the range of float32 become infinite. `expected` and `because` are those of
+    `check_shape`.
+    """
+    if not _is_ready(value, _FLOAT32):
+        array = _array(function, name, value)
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected real numbers")
+        value = _converted(array, _FLOAT32)
+    check_shape(function, name, value.shape, expected, because)
+    return value
+
+
+def as_integers(function, name, value, low, high, expected=(...,), because=None):
+    """`value` as a C-contiguous, aligned int64 array with entries from `low` to `high`.
+
+    Integers of any width are accepted, and an empty list; booleans and floats are not.
+    """
+    array = value if _is_ready(value, _INT64) else _array(function, name, value)
+    # NumPy reads an empty list as float64.
+    is_empty_list = array.size == 0 and not isinstance(value, np.ndarray)
+    if array.dtype.kind not in "iu" and not is_empty_list:
+        raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected integers")
+    check_shape(function, name, array.shape, expected, because)
+    # In the caller's own dtype, because a large uint64 is no int64.
+    if array.size and not (low <= array.min() and array.max() <= high):
+        index = np.argwhere((array < low) | (array > high))[0].tolist()
+        entry = f"{name}{index}" if index else name
+        allowed = f"{low} to {high}" if low <= high else "none at all"
+        raise ValueError(
+            f"{function}: {entry} is {array[tuple(index)]}, expected {allowed}{_reason(because)}"
+        )
+    return _converted(array, _INT64)
+
+
+def as_token_ids(function, name, value, table_shape, expected=(...,)):
+    """`value` as int64 token ids, each a row of a table (V, D)."""
+    last = table_shape[0] - 1
+    ids = as_integers(function, name, value, 0, last, because=("the table", table_shape))
+    check_shape(function, name, ids.shape, expected)
+    return ids
+
+
+def as_lengths(function, name, value, batch, longest, because):
+    """`value` (batch,) as int64 counts of real items, each 0 to `longest`.
+
+    `because` names the array that sets `batch` and `longest`: ("key", key.shape).
+    """
+    return as_integers(function, name, value, 0, longest, (batch,), because)
+
+
+def as_positions(function, name, value, batch, because):
+    """One integer or (batch,) integers, negative ones allowed, as int64 (batch,)."""
+    positions = as_integers(function, name, value, -POSITION_LIMIT, POSITION_LIMIT)
+    if positions.ndim == 0:
+        return np.full(batch, positions)
+    check_shape(function, name, positions.shape, (batch,), because)
+    return positions
+
+
+def as_mask(function, name, value, shape):
+    """`value` as a bool or float32 view of the given shape (B, H, T, S).
+
+    A boolean mask is True where a query may attend; a float mask is added to the scores. The value
+    broadcasts to the shape; repeated axes of the result have stride 0 and take no memory.
+    """
+    array = _array(function, name, value)
+    if array.dtype.kind not in "bf":
+        hint = f"; for 0 and 1 pass {name}.astype(bool)" if array.dtype.kind in "iu" else ""
+        raise TypeError(
+            f"{function}: {name} has dtype {array.dtype}, expected bool (True where a query may "
+            f"attend) or float (added to the scores){hint}"
+        )
+    check_broadcast(function, name, array.shape, shape, "(B, H, T, S)")
+    # A broadcast view is cut back to what it repeats, so that converting it repeats nothing.
+    array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
+    array = _converted(array, array.dtype if array.dtype == bool else _FLOAT32)
+    return np.broadcast_to(array, shape)
+
+
+def check_shape(function, name, shape, expected, because=None):
+    """Raise ValueError unless `shape` is as expected.
+
+    `expected` holds, for each axis, the size it must have or a name for any size; a leading `...`
+    stands for any number of further axes in front. `because` is the argument that sets the sizes:
+    its name and shape.
+    """
+    axes = expected[1:] if expected[:1] == (...,) else expected
+    has_axes = len(shape) >= len(axes) if axes is not expected else len(shape) == len(axes)
+    if has_axes:
+        last_axes = shape[len(shape) - len(axes) :]
+        if all(isinstance(e, str) or e == s for e, s in zip(axes, last_axes, strict=True)):
+            return
+    raise ValueError(
+        f"{function}: {name} has shape {_shown(shape)}, expected {_shown(expected)}"
+        f"{_reason(because)}"
+    )
+
+
+def check_broadcast(function, name, shape, target, target_name):
+    """Raise ValueError unless `shape` broadcasts to `target`, called `target_name` in the error."""
+    axes = target[len(target) - len(shape) :]
+    if len(shape) > len(target) or any(
+        size not in (1, wanted) for size, wanted in zip(shape, axes, strict=True)
+    ):
+        raise ValueError(
+            f"{function}: {name} has shape {_shown(shape)}, expected one that broadcasts to "
+            f"{target_name} = {_shown(target)}"
+        )
+
+
+# Single values.
+
+
+def as_number(function, name, value, minimum=-FLOAT32_MAX):
+    """`value` as a float: a real number that float32 can hold, at least `minimum`."""
+    value = _scalar(value)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{function}: {name} is {_brief(value)}, expected a real number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not minimum <= number <= FLOAT32_MAX:
+        at_least = "" if minimum == -FLOAT32_MAX else f" of at least {minimum:g}"
+        raise ValueError(
+            f"{function}: {name} is {_brief(value)}, expected a finite number{at_least}"
+        )
+    return number
+
+
+def as_integer(function, name, value, minimum=-math.inf, maximum=math.inf):
+    """`value` as an int from `minimum` to `maximum`."""
+    value = _scalar(value)
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{function}: {name} is {_brief(value)}, expected an integer")
+    value = operator.index(value)
+    if not minimum <= value <= maximum:
+        expected = f"at least {minimum}" if value < minimum else f"at most {maximum}"
+        raise ValueError(f"{function}: {name} is {_brief(value)}, expected {expected}")
+    return value
+
+
+def as_flag(function, name, value):
+    """`value` as a bool, if it is one."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{function}: {name} is {_brief(value)}, expected True or False")
+    return bool(value)
+
+
+def as_window(function, name, value):
+    """A window (left, right) as two ints; an open side, written as None, becomes -1."""
+    if value is None:
+        return -1, -1
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{function}: {name} is {_brief(value)}, expected (left, right)")
+    sides = []
+    for i, side in enumerate(value):
+        if side is not None:
+            side = as_integer(function, f"{name}[{i}]", side, minimum=0)
+        # A side that reaches past every key from every position is open.
+        is_open = side is None or side > 2 * POSITION_LIMIT
+        sides.append(-1 if is_open else side)
+    return tuple(sides)
+
+
+def as_choice(function, name, value, choices):
+    """`value`, if it is one of `choices`: strings, or None."""
+    is_name = value is None or isinstance(value, str)
+    if not is_name or value not in choices:
+        listed = ", ".join(map(repr, choices))
+        error = ValueError if is_name else TypeError
+        raise error(f"{function}: {name} is {_brief(value)}, expected one of {listed}")
+    return value
+
+
+# How values are converted and shown.
+
+
+def _is_ready(value, dtype):
+    if type(value) is not np.ndarray or value.dtype != dtype:
+        return False
+    flags = value.flags
+    return flags.c_contiguous and flags.aligned
+
+
+def _array(function, name, value):
+    """np.asarray(value), with errors that name the argument."""
+    if value is None:
+        raise TypeError(f"{function}: {name} is None, expected an array")
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{function}: {name} is not a regular array: {error}") from error
+    except (TypeError, RuntimeError) as error:
+        raise TypeError(f"{function}: {name} cannot be read as an array: {error}") from error
+
+
+def _converted(array, dtype):
+    """`array` as `dtype`, C-contiguous and aligned, copied only if it is not."""
+    if array.dtype != dtype:
+        # Values beyond float32 become infinite, here as in any other step of the computation.
+        with np.errstate(all="ignore"):
+            return array.astype(dtype, order="C")
+    array = np.asarray(array, order="C")
+    return array if array.flags.aligned else array.copy(order="C")
+
+
+def _scalar(value):
+    """The number inside a 0-d array, as stored in .npz files; anything else as it is."""
+    return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
+
+
+def _shown(shape):
+    axes = ["..." if axis is ... else str(axis) for axis in shape]
+    return f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
+
+
+def _reason(because):
+    return "" if because is None else f" because {because[0]} is {_shown(because[1])}"
+
+
+def _brief(value):
+    """The value, shortened to one line; an array only by its dtype and shape."""
+    if isinstance(value, np.ndarray):
+        return f"a {value.dtype} array of shape {_shown(value.shape)}"
+    text = repr(value).replace("\n", " ")
+    return text if len(text) <= 60 else f"{text[:57]}..."

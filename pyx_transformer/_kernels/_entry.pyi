@@ -1,0 +1,132 @@
+"""What every compiled variant of the kernels offers; entry.pxi is its source.
+
+Arrays are float32 and C-contiguous unless said otherwise; outputs come first, already allocated.
+Shapes, dtypes and ranges are for the caller to check: here they are trusted.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Floats = NDArray[np.float32]
+_Integers = NDArray[np.int64]
+
+ISA_NAME: str
+VECTOR_WIDTH: int  # floats in a vector
+ACTIVATIONS: dict[str | None, int]
+
+class Workspace:
+    """Memory of one call: for the entry points' own use."""
+
+class PackedLinear:
+    """The weight (n, k) and bias (n,) of a linear layer, in the layout that the product reads."""
+
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def bias(self) -> _Floats | None: ...
+    def __init__(self, weight: _Floats, bias: _Floats | None = None) -> None: ...
+    def unpack(self) -> _Floats: ...
+
+class NormParameters:
+    """The weight (d,) and bias (d,) of a layer norm or, with rms=True, of an RMS norm."""
+
+    def __init__(
+        self, weight: _Floats | None, bias: _Floats | None, eps: float, rms: bool = False
+    ) -> None: ...
+
+def linear(
+    out: _Floats,
+    x: _Floats,
+    packed: PackedLinear,
+    residual: _Floats | None,
+    activation: int,
+    n_threads: int,
+) -> None: ...
+def layer_norm(
+    out: _Floats,
+    x: _Floats,
+    weight: _Floats | None,
+    bias: _Floats | None,
+    eps: float,
+    n_threads: int,
+) -> None: ...
+def rms_norm(
+    out: _Floats, x: _Floats, weight: _Floats | None, eps: float, n_threads: int
+) -> None: ...
+def softmax(out: _Floats, x: _Floats, n_threads: int) -> None: ...
+def log_softmax(out: _Floats, x: _Floats, n_threads: int) -> None: ...
+def activate(out: _Floats, x: _Floats, activation: int, n_threads: int) -> None: ...
+def embedding(
+    out: _Floats,
+    ids: _Integers,
+    table: _Floats,
+    scale: float,
+    positions: _Floats | None,
+    position_ids: _Integers | None,
+    n_threads: int,
+) -> None: ...
+def attention(
+    out: _Floats,
+    query: _Floats,
+    key: _Floats,
+    value: _Floats,
+    mask: NDArray[np.bool_] | _Floats | None,
+    lengths: _Integers,
+    offsets: _Integers,
+    is_causal: bool,
+    left: int,
+    right: int,
+    softcap: float,
+    scale: float,
+    weights: _Floats | None,
+    n_threads: int,
+) -> None: ...
+def project_keys_values(
+    keys: _Floats,
+    values: _Floats,
+    key_rows: _Floats,
+    value_rows: _Floats,
+    key_projection: PackedLinear,
+    value_projection: PackedLinear,
+    starts: _Integers,
+    counts: _Integers,
+    cache_starts: _Integers,
+    offsets: _Integers,
+    n_threads: int,
+) -> None: ...
+def attention_block(
+    out: _Floats,
+    x: _Floats,
+    norm: NormParameters | None,
+    norm_first: bool,
+    residual: bool,
+    num_heads: int,
+    query_projection: PackedLinear,
+    key_projection: PackedLinear | None,
+    value_projection: PackedLinear | None,
+    output_projection: PackedLinear,
+    keys: _Floats | None,
+    values: _Floats | None,
+    query_starts: _Integers,
+    query_counts: _Integers,
+    key_starts: _Integers,
+    key_counts: _Integers,
+    offsets: _Integers,
+    is_causal: bool,
+    mask: NDArray[np.bool_] | _Floats | None,
+    weights: _Floats | None,
+    n_threads: int,
+) -> None: ...
+def feed_forward_block(
+    out: _Floats,
+    x: _Floats,
+    norm: NormParameters | None,
+    norm_first: bool,
+    residual: bool,
+    linear1: PackedLinear,
+    linear2: PackedLinear,
+    activation: int,
+    n_threads: int,
+) -> None: ...

@@ -1,0 +1,390 @@
+"""Scaled dot-product attention: out = softmax(scale Q K^T, masked) V, a block of keys at a time.
+
+The scores of TILE_ROWS queries and BLOCK_KEYS keys live on the stack; no T x S matrix exists unless
+its weights are asked for. A block of keys is packed once (keys as the panels of the matrix product,
+values as panels of their columns) and then meets every query of the item. Each query carries its
+running maximum m and sum l from block to block (online softmax: Milakov and Gimelshein 2018):
+
+    m' = max(m, max s),  l' = l e^(m - m') + sum e^(s - m'),  out' = out e^(m - m') + e^(s - m') V
+
+Blocks begin at multiples of BLOCK_KEYS whatever the batch, and a key that may not be seen adds an
+exact zero, so a query's result depends on itself and on the keys it sees, and on nothing else.
+"""
+
+from libc.math cimport INFINITY
+from libc.string cimport memset
+from cython.parallel cimport prange
+
+from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
+from pyx_transformer._kernels.attention_job cimport (
+    Attention, end_key, first_key, mask_place, masked, may_attend,
+)
+from pyx_transformer._kernels.product cimport (
+    BLOCK_K, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
+)
+from pyx_transformer._kernels.simd cimport (
+    TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
+    store_part, sum_lanes, vf,
+)
+from pyx_transformer._kernels.threads cimport (
+    WORK_BETWEEN_SIGNALS, hear_signals, share, threads_for,
+)
+
+cdef enum:
+    BLOCK_KEYS = 256
+    ITEM_QUERIES = 512      # queries that share a packed block: packing costs them under 1 %
+
+
+cdef inline Py_ssize_t attention_workspace(const Attention* job) noexcept nogil:
+    """Floats that one thread needs: a packed block of keys and of values, and m and l."""
+    return BLOCK_KEYS * (job.key_size + (job.value_size + PANEL - 1) // PANEL * PANEL) + (
+        2 * ITEM_QUERIES + VF)
+
+
+cdef inline float prepare_scores(
+    const Attention* job, float* scores, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t,
+    Py_ssize_t block, Py_ssize_t width,
+) noexcept nogil:
+    """Soft cap, mask and bounds on one query's scores of one block, in place; their maximum."""
+    cdef Py_ssize_t begin = first_key(job, b, t) - block
+    cdef Py_ssize_t end = end_key(job, b, t) - block
+    cdef Py_ssize_t i = 0
+    cdef bint plain = job.softcap == 0.0 and job.bool_mask == NULL and job.float_mask == NULL
+    cdef vf top = fill(-INFINITY)
+    cdef vf s, lanes
+    while i < width:
+        s = load(scores + i)
+        if not plain:
+            if job.softcap != 0.0:
+                s = fill(job.softcap) * hyperbolic_tangent(s / fill(job.softcap))
+            if (job.bool_mask != NULL or job.float_mask != NULL) and i < end:
+                s = masked(job, s, mask_place(job, b, h, t, block + i),
+                           min(end - i, <Py_ssize_t>VF))
+        if i < begin or i + VF > end:
+            lanes = lanes_from(<float>i)
+            s = select_less(lanes, fill(<float>max(begin, <Py_ssize_t>0)), fill(-INFINITY), s)
+            s = select_less(lanes, fill(<float>min(max(end, <Py_ssize_t>0), width)), s,
+                            fill(-INFINITY))
+        if not plain or i < begin or i + VF > end:
+            store(scores + i, s)
+        top = maximum(s, top)
+        i += VF
+    return maximum_lane(top)
+
+
+cdef inline float exponentials(float* scores, float top, Py_ssize_t width) noexcept nogil:
+    """scores = e^(scores - top) in place; their sum."""
+    cdef vf total = fill(0.0)
+    cdef vf p
+    cdef Py_ssize_t i = 0
+    while i < width:
+        p = exponential(load(scores + i) - fill(top))
+        store(scores + i, p)
+        total = total + p
+        i += VF
+    return sum_lanes(total)
+
+
+cdef inline bint all_finite(const float* sums, Py_ssize_t count) noexcept nogil:
+    """Whether none of the values, a multiple of VF, is infinite or NaN."""
+    cdef vf zero = fill(0.0)
+    cdef Py_ssize_t i = 0
+    while i < count:
+        zero = zero + load(sums + i) * fill(0.0)
+        i += VF
+    return sum_lanes(zero) == 0.0
+
+
+cdef inline void sum_attended(
+    const Attention* job, float* sums, Py_ssize_t sums_stride, const float* p, const float* values,
+    Py_ssize_t values_stride, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, Py_ssize_t block,
+    int rows, Py_ssize_t keys, Py_ssize_t columns,
+) noexcept nogil:
+    """p V once more, over the keys that each query may attend to only: a masked value may be
+    infinite or NaN, and 0 times that is NaN. Same sums in the same order as the tile."""
+    cdef Py_ssize_t s, c
+    cdef int r
+    for r in range(rows):
+        c = 0
+        while c < columns:
+            store(sums + r * sums_stride + c, fill(0.0))
+            c += VF
+        for s in range(keys):
+            if may_attend(job, b, h, t + r, block + s):
+                c = 0
+                while c < columns:
+                    store(sums + r * sums_stride + c,
+                          load(sums + r * sums_stride + c)
+                          + fill(p[r * TILE_STRIDE + s]) * load(values + s * values_stride + c))
+                    c += VF
+
+
+cdef inline void pack_values(
+    float* panels, const float* value, Py_ssize_t value_row, Py_ssize_t keys, Py_ssize_t size,
+) noexcept nogil:
+    """Rows of values (keys, size) into panels (ceil(size / PANEL), BLOCK_KEYS, PANEL)."""
+    cdef Py_ssize_t s, c, count
+    for s in range(keys):
+        c = 0
+        while c < (size + PANEL - 1) // PANEL * PANEL:
+            count = min(max(size - c, <Py_ssize_t>0), <Py_ssize_t>VF)
+            store(panels + (c // PANEL * BLOCK_KEYS + s) * PANEL + c % PANEL,
+                  load_part(value + s * value_row + c, count, 0.0))
+            c += VF
+
+
+cdef inline void score_tile(
+    float* scores, const float* query, Py_ssize_t query_row, float scale, const float* key_panels,
+    Py_ssize_t key_size, int rows, int panels,
+) noexcept nogil:
+    """scores (rows, panels PANEL), rows TILE_STRIDE apart, = scale query key^T."""
+    cdef float query_tile[TILE_ROWS * TILE_STRIDE]
+    cdef float more[TILE_ROWS * PANEL]
+    cdef Py_ssize_t start = 0, depth
+    cdef float* score
+    cdef int panel, group, r, c
+    while start < key_size:
+        depth = min(key_size - start, <Py_ssize_t>BLOCK_K)
+        copy_tile(query_tile, query + start, query_row, depth, rows, scale)
+        panel = 0
+        while panel < panels:
+            group = 1
+            if start == 0:
+                if panel + panels_at_once(rows) <= panels:
+                    group = panels_at_once(rows)
+                tile(scores + panel * PANEL, TILE_STRIDE, query_tile,
+                     key_panels + panel * key_size * PANEL, PANEL, key_size * PANEL, depth, rows,
+                     group)
+            else:
+                tile(more, PANEL, query_tile, key_panels + (panel * key_size + start) * PANEL,
+                     PANEL, 0, depth, rows, 1)
+                for r in range(rows):
+                    for c in range(2):
+                        score = scores + r * TILE_STRIDE + panel * PANEL + c * VF
+                        store(score, load(score) + load(more + r * PANEL + c * VF))
+            panel += group
+        start += BLOCK_K
+
+
+cdef inline void add_values(
+    const Attention* job, float* out, const float* p, const float* decay, const float* values,
+    Py_ssize_t values_stride, Py_ssize_t panel_stride, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t,
+    Py_ssize_t block, int rows, Py_ssize_t keys,
+) noexcept nogil:
+    """out (rows, value_size) = out decay + p (rows, keys) V (keys, value_size)."""
+    cdef float sums[4 * TILE_ROWS * PANEL]
+    cdef Py_ssize_t panels = (job.value_size + PANEL - 1) // PANEL
+    cdef Py_ssize_t panel = 0, column, count
+    cdef float* place
+    cdef int group, r, q
+    while panel < panels:
+        group = 1
+        if panel + panels_at_once(rows) <= panels:
+            group = panels_at_once(rows)
+        tile(sums, group * PANEL, p, values + panel * panel_stride, values_stride, panel_stride,
+             keys, rows, group)
+        if not all_finite(sums, rows * group * PANEL):
+            for q in range(group):
+                sum_attended(job, sums + q * PANEL, group * PANEL, p,
+                             values + (panel + q) * panel_stride, values_stride, b, h, t, block,
+                             rows, keys, PANEL)
+        for r in range(rows):
+            column = panel * PANEL
+            while column < min((panel + group) * PANEL, job.value_size):
+                place = out + r * job.out_row + column
+                count = min(job.value_size - column, <Py_ssize_t>VF)
+                store_part(place, count, load_part(place, count, 0.0) * fill(decay[r])
+                           + load(sums + r * group * PANEL + column - panel * PANEL))
+                column += VF
+        panel += group
+
+
+cdef inline void keep_scores(
+    const Attention* job, const float* scores, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t,
+    Py_ssize_t block, Py_ssize_t width,
+) noexcept nogil:
+    """Prepared scores of one query into its row of weights, to be normalised at the end."""
+    cdef float* row = (
+        job.weights + ((b * job.heads + h) * job.weights_rows + t) * job.weights_columns)
+    cdef Py_ssize_t s
+    for s in range(max(first_key(job, b, t) - block, <Py_ssize_t>0),
+                   min(end_key(job, b, t) - block, width)):
+        row[block + s] = scores[s]
+
+
+cdef inline void finish_query(
+    const Attention* job, float* out, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, float top,
+    float total,
+) noexcept nogil:
+    """Divide one query's output, and its weights if asked for, by the sum; zeros where nothing
+    was seen. Adding 0.0 makes -0.0 and 0.0 one."""
+    cdef float inverse = 0.0 if total == 0.0 else 1.0 / total
+    cdef Py_ssize_t i = 0, begin, end, count
+    cdef float* row
+    while i < job.value_size:
+        count = min(job.value_size - i, <Py_ssize_t>VF)
+        store_part(out + i, count, load_part(out + i, count, 0.0) * fill(inverse) + fill(0.0))
+        i += VF
+    if job.weights == NULL:
+        return
+    row = job.weights + ((b * job.heads + h) * job.weights_rows + t) * job.weights_columns
+    begin = min(first_key(job, b, t), job.weights_columns)
+    end = max(begin, min(end_key(job, b, t), job.weights_columns))
+    memset(row, 0, begin * sizeof(float))
+    memset(row + end, 0, (job.weights_columns - end) * sizeof(float))
+    i = begin
+    while i < end:
+        count = min(end - i, <Py_ssize_t>VF)
+        store_part(row + i, count,
+                   exponential(load_part(row + i, count, 0.0) - fill(top)) * fill(inverse))
+        i += VF
+
+
+cdef inline void attend(
+    const Attention* job, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t_begin, Py_ssize_t t_end,
+    float* workspace,
+) noexcept nogil:
+    """The outputs of queries t_begin ... t_end - 1 of one head of one sequence."""
+    cdef float scores[TILE_ROWS * TILE_STRIDE]
+    cdef float references[TILE_ROWS + VF]
+    cdef float decay[TILE_ROWS + VF]
+    cdef float* key_panels = workspace
+    cdef float* value_panels = key_panels + BLOCK_KEYS * job.key_size
+    cdef float* tops = value_panels + BLOCK_KEYS * (
+        (job.value_size + PANEL - 1) // PANEL * PANEL)
+    cdef float* totals = tops + ITEM_QUERIES
+    cdef float* out = job.out + job.query_starts[b] * job.out_row + h * job.out_head
+    cdef const float* query = (job.query + job.query_starts[b] * job.query_row
+                               + h * job.query_head)
+    cdef const float* key = (job.key + job.key_starts[b] * job.key_row
+                             + h // job.group * job.key_head)
+    cdef const float* value = (job.value + job.key_starts[b] * job.value_row
+                               + h // job.group * job.value_head)
+    cdef Py_ssize_t queries = t_end - t_begin
+    cdef Py_ssize_t tiles = (queries + TILE_ROWS - 1) // TILE_ROWS
+    cdef Py_ssize_t item_end = end_key(job, b, t_end - 1)
+    cdef Py_ssize_t block = first_key(job, b, t_begin) // BLOCK_KEYS * BLOCK_KEYS
+    cdef Py_ssize_t t, i, keys, tile_keys, width
+    cdef const float* values
+    cdef Py_ssize_t values_stride, panel_stride
+    cdef float top
+    cdef int rows, r
+    for t in range(t_begin, t_end):
+        tops[t - t_begin] = -INFINITY
+        totals[t - t_begin] = 0.0
+        memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
+    while block < item_end:
+        keys = min(item_end - block, <Py_ssize_t>BLOCK_KEYS)
+        pack(key_panels, key + block * job.key_row, job.key_row, keys, job.key_size)
+        if tiles == 1 and job.value_size % PANEL == 0:
+            values = value + block * job.value_row
+            values_stride = job.value_row
+            panel_stride = PANEL
+        else:
+            pack_values(value_panels, value + block * job.value_row, job.value_row, keys,
+                        job.value_size)
+            values = value_panels
+            values_stride = PANEL
+            panel_stride = BLOCK_KEYS * PANEL
+        for i in range(tiles):
+            t = t_begin + share(queries, i, tiles)
+            rows = <int>(t_begin + share(queries, i + 1, tiles) - t)
+            tile_keys = min(end_key(job, b, t + rows - 1) - block, keys)
+            if tile_keys <= 0 or first_key(job, b, t) >= block + keys:
+                continue
+            width = (tile_keys + PANEL - 1) // PANEL * PANEL
+            score_tile(scores, query + t * job.query_row, job.query_row, job.scale, key_panels,
+                       job.key_size, rows, <int>(width // PANEL))
+            for r in range(rows):
+                top = prepare_scores(job, scores + r * TILE_STRIDE, b, h, t + r, block, width)
+                if job.weights != NULL:
+                    keep_scores(job, scores + r * TILE_STRIDE, b, h, t + r, block, width)
+                decay[r] = tops[t + r - t_begin]
+                top = max(top, decay[r])
+                tops[t + r - t_begin] = top
+                references[r] = 0.0 if top == -INFINITY else top
+            r = 0
+            while r < rows:
+                store(decay + r, exponential(load(decay + r) - load(references + r)))
+                r += VF
+            for r in range(rows):
+                totals[t + r - t_begin] = totals[t + r - t_begin] * decay[r] + exponentials(
+                    scores + r * TILE_STRIDE, references[r], width)
+            add_values(job, out + t * job.out_row, scores, decay, values, values_stride,
+                       panel_stride, b, h, t, block, rows, tile_keys)
+        block += BLOCK_KEYS
+    for t in range(t_begin, t_end):
+        top = tops[t - t_begin]
+        finish_query(job, out + t * job.out_row, b, h, t, 0.0 if top == -INFINITY else top,
+                     totals[t - t_begin])
+
+
+cdef inline double item_work(
+    const Attention* job, Py_ssize_t b, Py_ssize_t t_begin, Py_ssize_t t_end,
+) noexcept nogil:
+    """Floating-point operations of an item, near enough to share them out."""
+    cdef Py_ssize_t seen = end_key(job, b, (t_begin + t_end) // 2) - first_key(job, b, t_begin)
+    return 2.0 * (job.key_size + job.value_size) * (t_end - t_begin) * (
+        max(seen, <Py_ssize_t>0) + 8)
+
+
+cdef struct Item:
+    Py_ssize_t b
+    Py_ssize_t h
+    Py_ssize_t t
+
+
+cdef inline bint next_item(const Attention* job, Item* item, Py_ssize_t queries) noexcept nogil:
+    """Step to the next run of queries of a head of a sequence; False past the last."""
+    item.t += queries
+    while item.b < job.batch and item.t >= job.query_counts[item.b]:
+        item.t = 0
+        item.h += 1
+        if item.h == job.heads or job.query_counts[item.b] == 0:
+            item.h = 0
+            item.b += 1
+    return item.b < job.batch
+
+
+cdef inline void attend_share(
+    const Attention* job, Item item, Py_ssize_t queries, double work, int part, int parts,
+    float* workspace,
+) noexcept nogil:
+    """One thread's share of the next `work` operations, counted from `item` on."""
+    cdef double done = 0.0
+    cdef Py_ssize_t t_end
+    cdef bint more = item.b < job.batch
+    while more and done < work:
+        t_end = min(item.t + queries, <Py_ssize_t>job.query_counts[item.b])
+        if <int>(done * parts / work) == part:
+            attend(job, item.b, item.h, item.t, t_end, workspace)
+        done += item_work(job, item.b, item.t, t_end)
+        more = next_item(job, &item, queries)
+
+
+cdef inline int attention(const Attention* job, float* workspace, int n_threads) except -1 nogil:
+    """All heads of all sequences. workspace: n_threads * attention_workspace(job) floats."""
+    cdef Py_ssize_t size = attention_workspace(job)
+    cdef Py_ssize_t total_queries = 0, queries, b
+    cdef double work
+    cdef Item item, start
+    cdef bint more
+    cdef int part, parts
+    for b in range(job.batch):
+        total_queries += job.query_counts[b] * job.heads
+    queries = min(max(total_queries // (4 * n_threads), <Py_ssize_t>64), <Py_ssize_t>ITEM_QUERIES)
+    item = Item(0, 0, -queries)
+    more = next_item(job, &item, queries)
+    while more:
+        start = item
+        work = 0.0
+        while more and work < WORK_BETWEEN_SIGNALS:
+            work += item_work(job, item.b, item.t,
+                              min(item.t + queries, <Py_ssize_t>job.query_counts[item.b]))
+            more = next_item(job, &item, queries)
+        parts = threads_for(work, n_threads)
+        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+            attend_share(job, start, queries, work, part, parts, workspace + part * size)
+        if more:
+            hear_signals()
+    return 0

@@ -1,0 +1,1 @@
+from pyx_transformer._kernels._entry import *

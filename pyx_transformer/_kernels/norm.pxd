@@ -1,0 +1,150 @@
+"""Layer norm, RMS norm, softmax and log-softmax of the rows of a matrix.
+
+Means, variances and sums are taken in double: a row with mean 10,000 and spread 0.001 keeps its
+spread, and values of 1e30 do not overflow. The cost is hidden behind the matrix products.
+"""
+
+from libc.math cimport INFINITY, log, sqrt
+from cython.parallel cimport prange
+
+from pyx_transformer._kernels.activation cimport exponential
+from pyx_transformer._kernels.simd cimport (
+    VF, fill, fill_double, load, load_doubles, load_part, maximum, maximum_lane, store,
+    store_doubles, store_part, sum_doubles, vd, vf,
+)
+from pyx_transformer._kernels.threads cimport share, threads_for
+
+cdef enum Norm:
+    LAYER_NORM = 0
+    RMS_NORM = 1
+    SOFTMAX = 2
+    LOG_SOFTMAX = 3
+
+cdef enum:
+    HALF = VF // 2
+
+
+cdef inline double row_sum(const float* x, Py_ssize_t d) noexcept nogil:
+    cdef vd total = fill_double(0.0)
+    cdef double sum
+    cdef Py_ssize_t i = 0
+    while i + HALF <= d:
+        total = total + load_doubles(x + i)
+        i += HALF
+    sum = sum_doubles(total)
+    while i < d:
+        sum += x[i]
+        i += 1
+    return sum
+
+
+cdef inline double row_squares(const float* x, double mean, Py_ssize_t d) noexcept nogil:
+    """sum (x - mean)^2"""
+    cdef vd total = fill_double(0.0)
+    cdef vd centred
+    cdef double sum
+    cdef Py_ssize_t i = 0
+    while i + HALF <= d:
+        centred = load_doubles(x + i) - fill_double(mean)
+        total = total + centred * centred
+        i += HALF
+    sum = sum_doubles(total)
+    while i < d:
+        sum += (x[i] - mean) * (x[i] - mean)
+        i += 1
+    return sum
+
+
+cdef inline void normalise_row(
+    float* out, const float* x, const float* weight, const float* bias, Py_ssize_t d, double eps,
+    int norm,
+) noexcept nogil:
+    """(x - mean) / sqrt(mean (x - mean)^2 + eps) * weight + bias (Ba et al. 2016); RMS norm (Zhang
+    and Sennrich 2019) leaves the mean in."""
+    cdef double mean = row_sum(x, d) / d if norm == LAYER_NORM else 0.0
+    cdef double scale = 1.0 / sqrt(row_squares(x, mean, d) / d + eps)
+    cdef vd y
+    cdef double value
+    cdef Py_ssize_t i = 0
+    while i + HALF <= d:
+        y = (load_doubles(x + i) - fill_double(mean)) * fill_double(scale)
+        if weight != NULL:
+            y = y * load_doubles(weight + i)
+        if bias != NULL:
+            y = y + load_doubles(bias + i)
+        store_doubles(out + i, y)
+        i += HALF
+    while i < d:
+        value = (x[i] - mean) * scale
+        if weight != NULL:
+            value = value * weight[i]
+        if bias != NULL:
+            value = value + bias[i]
+        out[i] = <float>value
+        i += 1
+
+
+cdef inline float row_maximum(const float* x, Py_ssize_t d) noexcept nogil:
+    """The largest value, NaN left out."""
+    cdef vf top = fill(-INFINITY)
+    cdef Py_ssize_t i = 0
+    while i + VF <= d:
+        top = maximum(load(x + i), top)
+        i += VF
+    if i < d:
+        top = maximum(load_part(x + i, d - i, -INFINITY), top)
+    return maximum_lane(top)
+
+
+cdef inline void softmax_row(
+    float* out, const float* x, Py_ssize_t d, bint logarithm,
+) noexcept nogil:
+    """e^(x - max) / sum e^(x - max), or its logarithm x - (max + log sum)."""
+    cdef float top = row_maximum(x, d)
+    cdef double total, shift
+    cdef Py_ssize_t i = 0
+    while i + VF <= d:
+        store(out + i, exponential(load(x + i) - fill(top)))
+        i += VF
+    if i < d:
+        store_part(out + i, d - i, exponential(load_part(x + i, d - i, 0.0) - fill(top)))
+    total = row_sum(out, d)
+    i = 0
+    if logarithm:
+        shift = top + log(total)
+        while i + HALF <= d:
+            store_doubles(out + i, load_doubles(x + i) - fill_double(shift))
+            i += HALF
+        while i < d:
+            out[i] = <float>(x[i] - shift)
+            i += 1
+    else:
+        while i + VF <= d:
+            store(out + i, load(out + i) / fill(<float>total))
+            i += VF
+        if i < d:
+            store_part(out + i, d - i, load_part(out + i, d - i, 0.0) / fill(<float>total))
+
+
+cdef inline void normalise_rows(
+    float* out, const float* x, const float* weight, const float* bias, Py_ssize_t d, double eps,
+    int norm, Py_ssize_t begin, Py_ssize_t end,
+) noexcept nogil:
+    cdef Py_ssize_t row
+    for row in range(begin, end):
+        if norm == LAYER_NORM or norm == RMS_NORM:
+            normalise_row(out + row * d, x + row * d, weight, bias, d, eps, norm)
+        else:
+            softmax_row(out + row * d, x + row * d, d, norm == LOG_SOFTMAX)
+
+
+cdef inline void normalise(
+    float* out, const float* x, const float* weight, const float* bias, Py_ssize_t m, Py_ssize_t d,
+    double eps, int norm, int n_threads,
+) noexcept nogil:
+    """The m rows of x (m, d) normalised into out (m, d), which may be x for the two norms."""
+    cdef int parts = threads_for(10.0 * m * d, n_threads)
+    cdef int part
+    for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+        normalise_rows(out, x, weight, bias, d, eps, norm, share(m, part, parts),
+                       share(m, part + 1, parts))

@@ -1,0 +1,303 @@
+"""Matrix product with packed weights: out = activation(x w^T + bias) + residual.
+
+Weights w (n, k) are stored in panels of PANEL = 2 VF columns of w^T: panel p holds, for each of
+the k inputs in turn, its weights for the PANEL outputs from p PANEL on, zeros past n. A tile
+multiplies up to TILE_ROWS rows of x with one panel and keeps all its sums in registers.
+
+Every output is the same sum whatever the rows around it: CHAIN products are added up one after the
+other from zero, the chains of a block one after the other, and so are the blocks. The number of
+rows, their place in a tile and the number of threads change who computes an output, never how.
+"""
+
+from cython.parallel cimport prange
+
+from pyx_transformer._kernels.activation cimport IDENTITY, activate
+from pyx_transformer._kernels.simd cimport (
+    TILE_ROWS, VF, fill, load, load_part, pin, store, store_part, transpose_lanes, vf,
+)
+from pyx_transformer._kernels.threads cimport (
+    WORK_BETWEEN_SIGNALS, hear_signals, share, threads_for,
+)
+
+cdef enum:
+    PANEL = 2 * VF
+    BLOCK_K = 512
+    # Short chains keep rounding errors small: 32 is level with PyTorch's at every size tried and
+    # costs 3 % of the speed of one chain of 256.
+    CHAIN = 32
+    # Rows of a tile lie this far apart: not a power of two, so that they do not share cache sets.
+    TILE_STRIDE = BLOCK_K + 16
+    # Panels that stay in the second-level cache while the rows pass by: up to 512 KB.
+    BLOCK_PANELS = 8
+
+
+cdef inline void fixed_tile(
+    float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
+    Py_ssize_t panel_stride, Py_ssize_t k, const int rows, const int panels,
+) noexcept nogil:
+    """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL), for constant rows and panels."""
+    cdef vf low[TILE_ROWS]
+    cdef vf high[TILE_ROWS]
+    cdef vf w_low, w_high, x_value
+    cdef float* place
+    cdef Py_ssize_t i, start = 0
+    cdef int r, p, a
+    while True:  # once even where k is 0
+        for a in range(rows * panels):
+            low[a] = fill(0.0)
+            high[a] = fill(0.0)
+        for i in range(start, min(start + CHAIN, k)):
+            for p in range(panels):
+                w_low = load(w + p * panel_stride + i * w_stride)
+                w_high = load(w + p * panel_stride + i * w_stride + VF)
+                pin(w_low)
+                pin(w_high)
+                for r in range(rows):
+                    x_value = fill(x[r * TILE_STRIDE + i])
+                    low[p * rows + r] = low[p * rows + r] + x_value * w_low
+                    high[p * rows + r] = high[p * rows + r] + x_value * w_high
+        for p in range(panels):
+            for r in range(rows):
+                place = out + r * out_stride + p * PANEL
+                if start > 0:
+                    low[p * rows + r] = load(place) + low[p * rows + r]
+                    high[p * rows + r] = load(place + VF) + high[p * rows + r]
+                store(place, low[p * rows + r])
+                store(place + VF, high[p * rows + r])
+        start += CHAIN
+        if start >= k:
+            break
+
+
+cdef inline int panels_at_once(int rows) noexcept nogil:
+    """Panels that a tile of few rows takes together: one row of one panel is two chains of sums,
+    and the adders want eight."""
+    return 4 if rows == 1 else 2 if rows <= 3 else 1
+
+
+cdef inline void tile(
+    float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
+    Py_ssize_t panel_stride, Py_ssize_t k, int rows, int panels,
+) noexcept nogil:
+    """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL); panels is 1 or panels_at_once.
+
+    Rows of x lie TILE_STRIDE apart. Each branch below is compiled with its own number of rows.
+    """
+    if panels == 4:
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 1, 4)
+    elif panels == 2 and rows == 2:
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 2, 2)
+    elif panels == 2:
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 3, 2)
+    elif rows == 1:
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 1, 1)
+    elif rows == 2:
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 2, 1)
+    elif rows == 3:
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 3, 1)
+    elif rows == 4:
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 4, 1)
+    elif rows == 5:
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 5, 1)
+    elif rows == 6:
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 6, 1)
+    elif TILE_ROWS > 6:
+        if rows == 7:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 7, 1)
+        elif rows == 8:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 8, 1)
+        elif rows == 9:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 9, 1)
+        elif rows == 10:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 10, 1)
+        elif rows == 11:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 11, 1)
+        elif rows == 12:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 12, 1)
+        elif rows == 13:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 13, 1)
+        elif rows == 14:
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 14, 1)
+
+
+cdef inline void copy_tile(
+    float* out, const float* x, Py_ssize_t x_stride, Py_ssize_t k, int rows, float scale,
+) noexcept nogil:
+    """Rows of x, times scale, TILE_STRIDE apart."""
+    cdef Py_ssize_t i, count
+    cdef int r
+    for r in range(rows):
+        i = 0
+        while i < k:
+            count = min(k - i, <Py_ssize_t>VF)
+            store_part(out + r * TILE_STRIDE + i, count,
+                       load_part(x + r * x_stride + i, count, 0.0) * fill(scale))
+            i += VF
+
+
+cdef inline vf finished(
+    vf total, const float* bias, int activation, vf residual,
+) noexcept nogil:
+    """activation(total + bias) + residual."""
+    if bias != NULL:
+        total = total + load(bias)
+    if activation != IDENTITY:
+        total = activate(total, activation)
+    return total + residual
+
+
+cdef struct Product:
+    # out (m, n) = activation(x (m, k) w (n, k)^T + bias (n)) + residual (m, n); strides in floats
+    # between rows; bias and residual may be NULL; bias is padded to whole panels.
+    float* out
+    const float* x
+    const float* panels
+    const float* bias
+    const float* residual
+    Py_ssize_t out_stride
+    Py_ssize_t x_stride
+    Py_ssize_t residual_stride
+    Py_ssize_t m
+    Py_ssize_t n
+    Py_ssize_t k
+    int activation
+
+
+cdef inline void finish_tile(
+    const Product* job, const float* sums, Py_ssize_t sums_stride, Py_ssize_t row,
+    Py_ssize_t column, int rows, int columns, bint first, bint last,
+) noexcept nogil:
+    """Add one block's sums (rows, columns) to the output, and the epilogue with the last block."""
+    cdef float* out
+    cdef const float* residual
+    cdef const float* bias
+    cdef vf total, extra
+    cdef int r, c, half, count
+    for r in range(rows):
+        for half in range(2):
+            c = half * VF
+            count = min(columns - c, VF)
+            if count <= 0:
+                break
+            out = job.out + (row + r) * job.out_stride + column + c
+            total = load(sums + r * sums_stride + c)
+            if not first:
+                total = load_part(out, count, 0.0) + total
+            if last:
+                bias = job.bias
+                if bias != NULL:
+                    bias = bias + column + c
+                extra = fill(0.0)
+                if job.residual != NULL:
+                    residual = job.residual + (row + r) * job.residual_stride + column + c
+                    extra = load_part(residual, count, 0.0)
+                total = finished(total, bias, job.activation, extra)
+            store_part(out, count, total)
+
+
+cdef inline void product_part(
+    const Product* job, Py_ssize_t row_begin, Py_ssize_t row_end, Py_ssize_t panel_begin,
+    Py_ssize_t panel_end,
+) noexcept nogil:
+    """The outputs of some rows and some panels."""
+    cdef float x_tile[TILE_ROWS * TILE_STRIDE]
+    cdef float sums[TILE_ROWS * PANEL * 4]
+    cdef Py_ssize_t m = row_end - row_begin
+    cdef Py_ssize_t tiles = (m + TILE_ROWS - 1) // TILE_ROWS
+    cdef Py_ssize_t block, block_end, start, depth, t, row, panel
+    cdef int rows, group, columns, p
+    block = panel_begin
+    while block < panel_end:
+        block_end = min(block + BLOCK_PANELS, panel_end)
+        start = 0
+        while True:  # once even where k is 0
+            depth = min(job.k - start, <Py_ssize_t>BLOCK_K)
+            for t in range(tiles):
+                row = row_begin + share(m, t, tiles)
+                rows = <int>(row_begin + share(m, t + 1, tiles) - row)
+                copy_tile(x_tile, job.x + row * job.x_stride + start, job.x_stride, depth, rows,
+                          1.0)
+                panel = block
+                while panel < block_end:
+                    group = panels_at_once(rows)
+                    if panel + group > block_end:
+                        group = 1
+                    tile(sums, group * PANEL, x_tile,
+                         job.panels + (panel * job.k + start) * PANEL, PANEL, job.k * PANEL,
+                         depth, rows, group)
+                    for p in range(group):
+                        columns = <int>min(<Py_ssize_t>PANEL, job.n - (panel + p) * PANEL)
+                        finish_tile(job, sums + p * PANEL, group * PANEL, row,
+                                    (panel + p) * PANEL, rows, columns, start == 0,
+                                    start + depth == job.k)
+                    panel += group
+            start += BLOCK_K
+            if start >= job.k:
+                break
+        block = block_end
+
+
+cdef inline void multiply(const Product* job, int part, int parts) noexcept nogil:
+    """One thread's share: a range of panels, or of rows where there are too few panels."""
+    cdef Py_ssize_t panels = (job.n + PANEL - 1) // PANEL
+    if panels >= 4 * parts or panels >= job.m:
+        product_part(job, 0, job.m, share(panels, part, parts), share(panels, part + 1, parts))
+    else:
+        product_part(job, share(job.m, part, parts), share(job.m, part + 1, parts), 0, panels)
+
+
+cdef inline int product(const Product* job, int n_threads) except -1 nogil:
+    """The whole product, in runs of rows short enough to hear Ctrl-C between them."""
+    cdef Product run = job[0]
+    cdef double work = 2.0 * job.n * job.k + 1.0
+    cdef Py_ssize_t rows_at_once = max(<Py_ssize_t>(WORK_BETWEEN_SIGNALS / work), <Py_ssize_t>1)
+    cdef Py_ssize_t row = 0
+    cdef int part, parts
+    while row < job.m:
+        if row > 0:
+            hear_signals()
+        run.m = min(rows_at_once, job.m - row)
+        run.out = job.out + row * job.out_stride
+        run.x = job.x + row * job.x_stride
+        if job.residual != NULL:
+            run.residual = job.residual + row * job.residual_stride
+        parts = threads_for(work * run.m, n_threads)
+        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
+            multiply(&run, part, parts)
+        row += run.m
+    return 0
+
+
+cdef inline void pack(
+    float* panels, const float* weight, Py_ssize_t weight_stride, Py_ssize_t n, Py_ssize_t k,
+) noexcept nogil:
+    """Rows of weight (n, k) into panels (ceil(n / PANEL), k, PANEL), zeros past n."""
+    cdef vf block[VF]
+    cdef Py_ssize_t row = 0, column, count
+    cdef float* panel
+    cdef int r
+    while row < (n + PANEL - 1) // PANEL * PANEL:
+        panel = panels + row // PANEL * PANEL * k + row % PANEL
+        column = 0
+        while column < k:
+            count = min(k - column, <Py_ssize_t>VF)
+            for r in range(VF):
+                if row + r >= n:
+                    block[r] = fill(0.0)
+                else:
+                    block[r] = load_part(weight + (row + r) * weight_stride + column, count, 0.0)
+            transpose_lanes(block)
+            for r in range(<int>count):
+                store(panel + (column + r) * PANEL, block[r])
+            column += VF
+        row += VF
+
+
+cdef inline void unpack(
+    float* weight, const float* panels, Py_ssize_t n, Py_ssize_t k,
+) noexcept nogil:
+    """The weight (n, k) that was packed."""
+    cdef Py_ssize_t row, column
+    for row in range(n):
+        for column in range(k):
+            weight[row * k + column] = panels[(row // PANEL * k + column) * PANEL + row % PANEL]

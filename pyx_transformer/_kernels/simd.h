@@ -1,0 +1,198 @@
+/* The one file that knows the instruction set.
+ *
+ * vf is a vector of VF floats, vd one of VF / 2 doubles, vi one of VF ints. They are compiler
+ * vector types, so + - * / work on them, and a + b * c becomes one fused multiply-add where the
+ * instruction set has it. Everything here is chosen by the flags that the including module is
+ * compiled with; nothing is detected at run time.
+ */
+#ifndef PYX_TRANSFORMER_SIMD_H
+#define PYX_TRANSFORMER_SIMD_H
+
+#include <string.h>
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#include <immintrin.h>
+#define ISA_NAME "x86-64-v4"
+#define VF 16
+#define TILE_ROWS 14 /* 14 x 2 accumulators, 2 weights and 1 broadcast of 32 registers */
+#elif defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+#define ISA_NAME "x86-64-v3"
+#define VF 8
+#define TILE_ROWS 6 /* 6 x 2 accumulators, 2 weights and 1 broadcast of 16 registers */
+#elif defined(__SSE4_1__)
+#include <immintrin.h>
+#define ISA_NAME "x86-64-v2"
+#define VF 4
+#define TILE_ROWS 6
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#define ISA_NAME "neon"
+#define VF 4
+#define TILE_ROWS 14
+#else
+#error "pyx_transformer needs x86-64-v2 or 64-bit Arm: compile this module with its own flags"
+#endif
+
+typedef float vf __attribute__((vector_size(VF * 4)));
+typedef int vi __attribute__((vector_size(VF * 4)));
+typedef double vd __attribute__((vector_size(VF * 4)));
+typedef float half_vf __attribute__((vector_size(VF * 2)));
+typedef float unaligned_vf __attribute__((vector_size(VF * 4), aligned(4), may_alias));
+typedef float unaligned_half_vf __attribute__((vector_size(VF * 2), aligned(4), may_alias));
+
+#if defined(__clang__)
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (vi){__VA_ARGS__})
+#endif
+
+/* Keeps x in a register: without it the compiler reloads the weights for every row of a tile. */
+#if defined(__aarch64__)
+#define pin(x) __asm__("" : "+w"(x))
+#elif VF == 16
+#define pin(x) __asm__("" : "+v"(x))
+#else
+#define pin(x) __asm__("" : "+x"(x))
+#endif
+
+static inline vf load(const float *p) { return *(const unaligned_vf *)p; }
+static inline void store(float *p, vf v) { *(unaligned_vf *)p = v; }
+static inline vf fill(float x) { return x - (vf){0}; }
+
+/* The first `count` floats at p; the rest is `rest`. Reads nothing past them. */
+static inline vf load_part(const float *p, Py_ssize_t count, float rest) {
+    if (count == VF) return load(p);
+    vf v = fill(rest);
+    memcpy(&v, p, (size_t)count * sizeof(float));
+    return v;
+}
+
+static inline void store_part(float *p, Py_ssize_t count, vf v) {
+    if (count == VF)
+        store(p, v);
+    else
+        memcpy(p, &v, (size_t)count * sizeof(float));
+}
+
+static inline vd load_doubles(const float *p) {
+    return __builtin_convertvector(*(const unaligned_half_vf *)p, vd);
+}
+static inline void store_doubles(float *p, vd v) {
+    *(unaligned_half_vf *)p = __builtin_convertvector(v, half_vf);
+}
+static inline vd fill_double(double x) { return x - (vd){0}; }
+
+static inline double sum_doubles(vd v) {
+    double total = v[0];
+    for (int i = 1; i < VF / 2; i++) total += v[i];
+    return total;
+}
+
+/* maximum(a, b) is b where either is NaN; select_less(a, b, x, y) is x where a < b, else y. */
+#if VF == 16
+static inline vf maximum(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+static inline vf minimum(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+static inline vf select_less(vf a, vf b, vf x, vf y) {
+    __mmask16 less = _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OQ);
+    return (vf)_mm512_mask_blend_ps(less, (__m512)y, (__m512)x);
+}
+#elif VF == 8
+static inline vf maximum(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+static inline vf minimum(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+static inline vf select_less(vf a, vf b, vf x, vf y) {
+    return (vf)_mm256_blendv_ps((__m256)y, (__m256)x, (__m256)(a < b));
+}
+#elif defined(__aarch64__)
+static inline vf select_less(vf a, vf b, vf x, vf y) {
+    return (vf)vbslq_f32((uint32x4_t)(a < b), (float32x4_t)x, (float32x4_t)y);
+}
+static inline vf maximum(vf a, vf b) { return select_less(b, a, a, b); }
+static inline vf minimum(vf a, vf b) { return select_less(a, b, a, b); }
+#else
+static inline vf maximum(vf a, vf b) { return (vf)_mm_max_ps((__m128)a, (__m128)b); }
+static inline vf minimum(vf a, vf b) { return (vf)_mm_min_ps((__m128)a, (__m128)b); }
+static inline vf select_less(vf a, vf b, vf x, vf y) {
+    return (vf)_mm_blendv_ps((__m128)y, (__m128)x, (__m128)(a < b));
+}
+#endif
+
+/* interleave_low: a0 b0 a1 b1 ... of the lower halves; interleave_high: of the upper halves.
+ * ROTATE(v, s) turns v by s places. */
+#if VF == 16
+static inline vf interleave_low(vf a, vf b) {
+    return SHUFFLE(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+static inline vf interleave_high(vf a, vf b) {
+    return SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+#define ROTATE(v, s) \
+    SHUFFLE(v, v, s, s + 1, s + 2, s + 3, s + 4, s + 5, s + 6, s + 7, s + 8, s + 9, s + 10, \
+            s + 11, s + 12, s + 13, s + 14, s + 15)
+static inline vi lane_numbers(void) {
+    return (vi){0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+}
+#elif VF == 8
+static inline vf interleave_low(vf a, vf b) { return SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+static inline vf interleave_high(vf a, vf b) { return SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+#define ROTATE(v, s) SHUFFLE(v, v, s, s + 1, s + 2, s + 3, s + 4, s + 5, s + 6, s + 7)
+static inline vi lane_numbers(void) { return (vi){0, 1, 2, 3, 4, 5, 6, 7}; }
+#else
+static inline vf interleave_low(vf a, vf b) { return SHUFFLE(a, b, 0, 4, 1, 5); }
+static inline vf interleave_high(vf a, vf b) { return SHUFFLE(a, b, 2, 6, 3, 7); }
+#define ROTATE(v, s) SHUFFLE(v, v, s, s + 1, s + 2, s + 3)
+static inline vi lane_numbers(void) { return (vi){0, 1, 2, 3}; }
+#endif
+
+static inline float sum_lanes(vf v) {
+#if VF >= 16
+    v = v + ROTATE(v, 8);
+#endif
+#if VF >= 8
+    v = v + ROTATE(v, 4);
+#endif
+    v = v + ROTATE(v, 2);
+    v = v + ROTATE(v, 1);
+    return v[0];
+}
+
+static inline float maximum_lane(vf v) {
+#if VF >= 16
+    v = maximum(v, ROTATE(v, 8));
+#endif
+#if VF >= 8
+    v = maximum(v, ROTATE(v, 4));
+#endif
+    v = maximum(v, ROTATE(v, 2));
+    v = maximum(v, ROTATE(v, 1));
+    return v[0];
+}
+
+/* VF rows of VF floats become VF columns: each pass of interleaving moves one bit of the index. */
+static inline void transpose_lanes(vf rows[VF]) {
+    vf next[VF];
+    for (int pass = 1; pass < VF; pass *= 2) {
+        for (int i = 0; i < VF / 2; i++) {
+            next[2 * i] = interleave_low(rows[i], rows[i + VF / 2]);
+            next[2 * i + 1] = interleave_high(rows[i], rows[i + VF / 2]);
+        }
+        for (int i = 0; i < VF; i++) rows[i] = next[i];
+    }
+}
+
+/* 2^n for the whole number n that t = n + 1.5 * 2^23 holds in its low bits, -126 <= n <= 127. */
+static inline vf power_of_two(vf t) { return (vf)((((vi)t) << 23) + 0x3f800000); }
+
+/* Lane numbers as floats, counted from `first`: exact below 2^24 lanes. */
+static inline vf lanes_from(float first) {
+    return __builtin_convertvector(lane_numbers(), vf) + first;
+}
+
+/* 1.0 where the byte is set, 0.0 where it is not and past `count`. */
+static inline vf load_bytes(const unsigned char *p, Py_ssize_t count) {
+    vf v = {0};
+    for (Py_ssize_t i = 0; i < count; i++) v[i] = p[i] != 0;
+    return v;
+}
+
+#endif

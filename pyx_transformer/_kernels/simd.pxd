@@ -1,0 +1,31 @@
+"""What simd.h defines: see there. Vectors are declared as floats so that + - * / are allowed."""
+
+cdef extern from "simd.h" nogil:
+    ctypedef float vf
+    ctypedef double vd
+
+    const char* ISA_NAME
+    enum:
+        VF          # floats in a vector
+        TILE_ROWS   # rows of the largest tile that the registers hold
+
+    void pin(vf x)
+    vf load(const float* p)
+    void store(float* p, vf v)
+    vf fill(float x)
+    vf load_part(const float* p, Py_ssize_t count, float rest)
+    void store_part(float* p, Py_ssize_t count, vf v)
+    vf load_bytes(const unsigned char* p, Py_ssize_t count)
+    vd load_doubles(const float* p)
+    void store_doubles(float* p, vd v)
+    vd fill_double(double x)
+    double sum_doubles(vd v)
+
+    vf maximum(vf a, vf b)
+    vf minimum(vf a, vf b)
+    vf select_less(vf a, vf b, vf x, vf y)
+    float sum_lanes(vf v)
+    float maximum_lane(vf v)
+    void transpose_lanes(vf* rows)
+    vf power_of_two(vf t)
+    vf lanes_from(float first)

@@ -1,0 +1,5 @@
+"""Models on disk, one module per format."""
+
+from pyx_transformer.checkpoints.native import load, save
+
+__all__ = ["load", "save"]

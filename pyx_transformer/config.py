@@ -1,0 +1,103 @@
+"""What a Transformer is built from, as a dataclass and as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from pyx_transformer import _checks
+from pyx_transformer.layers import as_activation
+from pyx_transformer.positions import FREQUENCIES, LAYOUTS
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """What a `Transformer` is built from; the defaults are the base model of the paper.
+
+    positions: "sinusoidal", "learned" (a table of max_length rows) or "none".
+    position_layout, position_frequencies, position_start: as in `sinusoidal_positions`.
+    scale_embeddings: multiply embeddings by sqrt(d_model).
+    share_embeddings: one table for source and target; tie_output: the output projection's weight
+    is the target table.
+    start_id begins every target, end_id ends it, pad_id fills up batches.
+    """
+
+    src_vocab_size: int
+    tgt_vocab_size: int
+    d_model: int = 512
+    num_heads: int = 8
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    d_ff: int = 2048
+    activation: str = "relu"
+    norm_first: bool = False
+    final_norm: bool = False
+    layer_norm_eps: float = 1e-5
+    positions: str = "sinusoidal"
+    position_layout: str = "interleaved"
+    position_frequencies: str = "paper"
+    position_start: int = 0
+    max_length: int = 1024
+    scale_embeddings: bool = True
+    share_embeddings: bool = False
+    tie_output: bool = False
+    output_bias: bool = True
+    start_id: int = 1
+    end_id: int = 2
+    pad_id: int = 0
+
+    def __post_init__(self):
+        this = "TransformerConfig"
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                minimum = 0 if field.name.endswith(("_id", "_layers", "_start")) else 1
+                value = _checks.as_integer(this, field.name, value, minimum=minimum)
+            elif field.type == "bool":
+                value = _checks.as_flag(this, field.name, value)
+            elif field.type == "float":
+                value = _checks.as_number(this, field.name, value, minimum=0)
+            object.__setattr__(self, field.name, value)
+        as_activation(this, self.activation)
+        _checks.as_choice(this, "positions", self.positions, ("sinusoidal", "learned", "none"))
+        _checks.as_choice(this, "position_layout", self.position_layout, LAYOUTS)
+        _checks.as_choice(this, "position_frequencies", self.position_frequencies, FREQUENCIES)
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"{this}: num_heads is {self.num_heads}, expected a divisor of d_model = "
+                f"{self.d_model}"
+            )
+        if self.share_embeddings and self.src_vocab_size != self.tgt_vocab_size:
+            raise ValueError(
+                f"{this}: tgt_vocab_size is {self.tgt_vocab_size}, expected src_vocab_size = "
+                f"{self.src_vocab_size} because share_embeddings is True"
+            )
+        for name in ("start_id", "end_id"):
+            if getattr(self, name) >= self.tgt_vocab_size:
+                raise ValueError(
+                    f"{this}: {name} is {getattr(self, name)}, expected a token id below "
+                    f"tgt_vocab_size = {self.tgt_vocab_size}"
+                )
+
+    def to_json(self) -> str:
+        """The fields as a JSON object."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TransformerConfig:
+        """The config that `to_json` wrote. Raises ValueError for anything else."""
+        this = "TransformerConfig.from_json"
+        try:
+            values = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{this}: text is not JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{this}: text is a {type(values).__name__}, expected an object")
+        names = {field.name for field in fields(cls)}
+        unknown = sorted(values.keys() - names)
+        missing = sorted({"src_vocab_size", "tgt_vocab_size"} - values.keys())
+        if unknown or missing:
+            raise ValueError(
+                f"{this}: unknown keys {unknown}, missing keys {missing}; known are {sorted(names)}"
+            )
+        return cls(**values)

@@ -1,0 +1,320 @@
+"""Encoder and decoder layers and the stacks of them.
+
+Inside a stack the padding is gone: all real tokens are rows of one matrix (see
+attention.Sequences).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyx_transformer import _checks
+from pyx_transformer.attention import KeysValues, MultiheadAttention, Sequences, as_num_heads
+from pyx_transformer.layers import (
+    Layer,
+    LayerNorm,
+    Linear,
+    as_activation,
+    as_generator,
+    feed_forward,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+class TransformerEncoderLayer(Layer):
+    """Self-attention and feed-forward, each with residual and norm."""
+
+    def __init__(self, d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng):
+        self.activation = activation
+        self.norm_first = norm_first
+        self.self_attn = MultiheadAttention(d_model, num_heads, rng=rng)
+        self.linear1 = Linear(d_model, d_ff, rng=rng)
+        self.linear2 = Linear(d_ff, d_model, rng=rng)
+        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps)
+        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps)
+
+    def apply(self, rows, sequences: Sequences, mask, weights):
+        """rows (N, d_model) -> (N, d_model)."""
+        rows = self.self_attn.attend(
+            rows,
+            sequences,
+            norm=self.norm1,
+            norm_first=self.norm_first,
+            residual=True,
+            mask=mask,
+            weights=weights,
+        )
+        return feed_forward(
+            rows,
+            self.linear1,
+            self.linear2,
+            self.activation,
+            norm=self.norm2,
+            norm_first=self.norm_first,
+            residual=True,
+        )
+
+
+class TransformerDecoderLayer(Layer):
+    """Causal self-attention, cross-attention and feed-forward, each with residual and norm."""
+
+    def __init__(self, d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng):
+        self.activation = activation
+        self.norm_first = norm_first
+        self.self_attn = MultiheadAttention(d_model, num_heads, rng=rng)
+        self.multihead_attn = MultiheadAttention(d_model, num_heads, rng=rng)
+        self.linear1 = Linear(d_model, d_ff, rng=rng)
+        self.linear2 = Linear(d_ff, d_model, rng=rng)
+        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps)
+        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps)
+        self.norm3 = LayerNorm(d_model, eps=layer_norm_eps)
+
+    def apply(
+        self,
+        rows,
+        sequences: Sequences,
+        memory: KeysValues,
+        past: KeysValues | None = None,
+        offsets=None,
+        mask=None,
+        memory_mask=None,
+        weights=None,
+        memory_weights=None,
+    ):
+        """rows (N, d_model) -> (N, d_model).
+
+        With a past, the rows come after it, from place offsets[b] of each sequence on, and their
+        keys and values are added to it.
+        """
+        rows = self.self_attn.attend(
+            rows,
+            sequences,
+            past,
+            extend=past is not None,
+            norm=self.norm1,
+            norm_first=self.norm_first,
+            residual=True,
+            offsets=offsets,
+            is_causal=True,
+            mask=mask,
+            weights=weights,
+        )
+        rows = self.multihead_attn.attend(
+            rows,
+            sequences,
+            memory,
+            norm=self.norm2,
+            norm_first=self.norm_first,
+            residual=True,
+            mask=memory_mask,
+            weights=memory_weights,
+        )
+        return feed_forward(
+            rows,
+            self.linear1,
+            self.linear2,
+            self.activation,
+            norm=self.norm3,
+            norm_first=self.norm_first,
+            residual=True,
+        )
+
+
+class _Stack(Layer):
+    """num_layers layers of one kind, and a final norm where asked for."""
+
+    _layer_type: type[Layer]
+
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        num_heads: int,
+        d_ff: int,
+        *,
+        activation: str = "relu",
+        norm_first: bool = False,
+        final_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        rng: np.random.Generator | int | None = None,
+    ):
+        this = type(self).__name__
+        num_layers = _checks.as_integer(this, "num_layers", num_layers, minimum=0)
+        self.d_model = d_model = _checks.as_integer(this, "d_model", d_model, minimum=1)
+        self.num_heads = num_heads = as_num_heads(this, num_heads, d_model)
+        d_ff = _checks.as_integer(this, "d_ff", d_ff, minimum=1)
+        activation = as_activation(this, activation)
+        norm_first = _checks.as_flag(this, "norm_first", norm_first)
+        layer_norm_eps = _checks.as_number(this, "layer_norm_eps", layer_norm_eps, minimum=0)
+        rng = as_generator(this, rng)
+        self.layers = [
+            self._layer_type(d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng)
+            for _ in range(num_layers)
+        ]
+        self.norm = None
+        if _checks.as_flag(this, "final_norm", final_norm):
+            self.norm = LayerNorm(d_model, eps=layer_norm_eps)
+
+    def _finish(self, rows):
+        return rows if self.norm is None else self.norm.apply(rows)
+
+    def _new_weights(self, wanted, batch, queries, keys):
+        """One array of weights per layer, zeros for padded queries; None per layer otherwise."""
+        shape = (batch, self.num_heads, queries, keys)
+        return [np.zeros(shape, np.float32) if wanted else None for _ in self.layers]
+
+
+class TransformerEncoder(_Stack):
+    """A stack of encoder layers (Vaswani et al. 2017, 3.1).
+
+    norm_first puts each norm before its sub-layer instead of after the residual; final_norm adds
+    one after the last layer. State-dict keys are those of torch.nn.TransformerEncoder.
+    """
+
+    _layer_type = TransformerEncoderLayer
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        lengths: ArrayLike | None = None,
+        mask: ArrayLike | None = None,
+        *,
+        return_attention: bool = False,
+    ):
+        """x (B, S, d_model) -> (B, S, d_model), zeros from lengths[b] on.
+
+        lengths (B,) counts the real positions; the cost follows them. mask broadcasts to
+        (B, H, S, S): bool, True where a query may attend, or float, added to the scores. With
+        return_attention, also the list of each layer's weights (B, H, S, S).
+        """
+        this = "TransformerEncoder"
+        x = _checks.as_float32(this, "x", x, ("B", "S", self.d_model))
+        batch, length, _ = x.shape
+        if lengths is not None:
+            lengths = _checks.as_lengths(this, "lengths", lengths, batch, length, ("x", x.shape))
+        if mask is not None:
+            mask = _checks.as_mask(this, "mask", mask, (batch, self.num_heads, length, length))
+        wanted = _checks.as_flag(this, "return_attention", return_attention)
+        weights = self._new_weights(wanted, batch, length, length)
+        sequences = Sequences.of(batch, length, lengths)
+        out = sequences.padded(self.apply(sequences.rows(x), sequences, mask, weights))
+        out = own_array(out, x)
+        return (out, weights) if wanted else out
+
+    def apply(self, rows, sequences: Sequences, mask=None, weights=None):
+        """rows (N, d_model) -> (N, d_model), unchecked."""
+        for layer, layer_weights in zip(
+            self.layers, weights or [None] * len(self.layers), strict=True
+        ):
+            rows = layer.apply(rows, sequences, mask, layer_weights)
+        return self._finish(rows)
+
+
+class TransformerDecoder(_Stack):
+    """A stack of decoder layers (Vaswani et al. 2017, 3.1): causal, with cross-attention.
+
+    norm_first and final_norm as in `TransformerEncoder`; keys of torch.nn.TransformerDecoder.
+    """
+
+    _layer_type = TransformerDecoderLayer
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        memory: ArrayLike,
+        lengths: ArrayLike | None = None,
+        memory_lengths: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        memory_mask: ArrayLike | None = None,
+        return_attention: bool = False,
+    ):
+        """x (B, T, d_model), memory (B, S, d_model) -> (B, T, d_model), zeros from lengths[b] on.
+
+        lengths and memory_lengths (B,) count the real positions. mask broadcasts to (B, H, T, T)
+        and comes on top of causality; memory_mask broadcasts to (B, H, T, S). With
+        return_attention, also the lists of each layer's self-attention weights (B, H, T, T) and
+        cross-attention weights (B, H, T, S).
+        """
+        this = "TransformerDecoder"
+        x = _checks.as_float32(this, "x", x, ("B", "T", self.d_model))
+        batch, length, _ = x.shape
+        memory = _checks.as_float32(
+            this, "memory", memory, (batch, "S", self.d_model), ("x", x.shape)
+        )
+        source = memory.shape[1]
+        if lengths is not None:
+            lengths = _checks.as_lengths(this, "lengths", lengths, batch, length, ("x", x.shape))
+        if memory_lengths is not None:
+            memory_lengths = _checks.as_lengths(
+                this, "memory_lengths", memory_lengths, batch, source, ("memory", memory.shape)
+            )
+        if mask is not None:
+            mask = _checks.as_mask(this, "mask", mask, (batch, self.num_heads, length, length))
+        if memory_mask is not None:
+            shape = (batch, self.num_heads, length, source)
+            memory_mask = _checks.as_mask(this, "memory_mask", memory_mask, shape)
+        wanted = _checks.as_flag(this, "return_attention", return_attention)
+        weights = self._new_weights(wanted, batch, length, length)
+        memory_weights = self._new_weights(wanted, batch, length, source)
+        sequences = Sequences.of(batch, length, lengths)
+        sources = Sequences.of(batch, source, memory_lengths)
+        rows = self.apply(
+            sequences.rows(x),
+            sequences,
+            self.project(sources.rows(memory), sources),
+            mask=mask,
+            memory_mask=memory_mask,
+            weights=weights,
+            memory_weights=memory_weights,
+        )
+        out = own_array(sequences.padded(rows), x)
+        return (out, weights, memory_weights) if wanted else out
+
+    def project(self, rows, sources: Sequences) -> list[KeysValues]:
+        """Each layer's keys and values of the memory's rows (N, d_model)."""
+        return [layer.multihead_attn.project(rows, sources) for layer in self.layers]
+
+    def apply(
+        self,
+        rows,
+        sequences: Sequences,
+        memory: list[KeysValues],
+        past: list[KeysValues] | None = None,
+        offsets=None,
+        mask=None,
+        memory_mask=None,
+        weights=None,
+        memory_weights=None,
+    ):
+        """rows (N, d_model) -> (N, d_model), unchecked; past and offsets as in the layer."""
+        nothing = [None] * len(self.layers)
+        for layer, known, layer_past, layer_weights, layer_memory_weights in zip(
+            self.layers,
+            memory,
+            past or nothing,
+            weights or nothing,
+            memory_weights or nothing,
+            strict=True,
+        ):
+            rows = layer.apply(
+                rows,
+                sequences,
+                known,
+                layer_past,
+                offsets,
+                mask,
+                memory_mask,
+                layer_weights,
+                layer_memory_weights,
+            )
+        return self._finish(rows)
+
+
+def own_array(out, x):
+    """out, copied where it is x itself: a stack without layers changes nothing."""
+    return out.copy() if np.may_share_memory(out, x) else out

@@ -1,0 +1,58 @@
+"""What every test relies on: the installed package, a folder of its own, and the test data."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def _prefer_the_installed_package():
+    """Take the clone off the path, where `python -m pytest` puts it.
+
+    Its source folder has no compiled modules, and would hide the package that was installed from
+    it. It stays if nothing else provides the package.
+    """
+    before = sys.path[:]
+    sys.path[:] = [entry for entry in before if Path(entry).resolve() != REPOSITORY]
+    if importlib.util.find_spec("pyx_transformer") is None:
+        sys.path[:] = before
+
+
+_prefer_the_installed_package()
+
+from pyx_transformer import _runtime  # noqa: E402 - only now is it the right one
+
+
+@pytest.fixture(autouse=True, scope="session")
+def outside_the_clone(tmp_path_factory):
+    """Run in an empty folder: a Python started by a test finds the installed package there too."""
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("work"))
+    yield
+    os.chdir(before)
+
+
+@pytest.fixture(params=_runtime.available_isas())
+def kernels(request):
+    """The compiled kernels, for each instruction set that this CPU runs in turn."""
+    return _runtime.load_kernels(request.param)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of trained models and texts beside the repository (PYX_TRANSFORMER_TEST_DATA).
+
+    Tests that need it are skipped where it is missing, but fail in CI.
+    """
+    default = REPOSITORY.parent / "shared" / "data"
+    path = Path(os.environ.get("PYX_TRANSFORMER_TEST_DATA") or default)
+    if not path.is_dir():
+        reason = f"no test data in {path}; PYX_TRANSFORMER_TEST_DATA can name another folder"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path

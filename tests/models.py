@@ -1,0 +1,101 @@
+"""Small models with random weights, and what the reference says about them.
+
+A fresh layer has biases of 0 and norms of 1, behind which a missing addition or factor would hide:
+`randomised` gives every parameter values of its own. Sizes are distinct wherever they may be.
+"""
+
+from contextlib import contextmanager
+from unittest import mock
+
+import numpy as np
+import reference
+from cases import normal
+
+import pyx_transformer as pt
+from pyx_transformer import _runtime
+
+
+def randomised(layer, seed=0):
+    """The layer itself, with random parameters that keep its values near 1."""
+    rng = np.random.default_rng(seed)
+    state = {}
+    for name, array in layer.state_dict().items():
+        noise = normal(rng, *array.shape)
+        if array.ndim == 2:
+            state[name] = noise / np.float32(np.sqrt(array.shape[1]))
+        elif name.endswith("weight"):  # of a norm
+            state[name] = 1 + noise / 4
+        else:
+            state[name] = noise / 2
+    layer.load_state_dict(state)
+    return layer
+
+
+def small_config(**changes):
+    """A config of distinct small sizes."""
+    return pt.TransformerConfig(
+        **{
+            "src_vocab_size": 23,
+            "tgt_vocab_size": 19,
+            "d_model": 24,
+            "num_heads": 3,
+            "num_encoder_layers": 2,
+            "num_decoder_layers": 3,
+            "d_ff": 41,
+            "max_length": 97,
+            **changes,
+        }
+    )
+
+
+def small_model(seed=0, **changes):
+    """A randomised model of `small_config(**changes)`."""
+    return randomised(pt.Transformer(small_config(**changes), rng=0), seed)
+
+
+def reference_options(model):
+    """What `reference.transformer` has to know of a model besides its weights and inputs."""
+    config, state = model.config, model.state_dict()
+    tables = {"src_positions": None, "tgt_positions": None}
+    if config.positions == "learned":
+        tables = {name: state[f"{name}.weight"] for name in tables}
+    elif config.positions == "sinusoidal":
+        table = reference.sinusoidal_positions(
+            config.max_length,
+            config.d_model,
+            start=config.position_start,
+            layout=config.position_layout,
+            frequencies=config.position_frequencies,
+        )
+        tables = dict.fromkeys(tables, table)
+    names = ("num_heads", "scale_embeddings", "activation", "norm_first", "layer_norm_eps")
+    return tables | {name: getattr(config, name) for name in names}
+
+
+def token_ids(rng, vocab_size, *shape):
+    """Random ids without the three special ones."""
+    return rng.integers(3, vocab_size, shape)
+
+
+@contextmanager
+def num_threads(n):
+    """Calls inside use n threads."""
+    with mock.patch.object(_runtime, "get_num_threads", lambda: n):
+        yield
+
+
+def assert_same_bits(actual, expected):
+    assert actual.dtype == expected.dtype == np.float32
+    assert actual.shape == expected.shape
+    np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
+
+
+def assert_close(actual, expected, tolerance=1e-6):
+    """Float32 values are those of the reference, to `tolerance` times the largest of them.
+
+    The few layers of these tests leave about 2e-7 of it.
+    """
+    assert actual.dtype == np.float32
+    assert actual.shape == expected.shape
+    largest = np.abs(expected).max(initial=0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(largest, 1))

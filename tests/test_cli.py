@@ -1,0 +1,106 @@
+"""The `pyx-transformer` command: what it prints, where, and with which exit status."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import pyx_transformer as pt
+from pyx_transformer.cli import main
+from pyx_transformer.explain import explain
+
+COMMAND = [sys.executable, "-m", "pyx_transformer"]
+
+
+def test_explain_prints_all_parts_in_english(capsys):
+    assert main(["explain"]) == 0
+    assert capsys.readouterr() == (explain("en") + "\n", "")
+
+
+def test_explain_prints_one_part_in_chinese(capsys):
+    assert main(["explain", "--lang", "zh", "--part", "2"]) == 0
+    assert capsys.readouterr() == (explain("zh", 2) + "\n", "")
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr() == (f"pyx-transformer {pt.__version__}\n", "")
+
+
+def test_config_prints_the_configuration(capsys):
+    assert main(["config"]) == 0
+    printed = capsys.readouterr()
+    pt.show_config()
+    assert printed == capsys.readouterr()
+    assert printed.out and not printed.err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["config", "--help"]])
+def test_help(arguments, capsys):
+    assert main(arguments) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("usage: pyx-transformer")
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ([], "command"),
+        (["explian"], "explian"),
+        (["explain", "--lang", "fr"], "--lang"),
+        (["explain", "--part", "8"], "--part"),
+        (["explain", "--part", "0"], "--part"),
+        (["explain", "--part", "two"], "--part"),
+        (["explain", "--colour"], "--colour"),
+        (["explain", "me"], "me"),
+    ],
+)
+def test_bad_arguments_exit_with_2_and_one_line(arguments, names, capsys):
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("pyx-transformer") and names in err
+    assert err.count("\n") == 1 and err.endswith("\n")
+
+
+def test_module_runs_as_the_command(tmp_path):
+    run = subprocess.run(
+        [*COMMAND, "explain", "--part", "1"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, explain("en", 1) + "\n", "")
+    run = subprocess.run([*COMMAND, "--part"], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (2, "")
+
+
+def test_closed_pipe_ends_quietly(tmp_path):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        run = subprocess.run(
+            [*COMMAND, "explain"], cwd=tmp_path, stdout=write_end, stderr=subprocess.PIPE, text=True
+        )
+    finally:
+        os.close(write_end)
+    assert (run.returncode, run.stderr) == (1, "")
+
+
+def test_terminal_that_cannot_show_chinese_gets_one_line(tmp_path):
+    run = subprocess.run(
+        [*COMMAND, "explain", "--lang", "zh"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout, run.stderr.count("\n")) == (1, "", 1)
+    assert "PYTHONIOENCODING=utf-8" in run.stderr
+
+
+def test_command_imports_a_subcommand_only_when_it_runs(tmp_path):
+    script = "import sys, pyx_transformer.cli; print('pyx_transformer.explain' in sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert run.stdout == "False\n"
