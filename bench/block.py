@@ -21,18 +21,18 @@ QUICK = {(1, 16)}
 
 def rows():
     for B, T in SIZES:
-        sizes = {"B": B, "T": T, "D": D_MODEL}
         projections = 8 * B * T * D_MODEL**2
         yield Row(
             "attention block",
-            {**sizes, "H": NUM_HEADS},
+            {"B": B, "T": T, "D": D_MODEL, "H": NUM_HEADS},
             partial(attention_contestants, (B, T, D_MODEL)),
             flop=projections + 4 * B * T * T * D_MODEL,
             quick=(B, T) in QUICK,
         )
+    for B, T in SIZES:
         yield Row(
             "feed-forward block",
-            {**sizes, "F": D_FF},
+            {"B": B, "T": T, "D": D_MODEL, "F": D_FF},
             partial(feed_forward_contestants, (B, T, D_MODEL)),
             flop=4 * B * T * D_MODEL * D_FF,
             quick=(B, T) in QUICK,

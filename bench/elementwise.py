@@ -7,6 +7,7 @@ allocates its result, except ONNX Runtime, which gets memory for it.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,14 +41,12 @@ ONNX_OPERATORS: Mapping[str, tuple[str, dict[str, object]]] = {
 def rows():
     for name in ("layer_norm", "rms_norm"):
         for size in NORM_SIZES:
-            inputs = partial(arrays, NormCase(*size))
-            if name == "rms_norm":
-                inputs = partial(lambda case: without_bias(arrays(case)), NormCase(*size))
-            yield row(name, {"rows": size[0], "features": size[1]}, inputs)
+            sizes = {"rows": size[0], "features": size[1]}
+            yield row(name, sizes, partial(norm_inputs, name, NormCase(*size)))
     for name in ("softmax", "log_softmax"):
         for size in SOFTMAX_SIZES:
-            inputs = partial(arrays, SoftmaxCase(*size))
-            yield row(name, {"rows": size[0], "features": size[1]}, inputs)
+            sizes = {"rows": size[0], "features": size[1]}
+            yield row(name, sizes, partial(arrays, SoftmaxCase(*size)))
     for name in ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu"):
         for size in ACTIVATION_SIZES:
             yield row(name, {"size": size}, partial(arrays, ActivationCase(size)))
@@ -62,15 +61,19 @@ def rows():
 
 def row(name: str, sizes: dict[str, int], inputs: Callable[[], dict[str, np.ndarray]]) -> Row:
     """The row of an operation on an array of these sizes."""
-    values = np.prod(list(sizes.values()))
     first = next(iter(sizes.values()))
     return Row(
         name,
         sizes,
         partial(contestants, name, inputs),
-        bytes=4 * 2 * int(values),
+        bytes=4 * 2 * math.prod(sizes.values()),
         quick=(name, first) in QUICK,
     )
+
+
+def norm_inputs(name, case):
+    inputs = arrays(case)
+    return without_bias(inputs) if name == "rms_norm" else inputs
 
 
 def contestants(
@@ -137,7 +140,7 @@ def numpy_gelu_tanh(x):
 
 
 # The exact GELU needs an error function, which NumPy has not.
-NUMPY = {
+NUMPY: dict[str, Callable] = {
     "layer_norm": numpy_layer_norm,
     "rms_norm": numpy_rms_norm,
     "softmax": numpy_softmax,
@@ -149,7 +152,7 @@ NUMPY = {
 }
 
 
-def torch_functions(torch):
+def torch_functions(torch) -> dict[str, Callable]:
     """Torch's functions of the names of ours, taking the arrays in the same order."""
     functional = torch.nn.functional
     return {

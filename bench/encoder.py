@@ -23,25 +23,29 @@ EPS = 1e-5
 
 def rows():
     for model in MODELS:
-        layers, d_model, _, d_ff = model
-        sizes = {"layers": layers, "d": d_model, "ff": d_ff}
         for B, T in BATCHES:
             yield Row(
                 ENCODER,
-                {**sizes, "B": B, "T": T},
+                sizes(model, B, T),
                 partial(contestants, model, B, T),
                 flop=flop(model, [T] * B),
                 bytes=weight_bytes(model),
                 quick=model == MODELS[0] and (B, T) in BATCHES[:2],
             )
+    for model in MODELS:
         yield Row(
             PADDED,
-            {**sizes, "B": len(LENGTHS), "T": max(LENGTHS)},
+            sizes(model, len(LENGTHS), max(LENGTHS)),
             partial(padded_contestants, model),
             flop=flop(model, LENGTHS),
             bytes=weight_bytes(model),
             quick=model == MODELS[0],
         )
+
+
+def sizes(model, B, T):
+    layers, d_model, _, d_ff = model
+    return {"layers": layers, "d": d_model, "ff": d_ff, "B": B, "T": T}
 
 
 def flop(model, lengths):

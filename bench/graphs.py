@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -19,7 +20,7 @@ def one_node(
     inputs: Mapping[str, np.ndarray],
     output_shape: tuple[int, ...],
     constants: Mapping[str, np.ndarray] | None = None,
-    **attributes: object,
+    **attributes: Any,
 ) -> onnx.ModelProto:
     """A model of a single operator. Its inputs come first, then the constants, which are weights.
 

@@ -107,7 +107,7 @@ def as_mask(function, name, value, shape):
         )
     check_broadcast(function, name, array.shape, shape, "(B, H, T, S)")
     # A broadcast view is cut back to what it repeats, so that converting it repeats nothing.
-    array = array[tuple(slice(None) if stride else slice(1) for stride in array.strides)]
+    array = array[(..., *(slice(None) if stride else slice(1) for stride in array.strides))]
     array = _converted(array, array.dtype if array.dtype == bool else _FLOAT32)
     return np.broadcast_to(array, shape)
 
@@ -119,9 +119,9 @@ def check_shape(function, name, shape, expected, because=None):
     stands for any number of further axes in front. `because` is the argument that sets the sizes:
     its name and shape.
     """
-    axes = expected[1:] if expected[:1] == (...,) else expected
-    has_axes = len(shape) >= len(axes) if axes is not expected else len(shape) == len(axes)
-    if has_axes:
+    is_open = expected[:1] == (...,)
+    axes = expected[1:] if is_open else expected
+    if len(shape) == len(axes) or (is_open and len(shape) > len(axes)):
         last_axes = shape[len(shape) - len(axes) :]
         if all(isinstance(e, str) or e == s for e, s in zip(axes, last_axes, strict=True)):
             return
@@ -166,7 +166,7 @@ def as_number(function, name, value, minimum=-FLOAT32_MAX):
 def as_integer(function, name, value, minimum=-math.inf, maximum=math.inf):
     """`value` as an int from `minimum` to `maximum`."""
     value = _scalar(value)
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+    if isinstance(value, (bool, np.bool_, np.ndarray)) or not hasattr(value, "__index__"):
         raise TypeError(f"{function}: {name} is {_brief(value)}, expected an integer")
     value = operator.index(value)
     if not minimum <= value <= maximum:

@@ -54,7 +54,8 @@ class Sequences:
 
     def places(self) -> NDArray[np.int64]:
         """Each row's place in its sequence, (N,)."""
-        return self.rows(np.broadcast_to(np.arange(self.length), (len(self.counts), self.length)))
+        places = np.broadcast_to(np.arange(self.length), (len(self.counts), self.length))
+        return np.ascontiguousarray(self.rows(places))
 
 
 class KeysValues(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 
 from pyx_transformer import _checks
 from pyx_transformer.layers import as_activation
-from pyx_transformer.positions import FREQUENCIES, LAYOUTS
+from pyx_transformer.positions import FREQUENCIES, LAST_EXACT, LAYOUTS
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class TransformerConfig:
         _checks.as_choice(this, "positions", self.positions, ("sinusoidal", "learned", "none"))
         _checks.as_choice(this, "position_layout", self.position_layout, LAYOUTS)
         _checks.as_choice(this, "position_frequencies", self.position_frequencies, FREQUENCIES)
+        _checks.as_integer(this, "position_start", self.position_start, maximum=LAST_EXACT)
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(
+                f"{this}: d_model is {self.d_model}, expected an even number because positions are "
+                "sinusoidal"
+            )
         if self.d_model % self.num_heads:
             raise ValueError(
                 f"{this}: num_heads is {self.num_heads}, expected a divisor of d_model = "
@@ -79,17 +85,36 @@ class TransformerConfig:
                     f"tgt_vocab_size = {self.tgt_vocab_size}"
                 )
 
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters of such a model hold, tied ones counted once."""
+        width, vocab = self.d_model, self.tgt_vocab_size
+        norm = 2 * width
+        attention = 4 * width * (width + 1)
+        feed_forward = 2 * width * self.d_ff + self.d_ff + width
+        return (
+            self.num_encoder_layers * (attention + feed_forward + 2 * norm)
+            + self.num_decoder_layers * (2 * attention + feed_forward + 3 * norm)
+            + 2 * norm * self.final_norm
+            + 2 * self.max_length * width * (self.positions == "learned")
+            + self.src_vocab_size * width
+            + vocab * width * ((not self.share_embeddings) + (not self.tie_output))
+            + vocab * self.output_bias
+        )
+
     def to_json(self) -> str:
         """The fields as a JSON object."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TransformerConfig:
-        """The config that `to_json` wrote. Raises ValueError for anything else."""
+        """The config that `to_json` wrote. Raises ValueError for any other text."""
         this = "TransformerConfig.from_json"
+        if not isinstance(text, (str, bytes, bytearray)):
+            raise TypeError(f"{this}: text is of type {type(text).__name__}, expected str")
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{this}: text is not JSON: {error}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{this}: text is a {type(values).__name__}, expected an object")
@@ -100,4 +125,7 @@ class TransformerConfig:
             raise ValueError(
                 f"{this}: unknown keys {unknown}, missing keys {missing}; known are {sorted(names)}"
             )
-        return cls(**values)
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from error

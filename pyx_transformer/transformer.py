@@ -188,17 +188,17 @@ class Transformer(Layer):
             because = (name, ids.shape)
             lengths = _checks.as_lengths(function, f"{name}_lengths", lengths, *ids.shape, because)
         sequences = Sequences.of(*ids.shape, lengths)
-        self.check_length(function, name, int(sequences.counts.max(initial=0)))
+        self.check_length(function, f"{name} has length", int(sequences.counts.max(initial=0)))
         if sequences.is_padded:  # what fills up the batch may be anything
             ids = np.where(np.arange(sequences.length) < sequences.counts[:, None], ids, 0)
         ids = _checks.as_token_ids(function, name, ids, embedding.weight.shape)
         return sequences.rows(ids), sequences
 
-    def check_length(self, function, name, length):
+    def check_length(self, function, what, length):
         """Raise ValueError where learned positions do not reach as far as `length`."""
         if self.config.positions == "learned" and length > self.config.max_length:
             raise ValueError(
-                f"{function}: {name} has {length} tokens, expected at most max_length = "
+                f"{function}: {what} {length}, expected at most max_length = "
                 f"{self.config.max_length} because positions are learned"
             )
 
@@ -224,16 +224,18 @@ class Transformer(Layer):
 
     def load_state_dict(self, state):
         state = as_state("Transformer.load_state_dict", state)
-        for key, stored in self._ties().items():
-            if key in state and stored in state:
-                if not np.array_equal(state[key], state[stored]):
-                    raise ValueError(
-                        f"Transformer.load_state_dict: {key} differs from {stored}, expected the "
-                        "same values because the config ties them"
-                    )
-            elif key in state:
-                state[stored] = state[key]
-            elif stored in state:
+        ties = self._ties()
+        for key, stored in ties.items():
+            if key not in state:
+                continue
+            if stored in state and not np.array_equal(state[key], state[stored]):
+                raise ValueError(
+                    f"Transformer.load_state_dict: {key} differs from {stored}, expected the same "
+                    "values because the config ties them"
+                )
+            state[stored] = state[key]
+        for key, stored in ties.items():
+            if stored in state:
                 state[key] = state[stored]
         super().load_state_dict(state)
         if self.config.share_embeddings:

@@ -115,8 +115,6 @@ def weight_error(case):
     key = np.repeat(key, case.H // case.kv_heads, axis=1)
     scale = case.K**-0.5 if case.scale is None else abs(case.scale)
     scores = query @ key.swapaxes(-1, -2) * scale
-    if case.softcap is not None:
-        scores = np.minimum(scores, case.softcap)
     if case.mask in ("float", "lowest"):
         scores = scores + np.abs(inputs["mask"])
     scores = np.where(allowed_of(case) & np.isfinite(scores), scores, 0.0)
@@ -172,7 +170,7 @@ def attention_cases(draw):
 
 
 @settings(
-    max_examples=200,
+    max_examples=150,
     deadline=None,
     derandomize=True,
     # One set of kernels serves all examples of a test.
@@ -406,8 +404,9 @@ def test_an_axis_of_size_0(empty):
             assert_same_bits(output, np.zeros_like(output))
 
 
-def test_keys_of_no_width_are_averaged():
-    value = normal(np.random.default_rng(0), 2, 3, 7, 13)
+@pytest.mark.parametrize("width", (13, 0))
+def test_keys_of_no_width_are_averaged(width):
+    value = normal(np.random.default_rng(0), 2, 3, 7, width)
     nothing = np.zeros((2, 3, 7, 0))
     output, weights = attention(nothing[:, :, :5], nothing, value, return_weights=True)
     np.testing.assert_allclose(weights, np.full((2, 3, 5, 7), 1 / 7), rtol=4 * EPS)

@@ -13,7 +13,7 @@ from cases import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyx_transformer import ops
+from pyx_transformer import _checks, ops
 
 B, H, HKV, T, S, K, KV = 2, 6, 3, 5, 7, 11, 13
 RNG = np.random.default_rng(0)
@@ -248,6 +248,25 @@ def test_any_integers(name, argument, dtype):
     before = value.tobytes()
     assert_same_bits(op(**{argument: value}), op())
     assert value.tobytes() == before
+
+
+def test_arrays_are_copied_only_if_they_must_be():
+    x, ids = normal(RNG, 3, 5), np.arange(3)
+    assert _checks.as_float32("f", "x", x) is x
+    assert _checks.as_float32("f", "x", read_only(x)).flags.writeable is False
+    assert np.shares_memory(_checks.as_float32("f", "x", x.view(Subclass)), x)
+    assert _checks.as_integers("f", "ids", ids, 0, 2) is ids
+
+
+@pytest.mark.parametrize("dtype", [bool, "f4", "f8", ">f4"])
+def test_broadcast_masks_stay_small(dtype):
+    for axes, strides in (((), (0, 0, 0, 0)), ((7,), (0, 0, 0, 1)), ((6, 1, 7), (0, 7, 0, 1))):
+        mask = np.ones(axes, dtype)
+        for given_mask in (mask, np.broadcast_to(mask, (2, 6, 5, 7))):
+            view = _checks.as_mask("f", "mask", given_mask, (2, 6, 5, 7))
+            assert view.dtype == (bool if dtype is bool else np.float32)
+            assert view.shape == (2, 6, 5, 7)
+            assert view.strides == tuple(view.itemsize * stride for stride in strides)
 
 
 @every_array

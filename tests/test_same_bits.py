@@ -166,16 +166,15 @@ def test_threads_and_weights(sequences, masks, options, use_threads):
 
 def test_a_sequence_alone_and_in_any_batch(sequences, masks, options, use_threads):
     use_threads(2)
-    batch = len(sequences[0])
+    everyone = [*range(len(sequences[0]))]
     for mask in masks:
         output, weights = attention(*sequences, mask=mask, **options, return_weights=True)
-        for chosen in ([b] for b in range(batch)), ([*range(batch)][::-1], [1, 0, 1, 1]):
-            for b in chosen:
-                part = [array[b] for array in sequences]
-                part_mask = None if mask is None else mask[b]
-                again = attention(*part, mask=part_mask, **options, return_weights=True)
-                assert_same_bits(again[0], output[b])
-                assert_same_bits(again[1], weights[b])
+        for chosen in (*([b] for b in everyone), everyone[::-1], [1, 0, 1, 1]):
+            part = [array[chosen] for array in sequences]
+            part_mask = None if mask is None else mask[chosen]
+            again = attention(*part, mask=part_mask, **options, return_weights=True)
+            assert_same_bits(again[0], output[chosen])
+            assert_same_bits(again[1], weights[chosen])
 
 
 def test_heads_alone(sequences, masks, options):

@@ -11,6 +11,7 @@ Blocks begin at multiples of BLOCK_KEYS whatever the batch, and a key that may n
 exact zero, so a query's result depends on itself and on the keys it sees, and on nothing else.
 """
 
+from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
 from libc.string cimport memset
 from cython.parallel cimport prange
@@ -20,7 +21,7 @@ from pyx_transformer._kernels.attention_job cimport (
     Attention, end_key, first_key, mask_place, masked, may_attend,
 )
 from pyx_transformer._kernels.product cimport (
-    BLOCK_K, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
+    BLOCK_K, CHAIN, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
 )
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
@@ -102,21 +103,24 @@ cdef inline void sum_attended(
 ) noexcept nogil:
     """p V once more, over the keys that each query may attend to only: a masked value may be
     infinite or NaN, and 0 times that is NaN. Same sums in the same order as the tile."""
-    cdef Py_ssize_t s, c
+    cdef vf total, chain
+    cdef Py_ssize_t start, s, c
     cdef int r
     for r in range(rows):
         c = 0
         while c < columns:
-            store(sums + r * sums_stride + c, fill(0.0))
+            total = fill(0.0)
+            start = 0
+            while start < keys:
+                chain = fill(0.0)
+                for s in range(start, min(start + CHAIN, keys)):
+                    if may_attend(job, b, h, t + r, block + s):
+                        chain = chain + fill(p[r * TILE_STRIDE + s]) * load(
+                            values + s * values_stride + c)
+                total = total + chain
+                start += CHAIN
+            store(sums + r * sums_stride + c, total)
             c += VF
-        for s in range(keys):
-            if may_attend(job, b, h, t + r, block + s):
-                c = 0
-                while c < columns:
-                    store(sums + r * sums_stride + c,
-                          load(sums + r * sums_stride + c)
-                          + fill(p[r * TILE_STRIDE + s]) * load(values + s * values_stride + c))
-                    c += VF
 
 
 cdef inline void pack_values(
@@ -143,7 +147,7 @@ cdef inline void score_tile(
     cdef Py_ssize_t start = 0, depth
     cdef float* score
     cdef int panel, group, r, c
-    while start < key_size:
+    while True:  # once even where key_size is 0
         depth = min(key_size - start, <Py_ssize_t>BLOCK_K)
         copy_tile(query_tile, query + start, query_row, depth, rows, scale)
         panel = 0
@@ -164,6 +168,8 @@ cdef inline void score_tile(
                         store(score, load(score) + load(more + r * PANEL + c * VF))
             panel += group
         start += BLOCK_K
+        if start >= key_size:
+            break
 
 
 cdef inline void add_values(
@@ -172,7 +178,7 @@ cdef inline void add_values(
     Py_ssize_t block, int rows, Py_ssize_t keys,
 ) noexcept nogil:
     """out (rows, value_size) = out decay + p (rows, keys) V (keys, value_size)."""
-    cdef float sums[4 * TILE_ROWS * PANEL]
+    cdef float sums[2 * TILE_ROWS * PANEL]
     cdef Py_ssize_t panels = (job.value_size + PANEL - 1) // PANEL
     cdef Py_ssize_t panel = 0, column, count
     cdef float* place
@@ -221,6 +227,7 @@ cdef inline void finish_query(
     cdef float inverse = 0.0 if total == 0.0 else 1.0 / total
     cdef Py_ssize_t i = 0, begin, end, count
     cdef float* row
+    cdef vf score
     while i < job.value_size:
         count = min(job.value_size - i, <Py_ssize_t>VF)
         store_part(out + i, count, load_part(out + i, count, 0.0) * fill(inverse) + fill(0.0))
@@ -235,8 +242,10 @@ cdef inline void finish_query(
     i = begin
     while i < end:
         count = min(end - i, <Py_ssize_t>VF)
-        store_part(row + i, count,
-                   exponential(load_part(row + i, count, 0.0) - fill(top)) * fill(inverse))
+        score = load_part(row + i, count, 0.0)
+        # A masked key weighs nothing, in a row of NaN too.
+        store_part(row + i, count, select_less(
+            score, fill(-FLT_MAX), fill(0.0), exponential(score - fill(top)) * fill(inverse)))
         i += VF
 
 
@@ -324,7 +333,7 @@ cdef inline double item_work(
 ) noexcept nogil:
     """Floating-point operations of an item, near enough to share them out."""
     cdef Py_ssize_t seen = end_key(job, b, (t_begin + t_end) // 2) - first_key(job, b, t_begin)
-    return 2.0 * (job.key_size + job.value_size) * (t_end - t_begin) * (
+    return 2.0 * (job.key_size + job.value_size + 1) * (t_end - t_begin) * (
         max(seen, <Py_ssize_t>0) + 8)
 
 
@@ -362,7 +371,9 @@ cdef inline void attend_share(
         more = next_item(job, &item, queries)
 
 
-cdef inline int attention(const Attention* job, float* workspace, int n_threads) except -1 nogil:
+cdef inline int attention(
+    const Attention* job, float* workspace, int n_threads, double* unheard,
+) except -1 nogil:
     """All heads of all sequences. workspace: n_threads * attention_workspace(job) floats."""
     cdef Py_ssize_t size = attention_workspace(job)
     cdef Py_ssize_t total_queries = 0, queries, b
@@ -372,6 +383,8 @@ cdef inline int attention(const Attention* job, float* workspace, int n_threads)
     cdef int part, parts
     for b in range(job.batch):
         total_queries += job.query_counts[b] * job.heads
+    if total_queries == 0:
+        return 0
     queries = min(max(total_queries // (4 * n_threads), <Py_ssize_t>64), <Py_ssize_t>ITEM_QUERIES)
     item = Item(0, 0, -queries)
     more = next_item(job, &item, queries)
@@ -385,6 +398,5 @@ cdef inline int attention(const Attention* job, float* workspace, int n_threads)
         parts = threads_for(work, n_threads)
         for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
             attend_share(job, start, queries, work, part, parts, workspace + part * size)
-        if more:
-            hear_signals()
+        hear_signals(unheard, work)
     return 0

@@ -31,15 +31,16 @@ def project_keys_values(
     cdef Py_ssize_t m = key_rows.shape[0]
     cdef Workspace workspace = Workspace(
         m * (key_projection.out_features + value_projection.out_features))
+    cdef double unheard = 0.0
     cdef Product job
     with nogil:
         job = key_projection.job(workspace.floats, &key_rows[0, 0], m)
-        product(&job, n_threads)
+        product(&job, n_threads, &unheard)
         scatter_heads(&keys[0, 0, 0, 0], job.out, &starts[0], &counts[0], &cache_starts[0],
                       &offsets[0], counts.shape[0], keys.shape[1], keys.shape[2], keys.shape[3])
         job = value_projection.job(workspace.floats + m * key_projection.out_features,
                                    &value_rows[0, 0], m)
-        product(&job, n_threads)
+        product(&job, n_threads, &unheard)
         scatter_heads(&values[0, 0, 0, 0], job.out, &starts[0], &counts[0], &cache_starts[0],
                       &offsets[0], counts.shape[0], values.shape[1], values.shape[2],
                       values.shape[3])
@@ -68,6 +69,7 @@ def attention_block(
     cdef Attention job
     cdef Product projection
     cdef Workspace workspace
+    cdef double unheard = 0.0
     cdef const float* normed = &x[0, 0]
     cdef float* query_rows
     cdef float* key_rows
@@ -121,12 +123,12 @@ def attention_block(
             norm.apply(workspace.floats, &x[0, 0], m, d, n_threads)
             normed = workspace.floats
         projection = query_projection.job(query_rows, normed, m)
-        product(&projection, n_threads)
+        product(&projection, n_threads, &unheard)
         if key_projection is not None:
             projection = key_projection.job(key_rows, normed, m)
-            product(&projection, n_threads)
+            product(&projection, n_threads, &unheard)
             projection = value_projection.job(value_rows, normed, m)
-            product(&projection, n_threads)
+            product(&projection, n_threads, &unheard)
             if cached:
                 scatter_heads(&keys[0, 0, 0, 0], key_rows, job.query_starts, job.query_counts,
                               job.key_starts, job.offsets, batch, num_heads, keys.shape[2],
@@ -134,11 +136,11 @@ def attention_block(
                 scatter_heads(&values[0, 0, 0, 0], value_rows, job.query_starts, job.query_counts,
                               job.key_starts, job.offsets, batch, num_heads, keys.shape[2],
                               job.value_size)
-        attention_kernel.attention(&job, context + m * value_width, n_threads)
+        attention_kernel.attention(&job, context + m * value_width, n_threads, &unheard)
         projection = output_projection.job(&out[0, 0], context, m)
         if residual:
             projection.residual = &x[0, 0]
-        product(&projection, n_threads)
+        product(&projection, n_threads, &unheard)
         if norm is not None and not norm_first:
             norm.apply(&out[0, 0], &out[0, 0], m, out.shape[1], n_threads)
 
@@ -157,6 +159,7 @@ def feed_forward_block(
     cdef Workspace workspace = Workspace(run * (d + hidden_size))
     cdef float* hidden = workspace.floats + run * d
     cdef const float* normed
+    cdef double unheard = 0.0
     cdef Product job
     with nogil:
         while row < m:
@@ -167,11 +170,11 @@ def feed_forward_block(
                 normed = workspace.floats
             job = linear1.job(hidden, normed, rows)
             job.activation = activation
-            product(&job, n_threads)
+            product(&job, n_threads, &unheard)
             job = linear2.job(&out[row, 0], hidden, rows)
             if residual:
                 job.residual = &x[row, 0]
-            product(&job, n_threads)
+            product(&job, n_threads, &unheard)
             if norm is not None and not norm_first:
                 norm.apply(&out[row, 0], &out[row, 0], rows, out.shape[1], n_threads)
             row += rows

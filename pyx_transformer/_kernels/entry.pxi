@@ -138,12 +138,13 @@ def linear(float[:, ::1] out, const float[:, ::1] x, PackedLinear packed not Non
            const float[:, ::1] residual, int activation, int n_threads):
     """out (m, n) = activation(x (m, k) w^T + b) + residual (m, n)"""
     cdef Product job
+    cdef double unheard = 0.0
     with nogil:
         job = packed.job(&out[0, 0], &x[0, 0], x.shape[0])
         job.activation = activation
         if residual is not None:
             job.residual = &residual[0, 0]
-        product(&job, n_threads)
+        product(&job, n_threads, &unheard)
 
 
 cdef void normalise_array(float[:, ::1] out, const float[:, ::1] x, const float[::1] weight,
@@ -151,7 +152,7 @@ cdef void normalise_array(float[:, ::1] out, const float[:, ::1] x, const float[
     cdef Py_ssize_t d = x.shape[1]
     cdef Py_ssize_t run = max(ROWS_BETWEEN_SIGNALS // max(d, 1), 1)
     cdef Py_ssize_t row = 0
-    while row < x.shape[0]:
+    while d > 0 and row < x.shape[0]:
         with nogil:
             normalise(&out[row, 0], &x[row, 0], start_of(weight), start_of(bias),
                       min(run, x.shape[0] - row), d, eps, norm, n_threads)
@@ -239,6 +240,7 @@ def attention(float[:, :, :, ::1] out, const float[:, :, :, ::1] query,
     """out (B, H, T, Kv) = softmax(scale query (B, H, T, K) key (B, Hkv, S, K)^T, masked) value"""
     cdef Attention job
     cdef Workspace workspace
+    cdef double unheard = 0.0
     cdef Py_ssize_t batch = query.shape[0], heads = query.shape[1], queries = query.shape[2]
     cdef int64_t[::1] query_starts = np.arange(batch) * (heads * queries)
     cdef int64_t[::1] query_counts = np.full(batch, queries)
@@ -274,7 +276,7 @@ def attention(float[:, :, :, ::1] out, const float[:, :, :, ::1] query,
     set_weights(&job, weights)
     workspace = Workspace(n_threads * attention_kernel.attention_workspace(&job))
     with nogil:
-        attention_kernel.attention(&job, workspace.floats, n_threads)
+        attention_kernel.attention(&job, workspace.floats, n_threads, &unheard)
 
 
 include "blocks.pxi"

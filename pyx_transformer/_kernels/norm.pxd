@@ -22,16 +22,25 @@ cdef enum Norm:
 
 cdef enum:
     HALF = VF // 2
+    CHAINS = 4      # sums side by side, so that an addition does not wait for the one before it
+
+
+cdef inline double sum_chains(vd* chains) noexcept nogil:
+    return sum_doubles((chains[0] + chains[1]) + (chains[2] + chains[3]))
 
 
 cdef inline double row_sum(const float* x, Py_ssize_t d) noexcept nogil:
-    cdef vd total = fill_double(0.0)
+    cdef vd chains[CHAINS]
     cdef double sum
     cdef Py_ssize_t i = 0
-    while i + HALF <= d:
-        total = total + load_doubles(x + i)
-        i += HALF
-    sum = sum_doubles(total)
+    cdef int c
+    for c in range(CHAINS):
+        chains[c] = fill_double(0.0)
+    while i + CHAINS * HALF <= d:
+        for c in range(CHAINS):
+            chains[c] = chains[c] + load_doubles(x + i + c * HALF)
+        i += CHAINS * HALF
+    sum = sum_chains(chains)
     while i < d:
         sum += x[i]
         i += 1
@@ -40,15 +49,19 @@ cdef inline double row_sum(const float* x, Py_ssize_t d) noexcept nogil:
 
 cdef inline double row_squares(const float* x, double mean, Py_ssize_t d) noexcept nogil:
     """sum (x - mean)^2"""
-    cdef vd total = fill_double(0.0)
+    cdef vd chains[CHAINS]
     cdef vd centred
     cdef double sum
     cdef Py_ssize_t i = 0
-    while i + HALF <= d:
-        centred = load_doubles(x + i) - fill_double(mean)
-        total = total + centred * centred
-        i += HALF
-    sum = sum_doubles(total)
+    cdef int c
+    for c in range(CHAINS):
+        chains[c] = fill_double(0.0)
+    while i + CHAINS * HALF <= d:
+        for c in range(CHAINS):
+            centred = load_doubles(x + i + c * HALF) - fill_double(mean)
+            chains[c] = chains[c] + centred * centred
+        i += CHAINS * HALF
+    sum = sum_chains(chains)
     while i < d:
         sum += (x[i] - mean) * (x[i] - mean)
         i += 1
@@ -63,25 +76,24 @@ cdef inline void normalise_row(
     and Sennrich 2019) leaves the mean in."""
     cdef double mean = row_sum(x, d) / d if norm == LAYER_NORM else 0.0
     cdef double scale = 1.0 / sqrt(row_squares(x, mean, d) / d + eps)
-    cdef vd y
-    cdef double value
-    cdef Py_ssize_t i = 0
-    while i + HALF <= d:
-        y = (load_doubles(x + i) - fill_double(mean)) * fill_double(scale)
-        if weight != NULL:
-            y = y * load_doubles(weight + i)
-        if bias != NULL:
-            y = y + load_doubles(bias + i)
-        store_doubles(out + i, y)
-        i += HALF
+    # Mean and scale are each two floats, the second what rounding took from the first: x less the
+    # first mean is exact where x is near it.
+    cdef vf mean_rounded = fill(<float>mean)
+    cdef vf scale_rounded = fill(<float>scale)
+    cdef vf scale_rest = fill(<float>(scale - <float>scale))
+    cdef vf shift = fill(<float>((<float>mean - mean) * scale))
+    cdef Py_ssize_t i = 0, count
+    cdef vf y
     while i < d:
-        value = (x[i] - mean) * scale
+        count = min(d - i, <Py_ssize_t>VF)
+        y = load_part(x + i, count, 0.0) - mean_rounded
+        y = y * scale_rounded + (y * scale_rest + shift)
         if weight != NULL:
-            value = value * weight[i]
+            y = y * load_part(weight + i, count, 0.0)
         if bias != NULL:
-            value = value + bias[i]
-        out[i] = <float>value
-        i += 1
+            y = y + load_part(bias + i, count, 0.0)
+        store_part(out + i, count, y)
+        i += VF
 
 
 cdef inline float row_maximum(const float* x, Py_ssize_t d) noexcept nogil:

@@ -9,6 +9,7 @@ cdef extern from "simd.h" nogil:
         VF          # floats in a vector
         TILE_ROWS   # rows of the largest tile that the registers hold
 
+    void prefetch(const float* p)
     void pin(vf x)
     vf load(const float* p)
     void store(float* p, vf v)

@@ -1,7 +1,7 @@
 """The library's own format: a directory with config.json, model.safetensors and vocabularies.
 
 source_vocabulary.txt and target_vocabulary.txt list one token a line, the id being the line number
-from 0; they may be absent.
+from 0; they may be absent. The last id may have no line: it then stands for unknown tokens.
 """
 
 from __future__ import annotations
@@ -23,15 +23,30 @@ VOCABULARIES = {
     "src_vocabulary": "source_vocabulary.txt",
     "tgt_vocabulary": "target_vocabulary.txt",
 }
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # the upper half of an F32; NumPy has no such type
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 def save(model: Transformer, directory: str | os.PathLike) -> None:
-    """Write a model. Each file is written beside its place and renamed into it.
+    """Write a model. All files are written beside their places, then renamed into them.
 
-    Raises OSError where the directory cannot be written to, and ValueError for a token that holds
-    a line break.
+    Raises OSError where the directory cannot be written to, and TypeError or ValueError for a
+    vocabulary that is no list of lines or does not fit the config.
     """
-    directory = Path(directory)
+    directory = as_path("save", directory)
     files = {
         WEIGHTS: safetensors.numpy.save(model.state_dict()),
         CONFIG: model.config.to_json().encode(),
@@ -39,13 +54,13 @@ def save(model: Transformer, directory: str | os.PathLike) -> None:
     for attribute, name in VOCABULARIES.items():
         tokens = getattr(model, attribute)
         if tokens is not None:
-            broken = [token for token in tokens if "\n" in token]
-            if broken:
-                raise ValueError(f"save: {attribute} holds {broken[0]!r}, expected no line breaks")
+            check_vocabulary(f"save: {attribute}", attribute, tokens, model.config)
             files[name] = "".join(f"{token}\n" for token in tokens).encode()
     directory.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        replace_file(directory / name, content)
+    replace_files(directory, files)
+    for name in VOCABULARIES.values():
+        if name not in files:
+            (directory / name).unlink(missing_ok=True)
 
 
 def load(directory: str | os.PathLike) -> Transformer:
@@ -54,13 +69,20 @@ def load(directory: str | os.PathLike) -> Transformer:
     Raises FileNotFoundError for a missing file, and ValueError, naming the file, for one that is
     malformed or does not fit the config.
     """
-    directory = Path(directory)
+    directory = as_path("load", directory)
     config_text = read_text(directory / CONFIG)
     try:
         config = TransformerConfig.from_json(config_text)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"load: {directory / CONFIG}: {error}") from error
     state = read_weights(directory / WEIGHTS)
+    held = sum(array.size for array in state.values())
+    # Where the two are that far apart, the model is not built to find out which parameters differ.
+    if config.num_parameters > 2 * held + 1_000_000:
+        raise ValueError(
+            f"load: {directory / WEIGHTS} holds {held} numbers, expected {config.num_parameters} "
+            f"because of {CONFIG}"
+        )
     model = Transformer(config)
     try:
         model.load_state_dict(state)
@@ -69,39 +91,87 @@ def load(directory: str | os.PathLike) -> Transformer:
     for attribute, name in VOCABULARIES.items():
         path = directory / name
         if path.exists():
-            setattr(model, attribute, read_text(path).removesuffix("\n").split("\n"))
+            text = read_text(path)
+            tokens = text.removesuffix("\n").split("\n") if text else []
+            check_vocabulary(f"load: {path}", attribute, tokens, config)
+            setattr(model, attribute, tokens)
     return model
+
+
+def check_vocabulary(who: str, attribute: str, tokens: list[str], config: TransformerConfig):
+    """Raise TypeError or ValueError unless these tokens can be the lines of a vocabulary file."""
+    if not isinstance(tokens, (list, tuple)):
+        raise TypeError(f"{who} is of type {type(tokens).__name__}, expected a list of tokens")
+    size_name = attribute.replace("vocabulary", "vocab_size")
+    size = getattr(config, size_name)
+    if len(tokens) not in (size - 1, size):
+        raise ValueError(
+            f"{who} has {len(tokens)} tokens, expected {size} (or {size - 1}, the last id then "
+            f"being that of unknown tokens) because {size_name} is {size}"
+        )
+    for token in tokens:
+        if not isinstance(token, str):
+            raise TypeError(f"{who} holds {token!r}, expected strings")
+        if "\n" in token:
+            raise ValueError(f"{who} holds {token!r}, expected no line breaks")
+        try:
+            token.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{who} holds {token!r}, which is no Unicode text") from error
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a safetensors file; ValueError where it is malformed."""
-    if not path.is_file():
-        raise FileNotFoundError(f"load: {path} is missing")
     try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"load: {path} is not a safetensors file: {error}") from error
+        tensors = safetensors.deserialize(read_bytes(path))
+        return {name: as_array(name, **tensor) for name, tensor in tensors}
+    except (safetensors.SafetensorError, ValueError) as error:
+        raise ValueError(f"load: {path} cannot be read as safetensors: {error}") from error
+
+
+def as_array(name: str, dtype: str, shape: list[int], data: bytes) -> np.ndarray:
+    """A tensor of a safetensors file as an array; BF16 becomes float32."""
+    if dtype not in DTYPES:
+        raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+    array = np.frombuffer(data, DTYPES[dtype])
+    if dtype == "BF16":
+        array = (array.astype("<u4") << 16).view("<f4")
+    return array.reshape(shape)
 
 
 def read_text(path: Path) -> str:
     """A UTF-8 text file; ValueError where it is not one."""
-    if not path.is_file():
-        raise FileNotFoundError(f"load: {path} is missing")
     try:
-        return path.read_bytes().decode()
+        return read_bytes(path).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"load: {path} is not UTF-8: {error}") from error
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Put a file in place whole, or leave the old one as it was."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def read_bytes(path: Path) -> bytes:
+    """All of a file; FileNotFoundError where there is none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"load: {path} is missing")
+    return path.read_bytes()
+
+
+def replace_files(directory: Path, files: dict[str, bytes]) -> None:
+    """Put files in place whole, or leave the old ones as they were.
+
+    None is renamed before all are on the disk, so that a full disk changes nothing.
+    """
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".saving.") as staged:
+        for name, content in files.items():
+            with open(os.path.join(staged, name), "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for name in files:
+            os.replace(os.path.join(staged, name), directory / name)
+
+
+def as_path(function: str, directory: str | os.PathLike) -> Path:
+    """`directory` as a Path."""
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        return Path(directory)
+    except TypeError as error:
+        raise TypeError(f"{function}: directory is {directory!r}, expected a path") from error

@@ -26,27 +26,42 @@ class KeyValueCache:
     def __init__(
         self, model: Transformer, memory: NDArray[np.float32], sources: Sequences, capacity: int
     ):
-        """memory: the encoder's rows (N, d_model) of the sequences `sources`."""
+        """memory: the encoder's rows (N, d_model) of the sequences `sources`.
+
+        Raises MemoryError where there is no room for the capacity.
+        """
         config = model.config
         batch = len(sources.counts)
         shape = (batch, config.num_heads, capacity, config.d_model // config.num_heads)
+        try:
+            self._keys = [np.empty(shape, np.float32) for _ in model.decoder.layers]
+            self._values = [np.empty(shape, np.float32) for _ in model.decoder.layers]
+        except (MemoryError, OverflowError, ValueError) as error:
+            raise MemoryError(
+                f"KeyValueCache: no memory for {batch} sequences of {capacity} tokens"
+            ) from error
         self.model = model
         self.capacity = capacity
         self.lengths = np.zeros(batch, np.int64)  # tokens held, by slot
         self._starts = np.arange(batch) * (config.num_heads * capacity)
         self._memory = model.decoder.project(memory, sources)
-        self._keys = [np.empty(shape, np.float32) for _ in model.decoder.layers]
-        self._values = [np.empty(shape, np.float32) for _ in model.decoder.layers]
 
     def extend(
         self, ids: NDArray[np.int64], slots: NDArray[np.int64], counts: NDArray[np.int64]
     ) -> NDArray[np.float32]:
         """Decode the next counts[i] tokens of slot slots[i], ids (N,) -> rows (N, d_model).
 
-        The rows are those that decoding everything at once would give, to the bit.
+        The rows are those that decoding everything at once would give, to the bit. Raises
+        ValueError, and changes nothing, where a slot would hold more than the capacity.
         """
         offsets = self.lengths[slots]
-        self.lengths[slots] = totals = offsets + counts
+        totals = offsets + counts
+        if (most := int(totals.max(initial=0))) > self.capacity:
+            raise ValueError(
+                f"KeyValueCache.extend: a sequence would have {most} tokens, expected at most "
+                f"capacity = {self.capacity}"
+            )
+        self.lengths[slots] = totals
         steps = Sequences(np.cumsum(counts) - counts, counts, int(counts.max(initial=0)), True)
         places = np.repeat(offsets - steps.starts, counts) + np.arange(len(ids))
         starts = self._starts[slots]

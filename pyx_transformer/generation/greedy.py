@@ -53,12 +53,12 @@ def generate(
     empty source has the empty translation. The result of a sequence does not depend on the others.
 
     Raises TypeError or ValueError for bad ids, lengths or max_length, or where learned positions
-    do not reach max_length.
+    do not reach max_length; MemoryError where there is no room for max_length.
     """
     this = "Transformer.generate"
     config = model.config
     max_length = _checks.as_integer(this, "max_length", max_length, minimum=0)
-    model.check_length(this, "max_length", max_length)
+    model.check_length(this, "max_length is", max_length)
     ids, sources = model._sequences(this, "src", src, src_lengths)
     batch = len(sources.counts)
     memory = model.encoder.apply(model.embed_source(ids, sources), sources)

@@ -31,6 +31,8 @@ def score(
     config = model.config
     _, sources = model._sequences(this, "src", src, src_lengths)
     ids, targets = model._sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
+    longest = int(targets.counts.max(initial=0))
+    model.check_length(this, "tgt with its start has length", longest + 1)
     inputs = np.full((len(targets.counts), targets.length + 1), config.start_id)
     outputs = np.full_like(inputs, config.end_id)
     inputs[:, 1:] = targets.padded(ids[:, None])[:, :, 0]

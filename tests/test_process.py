@@ -1,0 +1,224 @@
+"""The library in a process that forks, has threads of its own, or is stopped by Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, Thread
+
+import numpy as np
+import pytest
+from cases import normal
+from models import assert_same_bits, num_threads, small_model, token_ids
+
+import pyx_transformer as pt
+
+has_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+
+
+def python(code):
+    """Run code in a new Python, which has 100 seconds and must succeed."""
+    answer = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100
+    )
+    assert answer.returncode == 0, answer.stderr
+
+
+# Forks. Each child has an alarm clock, which ends it if it hangs.
+
+PARALLEL_CALL = """
+import multiprocessing, os, signal
+import numpy as np
+import pyx_transformer as pt
+
+pt.set_num_threads(3)
+encoder = pt.TransformerEncoder(2, 128, 4, 256, rng=0)
+x = np.random.default_rng(0).standard_normal((2, 64, 128), dtype=np.float32)
+expected = encoder(x).tobytes()
+
+def is_right(_=None):
+    signal.alarm(20)
+    return encoder(x).tobytes() == expected
+
+def in_a_child(function):
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if function() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+
+
+@has_fork
+def test_30_forks_after_parallel_calls():
+    python(
+        PARALLEL_CALL
+        + """
+for _ in range(30):
+    assert is_right()
+    assert in_a_child(is_right)
+assert is_right()
+"""
+    )
+
+
+@has_fork
+def test_children_of_children():
+    python(
+        PARALLEL_CALL
+        + """
+for _ in range(5):
+    assert in_a_child(lambda: is_right() and in_a_child(is_right) and is_right())
+assert is_right()
+"""
+    )
+
+
+@has_fork
+def test_a_pool_of_forked_processes():
+    python(
+        PARALLEL_CALL
+        + """
+for _ in range(3):
+    assert is_right()
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        assert all(pool.map(is_right, range(6)))
+"""
+    )
+
+
+# Threads of Python.
+
+
+@pytest.mark.parametrize("threads", (1, 2))
+def test_four_threads_share_one_model(threads):
+    """All begin at once; the sinusoids that the model keeps grow under their hands."""
+    rng = np.random.default_rng(0)
+    batches = [
+        (token_ids(rng, 23, 3, 20 + 30 * i), token_ids(rng, 19, 3, 9 + 20 * i)) for i in range(4)
+    ]
+    model = small_model()
+    with num_threads(threads):
+        expected = [(model(src, tgt), model.generate(src, max_length=9)) for src, tgt in batches]
+        for _ in range(5):
+            shared, barrier = small_model(), Barrier(4)
+
+            def work(i, shared=shared, barrier=barrier):
+                barrier.wait()
+                order = [(i + j) % 4 for j in range(8)]
+                return [
+                    (b, shared(*batches[b]), shared.generate(batches[b][0], max_length=9))
+                    for b in order
+                ]
+
+            with ThreadPoolExecutor(4) as pool:
+                for results in pool.map(work, range(4)):
+                    for b, logits, words in results:
+                        assert_same_bits(logits, expected[b][0])
+                        np.testing.assert_array_equal(words.sequences, expected[b][1].sequences)
+
+
+def test_calls_let_other_threads_run():
+    """While one is in a long call, another is never kept waiting for as long as half of it."""
+    query = normal(np.random.default_rng(0), 1, 8, 4096, 64)
+    took = []
+
+    def work():
+        start = time.perf_counter()
+        pt.ops.scaled_dot_product_attention(query, query, query)
+        took.append(time.perf_counter() - start)
+
+    with num_threads(1):
+        thread = Thread(target=work)
+        thread.start()
+        longest, last = 0.0, time.perf_counter()
+        while thread.is_alive():
+            time.sleep(0.001)
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+        thread.join()
+    assert longest < took[0] / 2
+
+
+# Ctrl-C. The calls take 3 seconds or more on two cores; the last one for ever.
+
+LONG_CALLS = {
+    "attention": """
+        query = rng.standard_normal((1, 8, 16_384, 64), dtype=np.float32)
+        call = lambda: pt.ops.scaled_dot_product_attention(query, query, query)
+    """,
+    "linear": """
+        layer = pt.Linear(6144, 6144, rng=0)
+        x = rng.standard_normal((8192, 6144), dtype=np.float32)
+        call = lambda: layer(x)
+    """,
+    "feed-forward": """
+        layer = pt.FeedForward(2048, 8192, rng=0)
+        x = rng.standard_normal((8192, 2048), dtype=np.float32)
+        call = lambda: layer(x)
+    """,
+    "encoder": """
+        encoder = pt.TransformerEncoder(2, 1024, 16, 4096, rng=0)
+        x = rng.standard_normal((16, 512, 1024), dtype=np.float32)
+        call = lambda: encoder(x)
+    """,
+    "generate": """
+        config = pt.TransformerConfig(11, 7, d_model=8, num_heads=2, d_ff=16)
+        model = pt.Transformer(config, rng=0)
+        state = model.state_dict()
+        state["output_projection.bias"][config.end_id] = -1e30
+        model.load_state_dict(state)
+        call = lambda: model.generate(np.ones((2, 5), int), max_length=1_000_000)
+    """,
+}
+
+CALL = """
+import sys, time
+import numpy as np
+import pyx_transformer as pt
+
+pt.set_num_threads(2)
+rng = np.random.default_rng(0)
+small = rng.standard_normal((64, 256), dtype=np.float32)
+expected = pt.ops.linear(small, small)
+{build}
+print("ready", flush=True)
+try:
+    call()
+    print("ended", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", time.monotonic(), flush=True)
+same = (pt.ops.linear(small, small) == expected).all()
+print("works on" if same else "is broken", flush=True)
+"""
+
+
+def seconds_until_interrupted(build):
+    """How long after SIGINT a Python in the midst of a long call raises KeyboardInterrupt."""
+    code = CALL.format(build=textwrap.dedent(build))
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout.readline() == "ready\n"
+            time.sleep(0.6)
+            sent = time.monotonic()
+            child.send_signal(signal.SIGINT)
+            answer = child.stdout.readline().split()
+            assert answer[0] == "interrupted"
+            assert child.stdout.readline() == "works on\n"
+        finally:
+            child.kill()
+    return float(answer[1]) - sent
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a process here")
+@pytest.mark.parametrize("name", LONG_CALLS)
+def test_ctrl_c_is_heard_within_half_a_second(name):
+    """On a machine that is busy with other things, in one of three attempts."""
+    took = []
+    while len(took) < 3:
+        took.append(seconds_until_interrupted(LONG_CALLS[name]))
+        if took[-1] < 0.5:
+            return
+    pytest.fail(f"KeyboardInterrupt came after {took} seconds")
