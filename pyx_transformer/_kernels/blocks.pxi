@@ -1,7 +1,7 @@
 """Whole sub-layers, each one call without the GIL. Included by entry.pxi."""
 
 cdef enum:
-    HIDDEN_FLOATS = 1 << 19     # hidden activations of one run of rows: 2 MB, cache-resident
+    HIDDEN_FLOATS = 1 << 20     # hidden activations of one run of rows: 4 MB, cache-resident
 
 
 cdef void scatter_heads(

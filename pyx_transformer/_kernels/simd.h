@@ -56,7 +56,9 @@ typedef float unaligned_half_vf __attribute__((vector_size(VF * 2), aligned(4), 
 #define pin(x) __asm__("" : "+x"(x))
 #endif
 
+/* Starts fetching the cache line at p, which may lie past the array: then nothing happens. */
 #define prefetch(p) __builtin_prefetch(p)
+
 static inline vf load(const float *p) { return *(const unaligned_vf *)p; }
 static inline void store(float *p, vf v) { *(unaligned_vf *)p = v; }
 static inline vf fill(float x) { return x - (vf){0}; }
