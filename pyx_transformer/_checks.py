@@ -80,7 +80,8 @@ def as_lengths(function, name, value, batch, longest, because):
 
     `because` names the array that sets `batch` and `longest`: ("key", key.shape).
     """
-    return as_integers(function, name, value, 0, longest, (batch,), because)
+    # A copy: what was checked must still hold while a kernel runs without the GIL.
+    return as_integers(function, name, value, 0, longest, (batch,), because).copy()
 
 
 def as_positions(function, name, value, batch, because):
@@ -89,7 +90,7 @@ def as_positions(function, name, value, batch, because):
     if positions.ndim == 0:
         return np.full(batch, positions)
     check_shape(function, name, positions.shape, (batch,), because)
-    return positions
+    return positions.copy()
 
 
 def as_mask(function, name, value, shape):

@@ -14,8 +14,7 @@ import importlib.util
 import math
 import operator
 import os
-
-TYPE_CHECKING = False  # saves the import of typing; type checkers take it for True
+from typing import TYPE_CHECKING
 
 _PACKAGE = "pyx_transformer._kernels"
 _ISAS = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "neon")

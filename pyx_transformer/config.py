@@ -19,7 +19,7 @@ class TransformerConfig:
     scale_embeddings: multiply embeddings by sqrt(d_model).
     share_embeddings: one table for source and target; tie_output: the output projection's weight
     is the target table.
-    start_id begins every target, end_id ends it, pad_id fills up batches.
+    start_id begins every target, end_id ends it.
     """
 
     src_vocab_size: int
@@ -44,7 +44,6 @@ class TransformerConfig:
     output_bias: bool = True
     start_id: int = 1
     end_id: int = 2
-    pad_id: int = 0
 
     def __post_init__(self):
         this = "TransformerConfig"

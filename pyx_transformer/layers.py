@@ -19,8 +19,6 @@ from pyx_transformer import _checks, _runtime
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-_NO_SHAPES: dict = {}
-
 
 class Layer:
     """Something with parameters of its own, or with layers as attributes, or both."""
@@ -71,7 +69,7 @@ class Layer:
     # A layer with parameters of its own overrides these three.
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        return _NO_SHAPES
+        return {}
 
     def _own_parameters(self) -> dict[str, NDArray[np.float32]]:
         return {}
@@ -106,7 +104,7 @@ class Layer:
         plain = {
             name: value
             for name, value in vars(self).items()
-            if name not in parameters and type(value).__module__ != _runtime.kernels.__name__
+            if name != "_parameters" and type(value).__module__ != _runtime.kernels.__name__
         }
         return plain, parameters
 
@@ -184,7 +182,27 @@ class Linear(Layer):
         self.packed = _runtime.kernels.PackedLinear(arrays["weight"], bias)
 
 
-class Embedding(Layer):
+class PlainLayer(Layer):
+    """A layer whose parameters are plain arrays, which can be read but not written to.
+
+    `load_state_dict` is the one way to change them: kernels trust their shapes.
+    """
+
+    @property
+    def weight(self) -> NDArray[np.float32]:
+        """The weight, read-only."""
+        return self._parameters["weight"]
+
+    def _own_parameters(self):
+        return {name: array.copy() for name, array in self._parameters.items()}
+
+    def _load_own(self, arrays):
+        self._parameters = {name: np.array(array) for name, array in arrays.items()}
+        for array in self._parameters.values():
+            array.flags.writeable = False
+
+
+class Embedding(PlainLayer):
     """Rows of a table by token id. Parameters: weight (num_embeddings, d_model).
 
     Initialised normal with standard deviation d_model^-0.5.
@@ -204,7 +222,7 @@ class Embedding(Layer):
         table = as_generator("Embedding", rng).standard_normal(
             (self.num_embeddings, self.d_model), np.float32
         )
-        self.weight = table * np.float32(self.d_model**-0.5)
+        self._load_own({"weight": table * np.float32(self.d_model**-0.5)})
 
     def __call__(self, ids: ArrayLike) -> NDArray[np.float32]:
         """ids (...) integers -> (..., d_model)."""
@@ -219,17 +237,15 @@ class Embedding(Layer):
         )
         return out
 
+    def share(self, other: Embedding) -> None:
+        """Use the table of another embedding of the same shape, without a copy."""
+        self._parameters = other._parameters
+
     def _own_shapes(self):
         return {"weight": (self.num_embeddings, self.d_model)}
 
-    def _own_parameters(self):
-        return {"weight": self.weight.copy()}
 
-    def _load_own(self, arrays):
-        self.weight = np.array(arrays["weight"])
-
-
-class LayerNorm(Layer):
+class LayerNorm(PlainLayer):
     """Layer norm over the last axis (Ba, Kiros and Hinton 2016). Parameters: weight, bias (d,)."""
 
     def __init__(self, d_model: int, *, eps: float = 1e-5):
@@ -244,6 +260,11 @@ class LayerNorm(Layer):
         x = _checks.as_float32("LayerNorm", "x", x, (..., self.d_model))
         return self.apply(x.reshape(-1, self.d_model)).reshape(x.shape)
 
+    @property
+    def bias(self) -> NDArray[np.float32]:
+        """The bias (d_model,), read-only."""
+        return self._parameters["bias"]
+
     def apply(self, rows):
         """rows (N, d_model) -> (N, d_model), unchecked."""
         out = np.empty_like(rows)
@@ -255,16 +276,12 @@ class LayerNorm(Layer):
     def _own_shapes(self):
         return {"weight": (self.d_model,), "bias": (self.d_model,)}
 
-    def _own_parameters(self):
-        return {"weight": self.weight.copy(), "bias": self.bias.copy()}
-
     def _load_own(self, arrays):
-        self.weight = np.array(arrays["weight"])
-        self.bias = np.array(arrays["bias"])
+        super()._load_own(arrays)
         self.parameters = _runtime.kernels.NormParameters(self.weight, self.bias, self.eps)
 
 
-class RMSNorm(Layer):
+class RMSNorm(PlainLayer):
     """RMS norm over the last axis (Zhang and Sennrich 2019). Parameters: weight (d,)."""
 
     def __init__(self, d_model: int, *, eps: float = 1e-6):
@@ -287,12 +304,6 @@ class RMSNorm(Layer):
 
     def _own_shapes(self):
         return {"weight": (self.d_model,)}
-
-    def _own_parameters(self):
-        return {"weight": self.weight.copy()}
-
-    def _load_own(self, arrays):
-        self.weight = np.array(arrays["weight"])
 
 
 class FeedForward(Layer):

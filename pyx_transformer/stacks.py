@@ -162,7 +162,7 @@ class _Stack(Layer):
     def _finish(self, rows):
         return rows if self.norm is None else self.norm.apply(rows)
 
-    def _new_weights(self, wanted, batch, queries, keys):
+    def new_weights(self, wanted, batch, queries, keys):
         """One array of weights per layer, zeros for padded queries; None per layer otherwise."""
         shape = (batch, self.num_heads, queries, keys)
         return [np.zeros(shape, np.float32) if wanted else None for _ in self.layers]
@@ -199,7 +199,7 @@ class TransformerEncoder(_Stack):
         if mask is not None:
             mask = _checks.as_mask(this, "mask", mask, (batch, self.num_heads, length, length))
         wanted = _checks.as_flag(this, "return_attention", return_attention)
-        weights = self._new_weights(wanted, batch, length, length)
+        weights = self.new_weights(wanted, batch, length, length)
         sequences = Sequences.of(batch, length, lengths)
         out = sequences.padded(self.apply(sequences.rows(x), sequences, mask, weights))
         out = own_array(out, x)
@@ -259,8 +259,8 @@ class TransformerDecoder(_Stack):
             shape = (batch, self.num_heads, length, source)
             memory_mask = _checks.as_mask(this, "memory_mask", memory_mask, shape)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
-        weights = self._new_weights(wanted, batch, length, length)
-        memory_weights = self._new_weights(wanted, batch, length, source)
+        weights = self.new_weights(wanted, batch, length, length)
+        memory_weights = self.new_weights(wanted, batch, length, source)
         sequences = Sequences.of(batch, length, lengths)
         sources = Sequences.of(batch, source, memory_lengths)
         rows = self.apply(

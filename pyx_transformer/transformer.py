@@ -86,15 +86,15 @@ class Transformer(Layer):
         `AttentionWeights`.
         """
         this = "Transformer"
-        src, sources = self._sequences(this, "src", src, src_lengths)
+        src, sources = self.sequences(this, "src", src, src_lengths)
         batch = len(sources.counts)
-        tgt, targets = self._sequences(this, "tgt", tgt, tgt_lengths, batch)
+        tgt, targets = self.sequences(this, "tgt", tgt, tgt_lengths, batch)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         queries, keys = targets.length, sources.length
         weights = AttentionWeights(
-            self.encoder._new_weights(wanted, batch, keys, keys),
-            self.decoder._new_weights(wanted, batch, queries, queries),
-            self.decoder._new_weights(wanted, batch, queries, keys),
+            self.encoder.new_weights(wanted, batch, keys, keys),
+            self.decoder.new_weights(wanted, batch, queries, queries),
+            self.decoder.new_weights(wanted, batch, queries, keys),
         )
         memory = self.encoder.apply(
             self.embed_source(src, sources), sources, weights=weights.encoder
@@ -111,7 +111,7 @@ class Transformer(Layer):
 
     def encode(self, src: ArrayLike, src_lengths: ArrayLike | None = None) -> NDArray[np.float32]:
         """src (B, S) token ids -> memory (B, S, d_model), zeros from src_lengths[b] on."""
-        src, sources = self._sequences("Transformer.encode", "src", src, src_lengths)
+        src, sources = self.sequences("Transformer.encode", "src", src, src_lengths)
         return sources.padded(self.encoder.apply(self.embed_source(src, sources), sources))
 
     def generate(
@@ -119,7 +119,7 @@ class Transformer(Layer):
         src: ArrayLike,
         src_lengths: ArrayLike | None = None,
         *,
-        max_length: int = 256,
+        max_length: int | None = None,
     ) -> Generation:
         """Greedy translation of src (B, S): see `generation.generate`."""
         from pyx_transformer import generation
@@ -179,7 +179,7 @@ class Transformer(Layer):
             )
         return table
 
-    def _sequences(self, function, name, ids, lengths, batch="B"):
+    def sequences(self, function, name, ids, lengths, batch="B"):
         """Checked ids (B, S) as rows (N,), and their Sequences."""
         axis = "S" if name == "src" else "T"
         embedding = self.src_embedding if name == "src" else self.tgt_embedding
@@ -239,7 +239,7 @@ class Transformer(Layer):
                 state[key] = state[stored]
         super().load_state_dict(state)
         if self.config.share_embeddings:
-            self.tgt_embedding.weight = self.src_embedding.weight
+            self.tgt_embedding.share(self.src_embedding)
 
     @property
     def num_parameters(self):

@@ -215,7 +215,7 @@ def test_more_than_the_memory_holds(max_length, src):
 
 
 def cache_for(model, src, lengths, capacity):
-    ids, sources = model._sequences("test", "src", src, lengths)
+    ids, sources = model.sequences("test", "src", src, lengths)
     memory = model.encoder.apply(model.embed_source(ids, sources), sources)
     return KeyValueCache(model, memory, sources, capacity)
 
@@ -415,3 +415,48 @@ def test_padding_does_not_matter_to_score(src, rng):
         model.score(src, tgt, SOURCE_LENGTHS, lengths), expected, strict=True
     ):
         assert_same_bits(actual, wanted)
+
+
+def test_an_interrupted_pass_adds_nothing_to_the_cache(monkeypatch):
+    model, src, lengths = small_model(), np.array([[3, 4, 5]]), None
+    ids, sources = model.sequences("test", "src", src, lengths)
+    memory = model.encoder.apply(model.embed_source(ids, sources), sources)
+    cache = KeyValueCache(model, memory, sources, 4)
+    step = np.array([1]), np.array([0]), np.array([1])
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.decoder, "apply", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cache.extend(*step)
+    assert cache.lengths.tolist() == [0]
+    cache.extend(*step)
+    assert cache.lengths.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    "ids, slots, counts",
+    [
+        ([99], [0], [1]),
+        ([-1], [0], [1]),
+        ([1], [1], [1]),
+        ([1], [0], [2]),
+        ([1, 1], [0], [1]),
+        ([1], [0], [-1]),
+    ],
+)
+def test_what_does_not_fit_the_cache_is_refused(ids, slots, counts):
+    model = small_model()
+    rows, sources = model.sequences("test", "src", np.array([[3, 4, 5]]), None)
+    memory = model.encoder.apply(model.embed_source(rows, sources), sources)
+    cache = KeyValueCache(model, memory, sources, 4)
+    with pytest.raises(ValueError, match="KeyValueCache.extend: (ids|slots|counts)"):
+        cache.extend(np.array(ids), np.array(slots), np.array(counts))
+    assert cache.lengths.tolist() == [0]
+
+
+def test_the_default_length_is_as_far_as_learned_positions_reach():
+    model = small_model(positions="learned", max_length=5)
+    assert max(map(len, model.generate(np.array([[3, 4, 5]])))) <= 5

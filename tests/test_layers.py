@@ -497,3 +497,17 @@ def test_biases_start_at_0_and_norms_at_1(name):
             assert (array == 1).all(), key
         else:
             assert array.std() > 0, key
+
+
+@pytest.mark.parametrize(
+    "layer", [pt.LayerNorm(5), pt.RMSNorm(5), pt.Embedding(7, 5, rng=0)], ids=lambda x: str(type(x))
+)
+def test_parameters_change_only_through_load_state_dict(layer):
+    """Kernels trust their shapes."""
+    with pytest.raises(AttributeError):
+        layer.weight = np.ones(2, np.float32)
+    with pytest.raises(ValueError):
+        layer.weight[...] = 0
+    state = {key: np.full_like(value, 2) for key, value in layer.state_dict().items()}
+    layer.load_state_dict(state)
+    np.testing.assert_array_equal(layer.weight, state["weight"])

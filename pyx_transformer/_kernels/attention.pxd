@@ -33,13 +33,13 @@ from pyx_transformer._kernels.threads cimport (
 
 cdef enum:
     BLOCK_KEYS = 256
-    ITEM_QUERIES = 512      # queries that share a packed block: packing costs them under 1 %
+    ITEM_QUERIES = 512      # queries that share a packed block, so that packing costs them little
 
 
 cdef inline Py_ssize_t attention_workspace(const Attention* job) noexcept nogil:
     """Floats that one thread needs: a packed block of keys and of values, and m and l."""
     return BLOCK_KEYS * (job.key_size + (job.value_size + PANEL - 1) // PANEL * PANEL) + (
-        2 * ITEM_QUERIES + VF)
+        2 * ITEM_QUERIES)
 
 
 cdef inline float prepare_scores(
@@ -376,27 +376,32 @@ cdef inline int attention(
 ) except -1 nogil:
     """All heads of all sequences. workspace: n_threads * attention_workspace(job) floats."""
     cdef Py_ssize_t size = attention_workspace(job)
-    cdef Py_ssize_t total_queries = 0, queries, b
+    cdef Py_ssize_t total_queries = 0, longest = 1, queries, b
     cdef double work
     cdef Item item, start
     cdef bint more
     cdef int part, parts
     for b in range(job.batch):
         total_queries += job.query_counts[b] * job.heads
+        longest = max(longest, <Py_ssize_t>job.key_counts[b])
     if total_queries == 0:
         return 0
     queries = min(max(total_queries // (4 * n_threads), <Py_ssize_t>64), <Py_ssize_t>ITEM_QUERIES)
+    # An item of a million keys is cut short, so that Ctrl-C is heard.
+    queries = max(min(queries, <Py_ssize_t>(
+        WORK_BETWEEN_SIGNALS / (2.0 * longest * (job.key_size + job.value_size + 1)))),
+        <Py_ssize_t>TILE_ROWS)
     item = Item(0, 0, -queries)
     more = next_item(job, &item, queries)
     while more:
         start = item
         work = 0.0
-        while more and work < WORK_BETWEEN_SIGNALS:
+        while more and work < <double>WORK_BETWEEN_SIGNALS * n_threads:
             work += item_work(job, item.b, item.t,
                               min(item.t + queries, <Py_ssize_t>job.query_counts[item.b]))
             more = next_item(job, &item, queries)
         parts = threads_for(work, n_threads)
         for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
             attend_share(job, start, queries, work, part, parts, workspace + part * size)
-        hear_signals(unheard, work)
+        hear_signals(unheard, work, n_threads)
     return 0

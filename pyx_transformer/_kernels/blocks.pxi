@@ -1,7 +1,9 @@
 """Whole sub-layers, each one call without the GIL. Included by entry.pxi."""
 
 cdef enum:
-    HIDDEN_FLOATS = 1 << 20     # hidden activations of one run of rows: 4 MB, cache-resident
+    # Hidden activations of one run of rows: 4 MB, which the last-level cache holds between the two
+    # products. Chosen in bench/results/tuning.md.
+    HIDDEN_FLOATS = 1 << 20
 
 
 cdef void scatter_heads(

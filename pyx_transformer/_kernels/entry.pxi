@@ -198,12 +198,19 @@ def embedding(float[:, ::1] out, const int64_t[::1] ids, const float[:, ::1] tab
     """out (m, d) = table[ids (m)] scale + positions[position_ids (m)]"""
     cdef const float* first_position = NULL
     cdef const int64_t* first_id = NULL
+    cdef Py_ssize_t start = 0, run
     if positions is not None:
         first_position = &positions[0, 0]
-        first_id = &position_ids[0]
-    with nogil:
-        embedding_kernel.embedding(&out[0, 0], &ids[0], &table[0, 0], first_position, first_id,
-                                   ids.shape[0], out.shape[1], scale, n_threads)
+    run = max(ROWS_BETWEEN_SIGNALS // max(out.shape[1], 1), 1)
+    while start < ids.shape[0]:
+        if first_position != NULL:
+            first_id = &position_ids[start]
+        with nogil:
+            embedding_kernel.embedding(&out[start, 0], &ids[start], &table[0, 0], first_position,
+                                       first_id, min(run, ids.shape[0] - start), out.shape[1],
+                                       scale, n_threads)
+        PyErr_CheckSignals()
+        start += run
 
 
 cdef void set_mask(Attention* job, mask) except *:

@@ -22,6 +22,8 @@ def fma_peak(double seconds, int n_threads):
             sink += fma_run(steps)
         elapsed = time.perf_counter() - start
         best = max(best, 2.0 * VF * FMA_CHAINS * steps * n_threads / elapsed)
+    if sink != sink:  # never; without a use of it the compiler leaves out the work
+        raise ArithmeticError("a sum of finite numbers is NaN")
     return best
 
 
@@ -35,4 +37,7 @@ def read_seconds(const float[::1] array, int n_threads):
                        nogil=True):
         sink += read_run(&array[0] + share(n, part, n_threads),
                          share(n, part + 1, n_threads) - share(n, part, n_threads))
-    return time.perf_counter() - start
+    elapsed = time.perf_counter() - start
+    if sink != sink:
+        raise ValueError("read_seconds: array holds NaN, expected finite numbers")
+    return elapsed

@@ -22,21 +22,19 @@ from pyx_transformer._kernels.threads cimport (
 cdef enum:
     PANEL = 2 * VF
     BLOCK_K = 512
-    # Short chains keep rounding errors small: 32 is level with PyTorch's at every size tried and
-    # costs 3 % of the speed of one chain of 256.
+    # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
+    # they are far above. This and the next numbers were chosen in bench/results/tuning.md.
     CHAIN = 32
-    # Ask for weights this many floats ahead, four times as many where there are rows to work on in
-    # the meantime: 45 instead of 51 us for one row and 3072 x 768 weights in the third-level cache,
-    # 450 instead of 430 GFLOP/s for 192 rows.
+    # Ask for weights this many floats ahead; four times as many where there are rows enough to
+    # work on in the meantime.
     AHEAD = 512
     # Threads share out rows where each gets this many and there are not far more weights than
     # inputs: each then works on inputs and outputs of its own. Else they share out panels, and each
-    # weight is read once. On two threads 465 against 415 GFLOP/s for 1024 rows and 512 x 512
-    # weights, 425 against 445 for 128 rows and 3072 x 768 weights that come from memory.
+    # weight is read once.
     ROWS_EACH = 64
     # Rows of a tile lie this far apart: not a power of two, so that they do not share cache sets.
     TILE_STRIDE = BLOCK_K + 16
-    # Panels that stay in the second-level cache while the rows pass by: up to 512 KB.
+    # Panels that stay near while the rows pass by: 512 KB of them with AVX-512.
     BLOCK_PANELS = 8
 
 
@@ -262,11 +260,16 @@ cdef inline int product(const Product* job, int n_threads, double* unheard) exce
     """The whole product, in runs of rows short enough to hear Ctrl-C between them."""
     cdef Product run = job[0]
     cdef double work = 2.0 * job.n * job.k + 1.0
-    cdef Py_ssize_t rows_at_once = max(<Py_ssize_t>(WORK_BETWEEN_SIGNALS / work), <Py_ssize_t>1)
-    cdef Py_ssize_t row = 0
+    cdef Py_ssize_t runs = <Py_ssize_t>(
+        job.m * (work / WORK_BETWEEN_SIGNALS) / n_threads) + 1
+    cdef Py_ssize_t i, row
     cdef int part, parts
-    while job.n > 0 and row < job.m:
-        run.m = min(rows_at_once, job.m - row)
+    if job.m == 0 or job.n == 0:
+        return 0
+    runs = min(runs, job.m)
+    for i in range(runs):
+        row = share(job.m, i, runs)
+        run.m = share(job.m, i + 1, runs) - row
         run.out = job.out + row * job.out_stride
         run.x = job.x + row * job.x_stride
         if job.residual != NULL:
@@ -274,8 +277,7 @@ cdef inline int product(const Product* job, int n_threads, double* unheard) exce
         parts = threads_for(work * run.m, n_threads)
         for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
             multiply(&run, part, parts)
-        hear_signals(unheard, work * run.m)
-        row += run.m
+        hear_signals(unheard, work * run.m, n_threads)
     return 0
 
 

@@ -155,7 +155,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def replace_files(directory: Path, files: dict[str, bytes]) -> None:
-    """Put files in place whole, or leave the old ones as they were.
+    """Put files in place, each whole.
 
     None is renamed before all are on the disk, so that a full disk changes nothing.
     """

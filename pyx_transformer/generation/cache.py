@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer import _checks
 from pyx_transformer.attention import KeysValues, Sequences
 
 if TYPE_CHECKING:
@@ -28,9 +30,11 @@ class KeyValueCache:
     ):
         """memory: the encoder's rows (N, d_model) of the sequences `sources`.
 
-        Raises MemoryError where there is no room for the capacity.
+        Raises ValueError where learned positions do not reach the capacity, and MemoryError where
+        there is no room for it.
         """
         config = model.config
+        model.check_length("KeyValueCache", "capacity is", capacity)
         batch = len(sources.counts)
         shape = (batch, config.num_heads, capacity, config.d_model // config.num_heads)
         try:
@@ -51,21 +55,30 @@ class KeyValueCache:
     ) -> NDArray[np.float32]:
         """Decode the next counts[i] tokens of slot slots[i], ids (N,) -> rows (N, d_model).
 
-        The rows are those that decoding everything at once would give, to the bit. Raises
-        ValueError, and changes nothing, where a slot would hold more than the capacity.
+        slots and counts (B,), no slot twice. The rows are those that decoding everything at once
+        would give, to the bit. Raises ValueError, and changes nothing, for ids outside the
+        vocabulary, sizes that do not fit, or where a slot would hold more than the capacity.
         """
+        this = "KeyValueCache.extend"
+        last_slot = len(self.lengths) - 1
+        slots = _checks.as_integers(this, "slots", slots, 0, last_slot, ("B",))
+        counts = _checks.as_integers(
+            this, "counts", counts, 0, math.inf, slots.shape, ("slots", slots.shape)
+        )
+        ids = _checks.as_token_ids(
+            this, "ids", ids, self.model.tgt_embedding.weight.shape, (int(counts.sum()),)
+        )
         offsets = self.lengths[slots]
         totals = offsets + counts
         if (most := int(totals.max(initial=0))) > self.capacity:
             raise ValueError(
-                f"KeyValueCache.extend: a sequence would have {most} tokens, expected at most "
+                f"{this}: a sequence would have {most} tokens, expected at most "
                 f"capacity = {self.capacity}"
             )
-        self.lengths[slots] = totals
         steps = Sequences(np.cumsum(counts) - counts, counts, int(counts.max(initial=0)), True)
         places = np.repeat(offsets - steps.starts, counts) + np.arange(len(ids))
         starts = self._starts[slots]
-        return self.model.decoder.apply(
+        rows = self.model.decoder.apply(
             self.model.embed_target(ids, places),
             steps,
             [
@@ -78,3 +91,5 @@ class KeyValueCache:
             ],
             offsets,
         )
+        self.lengths[slots] = totals  # not before: an interrupted pass has added nothing
+        return rows

@@ -44,22 +44,25 @@ def generate(
     src: ArrayLike,
     src_lengths: ArrayLike | None = None,
     *,
-    max_length: int = 256,
+    max_length: int | None = None,
 ) -> Generation:
     """Greedy translation of src (B, S) token ids, real up to src_lengths (B,).
 
     Each sequence starts with config.start_id, takes the most probable token at each step (the
-    lowest id among equals), and stops by itself at config.end_id or after max_length tokens. An
-    empty source has the empty translation. The result of a sequence does not depend on the others.
+    lowest id among equals), and stops by itself at config.end_id or after max_length tokens: 256,
+    or as far as learned positions reach, unless given. An empty source has the empty translation.
+    The result of a sequence does not depend on the others.
 
     Raises TypeError or ValueError for bad ids, lengths or max_length, or where learned positions
     do not reach max_length; MemoryError where there is no room for max_length.
     """
     this = "Transformer.generate"
     config = model.config
+    if max_length is None:
+        max_length = 256 if config.positions != "learned" else min(256, config.max_length)
     max_length = _checks.as_integer(this, "max_length", max_length, minimum=0)
     model.check_length(this, "max_length is", max_length)
-    ids, sources = model._sequences(this, "src", src, src_lengths)
+    ids, sources = model.sequences(this, "src", src, src_lengths)
     batch = len(sources.counts)
     memory = model.encoder.apply(model.embed_source(ids, sources), sources)
     cache = KeyValueCache(model, memory, sources, max_length)

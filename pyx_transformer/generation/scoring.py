@@ -29,8 +29,8 @@ def score(
     """
     this = "Transformer.score"
     config = model.config
-    _, sources = model._sequences(this, "src", src, src_lengths)
-    ids, targets = model._sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
+    _, sources = model.sequences(this, "src", src, src_lengths)
+    ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
     longest = int(targets.counts.max(initial=0))
     model.check_length(this, "tgt with its start has length", longest + 1)
     inputs = np.full((len(targets.counts), targets.length + 1), config.start_id)
