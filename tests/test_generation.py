@@ -452,7 +452,7 @@ def test_what_does_not_fit_the_cache_is_refused(ids, slots, counts):
     rows, sources = model.sequences("test", "src", np.array([[3, 4, 5]]), None)
     memory = model.encoder.apply(model.embed_source(rows, sources), sources)
     cache = KeyValueCache(model, memory, sources, 4)
-    with pytest.raises(ValueError, match="KeyValueCache.extend: (ids|slots|counts)"):
+    with pytest.raises(ValueError, match=r"KeyValueCache\.extend: (ids|slots|counts)"):
         cache.extend(np.array(ids), np.array(slots), np.array(counts))
     assert cache.lengths.tolist() == [0]
 

@@ -21,7 +21,7 @@ from pyx_transformer._kernels.attention_job cimport (
     Attention, end_key, first_key, mask_place, masked, may_attend,
 )
 from pyx_transformer._kernels.product cimport (
-    BLOCK_K, CHAIN, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
+    AHEAD, BLOCK_K, CHAIN, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
 )
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
@@ -158,10 +158,10 @@ cdef inline void score_tile(
                     group = panels_at_once(rows)
                 tile(scores + panel * PANEL, TILE_STRIDE, query_tile,
                      key_panels + panel * key_size * PANEL, PANEL, key_size * PANEL, depth, rows,
-                     group)
+                     group, AHEAD)
             else:
                 tile(more, PANEL, query_tile, key_panels + (panel * key_size + start) * PANEL,
-                     PANEL, 0, depth, rows, 1)
+                     PANEL, 0, depth, rows, 1, AHEAD)
                 for r in range(rows):
                     for c in range(2):
                         score = scores + r * TILE_STRIDE + panel * PANEL + c * VF
@@ -188,7 +188,7 @@ cdef inline void add_values(
         if panel + panels_at_once(rows) <= panels:
             group = panels_at_once(rows)
         tile(sums, group * PANEL, p, values + panel * panel_stride, values_stride, panel_stride,
-             keys, rows, group)
+             keys, rows, group, AHEAD)
         if not all_finite(sums, rows * group * PANEL):
             for q in range(group):
                 sum_attended(job, sums + q * PANEL, group * PANEL, p,

@@ -25,8 +25,7 @@ cdef enum:
     # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
     # they are far above. This and the next numbers were chosen in bench/results/tuning.md.
     CHAIN = 32
-    # Ask for weights this many floats ahead; four times as many where there are rows enough to
-    # work on in the meantime.
+    # A tile asks for weights this many floats ahead.
     AHEAD = 512
     # Threads share out rows where each gets this many and there are not far more weights than
     # inputs: each then works on inputs and outputs of its own. Else they share out panels, and each
@@ -34,13 +33,14 @@ cdef enum:
     ROWS_EACH = 64
     # Rows of a tile lie this far apart: not a power of two, so that they do not share cache sets.
     TILE_STRIDE = BLOCK_K + 16
-    # Panels that stay near while the rows pass by: 512 KB of them with AVX-512.
-    BLOCK_PANELS = 8
+    # Tiles of inputs that stay in the second-level cache while the panels pass by: 236 KB with
+    # AVX-512.
+    BLOCK_TILES = 8
 
 
 cdef inline void fixed_tile(
     float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
-    Py_ssize_t panel_stride, Py_ssize_t k, const int rows, const int panels,
+    Py_ssize_t panel_stride, Py_ssize_t k, const int rows, const int panels, Py_ssize_t ahead,
 ) noexcept nogil:
     """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL), for constant rows and panels."""
     cdef vf low[TILE_ROWS]
@@ -57,8 +57,8 @@ cdef inline void fixed_tile(
         for i in range(start, min(start + CHAIN, k)):
             for p in range(panels):
                 panel = w + p * panel_stride + i * w_stride
-                prefetch(panel + (AHEAD if rows <= 3 else 4 * AHEAD))
-                prefetch(panel + (AHEAD if rows <= 3 else 4 * AHEAD) + VF)
+                prefetch(panel + ahead)
+                prefetch(panel + ahead + VF)
                 w_low = load(panel)
                 w_high = load(panel + VF)
                 pin(w_low)
@@ -81,54 +81,55 @@ cdef inline void fixed_tile(
 
 
 cdef inline int panels_at_once(int rows) noexcept nogil:
-    """Panels that a tile of few rows takes together, for more sums side by side. Four for a single
-    row would be faster from the second-level cache, but slower from the third and from memory."""
-    return 2 if rows <= 3 else 1
+    """Panels that a tile of few rows takes together: one row of one panel is two chains of sums,
+    and the adders want eight."""
+    return 4 if rows == 1 else 2 if rows <= 3 else 1
 
 
 cdef inline void tile(
     float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
-    Py_ssize_t panel_stride, Py_ssize_t k, int rows, int panels,
+    Py_ssize_t panel_stride, Py_ssize_t k, int rows, int panels, Py_ssize_t ahead,
 ) noexcept nogil:
     """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL); panels is 1 or panels_at_once.
 
-    Rows of x lie TILE_STRIDE apart. Each branch below is compiled with its own number of rows.
+    Rows of x lie TILE_STRIDE apart; `ahead` is how many floats after those in use the next weights
+    are asked for. Each branch below is compiled with its own number of rows.
     """
-    if panels == 2 and rows == 1:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 1, 2)
+    if panels == 4:
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 1, 4, ahead)
     elif panels == 2 and rows == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 2, 2)
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 2, 2, ahead)
     elif panels == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 3, 2)
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 3, 2, ahead)
     elif rows == 1:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 1, 1)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 1, 1, ahead)
     elif rows == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 2, 1)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 2, 1, ahead)
     elif rows == 3:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 3, 1)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 3, 1, ahead)
     elif rows == 4:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 4, 1)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 4, 1, ahead)
     elif rows == 5:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 5, 1)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 5, 1, ahead)
     elif rows == 6:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 6, 1)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 6, 1, ahead)
     elif TILE_ROWS > 6:
         if rows == 7:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 7, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 7, 1, ahead)
         elif rows == 8:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 8, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 8, 1, ahead)
         elif rows == 9:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 9, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 9, 1, ahead)
         elif rows == 10:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 10, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 10, 1, ahead)
         elif rows == 11:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 11, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 11, 1, ahead)
         elif rows == 12:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 12, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 12, 1, ahead)
         elif rows == 13:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 13, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 13, 1, ahead)
         elif rows == 14:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 14, 1)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 14, 1, ahead)
 
 
 cdef inline void copy_tile(
@@ -210,37 +211,41 @@ cdef inline void product_part(
     Py_ssize_t panel_end,
 ) noexcept nogil:
     """The outputs of some rows and some panels."""
-    cdef float x_tile[TILE_ROWS * TILE_STRIDE]
+    cdef float x_tiles[BLOCK_TILES * TILE_ROWS * TILE_STRIDE]
     cdef float sums[2 * TILE_ROWS * PANEL]
     cdef Py_ssize_t m = row_end - row_begin
     cdef Py_ssize_t tiles = (m + TILE_ROWS - 1) // TILE_ROWS
-    cdef Py_ssize_t block, block_end, start, depth, t, row, panel
+    cdef Py_ssize_t block = 0, block_end, start, depth, t, row, panel, ahead
     cdef int rows, group, columns, p
-    block = panel_begin
-    while block < panel_end:
-        block_end = min(block + BLOCK_PANELS, panel_end)
+    while block < tiles:
+        block_end = min(block + BLOCK_TILES, tiles)
         start = 0
         while True:  # once even where k is 0
             depth = min(job.k - start, <Py_ssize_t>BLOCK_K)
-            for t in range(tiles):
+            for t in range(block, block_end):
                 row = row_begin + share(m, t, tiles)
                 rows = <int>(row_begin + share(m, t + 1, tiles) - row)
-                copy_tile(x_tile, job.x + row * job.x_stride + start, job.x_stride, depth, rows,
-                          1.0)
-                panel = block
-                while panel < block_end:
-                    group = panels_at_once(rows)
-                    if panel + group > block_end:
-                        group = 1
-                    tile(sums, group * PANEL, x_tile,
+                copy_tile(x_tiles + (t - block) * TILE_ROWS * TILE_STRIDE,
+                          job.x + row * job.x_stride + start, job.x_stride, depth, rows, 1.0)
+            panel = panel_begin
+            while panel < panel_end:
+                group = panels_at_once(<int>((m + tiles - 1) // tiles))
+                if panel + group > panel_end:
+                    group = 1
+                for t in range(block, block_end):
+                    row = row_begin + share(m, t, tiles)
+                    rows = <int>(row_begin + share(m, t + 1, tiles) - row)
+                    # The last of several tiles asks for the next panel while it works on this one.
+                    ahead = AHEAD if tiles == 1 or t + 1 < block_end else job.k * PANEL
+                    tile(sums, group * PANEL, x_tiles + (t - block) * TILE_ROWS * TILE_STRIDE,
                          job.panels + (panel * job.k + start) * PANEL, PANEL, job.k * PANEL,
-                         depth, rows, group)
+                         depth, rows, group, ahead)
                     for p in range(group):
                         columns = <int>min(<Py_ssize_t>PANEL, job.n - (panel + p) * PANEL)
                         finish_tile(job, sums + p * PANEL, group * PANEL, row,
                                     (panel + p) * PANEL, rows, columns, start == 0,
                                     start + depth == job.k)
-                    panel += group
+                panel += group
             start += BLOCK_K
             if start >= job.k:
                 break
