@@ -158,10 +158,11 @@ cdef inline void score_tile(
                     group = panels_at_once(rows)
                 tile(scores + panel * PANEL, TILE_STRIDE, query_tile,
                      key_panels + panel * key_size * PANEL, PANEL, key_size * PANEL, depth, rows,
-                     group, AHEAD)
+                     group, key_panels + panel * key_size * PANEL + AHEAD, PANEL)
             else:
                 tile(more, PANEL, query_tile, key_panels + (panel * key_size + start) * PANEL,
-                     PANEL, 0, depth, rows, 1, AHEAD)
+                     PANEL, 0, depth, rows, 1,
+                     key_panels + (panel * key_size + start) * PANEL + AHEAD, PANEL)
                 for r in range(rows):
                     for c in range(2):
                         score = scores + r * TILE_STRIDE + panel * PANEL + c * VF
@@ -188,7 +189,7 @@ cdef inline void add_values(
         if panel + panels_at_once(rows) <= panels:
             group = panels_at_once(rows)
         tile(sums, group * PANEL, p, values + panel * panel_stride, values_stride, panel_stride,
-             keys, rows, group, AHEAD)
+             keys, rows, group, values + panel * panel_stride + AHEAD, values_stride)
         if not all_finite(sums, rows * group * PANEL):
             for q in range(group):
                 sum_attended(job, sums + q * PANEL, group * PANEL, p,

@@ -21,7 +21,7 @@ from pyx_transformer._kernels.threads cimport (
 
 cdef enum:
     PANEL = 2 * VF
-    BLOCK_K = 512
+    BLOCK_K = 1024
     # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
     # they are far above. This and the next numbers were chosen in bench/results/tuning.md.
     CHAIN = 32
@@ -35,12 +35,13 @@ cdef enum:
     TILE_STRIDE = BLOCK_K + 16
     # Tiles of inputs that stay in the second-level cache while the panels pass by: 236 KB with
     # AVX-512.
-    BLOCK_TILES = 8
+    BLOCK_TILES = 5
 
 
 cdef inline void fixed_tile(
     float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
-    Py_ssize_t panel_stride, Py_ssize_t k, const int rows, const int panels, Py_ssize_t ahead,
+    Py_ssize_t panel_stride, Py_ssize_t k, const int rows, const int panels, const float* ahead,
+    Py_ssize_t ahead_step,
 ) noexcept nogil:
     """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL), for constant rows and panels."""
     cdef vf low[TILE_ROWS]
@@ -57,8 +58,8 @@ cdef inline void fixed_tile(
         for i in range(start, min(start + CHAIN, k)):
             for p in range(panels):
                 panel = w + p * panel_stride + i * w_stride
-                prefetch(panel + ahead)
-                prefetch(panel + ahead + VF)
+                prefetch(ahead + p * panel_stride + i * ahead_step)
+                prefetch(ahead + p * panel_stride + i * ahead_step + VF)
                 w_low = load(panel)
                 w_high = load(panel + VF)
                 pin(w_low)
@@ -88,48 +89,49 @@ cdef inline int panels_at_once(int rows) noexcept nogil:
 
 cdef inline void tile(
     float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
-    Py_ssize_t panel_stride, Py_ssize_t k, int rows, int panels, Py_ssize_t ahead,
+    Py_ssize_t panel_stride, Py_ssize_t k, int rows, int panels, const float* ahead,
+    Py_ssize_t ahead_step,
 ) noexcept nogil:
     """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL); panels is 1 or panels_at_once.
 
-    Rows of x lie TILE_STRIDE apart; `ahead` is how many floats after those in use the next weights
-    are asked for. Each branch below is compiled with its own number of rows.
+    Rows of x lie TILE_STRIDE apart; the weights at `ahead` are asked for, ahead_step floats
+    on with each input. Each branch below is compiled with its own number of rows.
     """
     if panels == 4:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 1, 4, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 1, 4, ahead, ahead_step)
     elif panels == 2 and rows == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 2, 2, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 2, 2, ahead, ahead_step)
     elif panels == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 3, 2, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 3, 2, ahead, ahead_step)
     elif rows == 1:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 1, 1, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 1, 1, ahead, ahead_step)
     elif rows == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 2, 1, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 2, 1, ahead, ahead_step)
     elif rows == 3:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 3, 1, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 3, 1, ahead, ahead_step)
     elif rows == 4:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 4, 1, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 4, 1, ahead, ahead_step)
     elif rows == 5:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 5, 1, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 5, 1, ahead, ahead_step)
     elif rows == 6:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 6, 1, ahead)
+        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 6, 1, ahead, ahead_step)
     elif TILE_ROWS > 6:
         if rows == 7:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 7, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 7, 1, ahead, ahead_step)
         elif rows == 8:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 8, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 8, 1, ahead, ahead_step)
         elif rows == 9:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 9, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 9, 1, ahead, ahead_step)
         elif rows == 10:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 10, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 10, 1, ahead, ahead_step)
         elif rows == 11:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 11, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 11, 1, ahead, ahead_step)
         elif rows == 12:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 12, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 12, 1, ahead, ahead_step)
         elif rows == 13:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 13, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 13, 1, ahead, ahead_step)
         elif rows == 14:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 14, 1, ahead)
+            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 14, 1, ahead, ahead_step)
 
 
 cdef inline void copy_tile(
@@ -215,7 +217,9 @@ cdef inline void product_part(
     cdef float sums[2 * TILE_ROWS * PANEL]
     cdef Py_ssize_t m = row_end - row_begin
     cdef Py_ssize_t tiles = (m + TILE_ROWS - 1) // TILE_ROWS
-    cdef Py_ssize_t block = 0, block_end, start, depth, t, row, panel, ahead
+    cdef Py_ssize_t block = 0, block_end, start, depth, t, row, panel, ahead_step
+    cdef const float* w
+    cdef const float* ahead
     cdef int rows, group, columns, p
     while block < tiles:
         block_end = min(block + BLOCK_TILES, tiles)
@@ -235,11 +239,14 @@ cdef inline void product_part(
                 for t in range(block, block_end):
                     row = row_begin + share(m, t, tiles)
                     rows = <int>(row_begin + share(m, t + 1, tiles) - row)
-                    # The last of several tiles asks for the next panel while it works on this one.
-                    ahead = AHEAD if tiles == 1 or t + 1 < block_end else job.k * PANEL
-                    tile(sums, group * PANEL, x_tiles + (t - block) * TILE_ROWS * TILE_STRIDE,
-                         job.panels + (panel * job.k + start) * PANEL, PANEL, job.k * PANEL,
-                         depth, rows, group, ahead)
+                    w = job.panels + (panel * job.k + start) * PANEL
+                    ahead = w + AHEAD
+                    ahead_step = PANEL
+                    if block_end - block > 1:  # each tile asks for its share of the next panel
+                        ahead_step = PANEL // (block_end - block)
+                        ahead = w + job.k * PANEL + (t - block) * depth * ahead_step
+                    tile(sums, group * PANEL, x_tiles + (t - block) * TILE_ROWS * TILE_STRIDE, w,
+                         PANEL, job.k * PANEL, depth, rows, group, ahead, ahead_step)
                     for p in range(group):
                         columns = <int>min(<Py_ssize_t>PANEL, job.n - (panel + p) * PANEL)
                         finish_tile(job, sums + p * PANEL, group * PANEL, row,
