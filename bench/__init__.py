@@ -3,6 +3,7 @@
     __main__    arguments, environment, choice of the benchmark
     kernels     one benchmark: its rows (from product, attention, elementwise and block), its bars
     encoder     another: encoder stacks, and through footprint import time and size
+    decode      another: greedy and beam search, the Python of a step, memory
     report      runs the rows of a benchmark, prints them, keeps them as JSON
     rows        what a row, its result, a bar and a benchmark are
     timing      contestants in turn

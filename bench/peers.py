@@ -6,12 +6,21 @@ import contextlib
 import importlib
 import importlib.metadata
 from collections.abc import Callable
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-DISTRIBUTIONS = ("numpy", "scipy", "torch", "onnxruntime", "onnx")
+DISTRIBUTIONS = (
+    "numpy",
+    "scipy",
+    "torch",
+    "onnxruntime",
+    "onnx",
+    "ctranslate2",
+    "transformers",
+)
 
 
 def module(name: str) -> Any:
@@ -25,7 +34,8 @@ def module(name: str) -> Any:
 class Peers:
     """Modules, None where not installed. NumPy and SciPy take their threads from the environment.
 
-    onnxruntime needs onnx beside it, to make its graphs with.
+    onnxruntime needs onnx beside it, to make its graphs with. CTranslate2 and transformers are
+    loaded when first asked for: most benchmarks do without them and their threads.
     """
 
     torch: ModuleType | None
@@ -39,6 +49,14 @@ class Peers:
             self.torch.set_num_threads(threads)
         if self.onnxruntime:
             self.onnxruntime.set_default_logger_severity(3)  # errors only
+
+    @cached_property
+    def ctranslate2(self) -> Any:
+        return module("ctranslate2")
+
+    @cached_property
+    def transformers(self) -> Any:
+        return self.torch and module("transformers")
 
     @staticmethod
     def versions() -> dict[str, str]:

@@ -14,13 +14,13 @@ import pyx_transformer as pt
 from bench import timing
 from bench.machine import Limits, facts
 from bench.peers import Peers
-from bench.rows import Benchmark, Figure, Result, Row, Verdict
+from bench.rows import Benchmark, Figure, Missing, Result, Row, Verdict
 
 if TYPE_CHECKING:
     import argparse
 
 TOLERANCE = 1e-4
-UNITS = {"%": (100, "%"), "x": (1, "x"), "ms": (1, " ms"), "MB": (1, " MB")}
+UNITS = {"%": (100, "%"), "x": (1, "x"), "us": (1, " us"), "ms": (1, " ms"), "MB": (1, " MB")}
 
 
 def run(benchmark: Benchmark, options: argparse.Namespace) -> list[Verdict]:
@@ -71,7 +71,11 @@ def run_group(rows: Iterable[Row], peers: Peers, limits: Limits, rounds: int) ->
     results: list[Result] = []
     columns: list[str] = []
     for row in rows:
-        result = measure(row, peers, limits, rounds)
+        try:
+            result = measure(row, peers, limits, rounds)
+        except Missing as missing:
+            print(f"\n{row.name}: left out, {missing}")
+            continue
         if not results or not set(result.peers) <= set(columns):
             columns = result.peers
             print(heading_line(row, columns))
@@ -91,19 +95,22 @@ def measure(row: Row, peers: Peers, limits: Limits, rounds: int) -> Result:
 
 
 def check(name: str, contestants: Sequence[timing.Contestant]) -> None:
-    """Raise AssertionError unless all contestants compute what the first one does."""
+    """Raise AssertionError unless all contestants compute what the first one does.
+
+    Numbers with a fraction have to be close, anything else the same.
+    """
     first, *others = contestants
     ours = np.array(first.call())
     for contestant in others:
         if contestant.is_compared:
             theirs = np.asarray(contestant.call())
-            np.testing.assert_allclose(
-                ours,
-                theirs,
-                rtol=TOLERANCE,
-                atol=TOLERANCE,
-                err_msg=f"{name}: the results of ours (first) and {contestant.name} differ",
-            )
+            message = f"{name}: the results of ours (first) and {contestant.name} differ"
+            if ours.dtype.kind == "f":
+                np.testing.assert_allclose(
+                    ours, theirs, rtol=TOLERANCE, atol=TOLERANCE, err_msg=message
+                )
+            else:
+                np.testing.assert_array_equal(ours, theirs, err_msg=message)
 
 
 def print_heading(about: Mapping) -> None:
@@ -132,15 +139,25 @@ def row_line(result: Result, peers: Sequence[str]) -> str:
     row = result.row
     scale, unit = scale_of(median(result.ours))
     sizes = " ".join(f"{name}={size}" for name, size in row.sizes.items())
-    work, speed_unit = (row.flop, "GFLOP/s") if row.flop else (row.bytes, "GB/s")
-    speed = f"{work / median(result.ours) / 1e9:.1f} {speed_unit}"
-    cells = [f"  {sizes:<36}{times(result.ours, scale)} {unit:<4}{speed:<14}{result.share:6.0%}"]
+    share = f"{result.share:6.0%}" if row.flop or row.bytes else f"{'-':>6}"
+    cells = [f"  {sizes:<36}{times(result.ours, scale)} {unit:<4}{speed_of(result):<14}{share}"]
     for name in peers:
         if name in result.seconds:
             cells.append(f"{times(result.seconds[name], scale)} {result.ratio(name):5.2f}x")
         else:
             cells.append(" " * 22)
     return "  ".join(cells).rstrip()
+
+
+def speed_of(result: Result) -> str:
+    """What the row makes in a second or, where it does not say, operations or else bytes."""
+    row, seconds = result.row, median(result.ours)
+    if row.made:
+        number, things = row.made
+        return f"{number / seconds:.0f} {things}/s"
+    if row.flop:
+        return f"{row.flop / seconds / 1e9:.1f} GFLOP/s"
+    return f"{row.bytes / seconds / 1e9:.1f} GB/s"
 
 
 def mean_line(results: Sequence[Result], peers: Sequence[str]) -> str:
@@ -197,6 +214,7 @@ def row_facts(result: Result) -> dict[str, object]:
         **row.sizes,
         "flop": row.flop,
         "bytes": row.bytes,
+        **({row.made[1]: row.made[0]} if row.made else {}),
         "share_of_limit": rounded(result.share),
         "limit_seconds": [rounded(value) for value in result.limit_seconds],
         "contestants": {

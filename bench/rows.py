@@ -13,13 +13,18 @@ if TYPE_CHECKING:
     from bench.timing import Contestant
 
 
+class Missing(Exception):
+    """What a row needs is not on this machine; the message says what. The row is left out."""
+
+
 @dataclass(frozen=True)
 class Row:
     """One piece of work, and who does it.
 
     contestants(peers) makes the inputs and yields the contestants, ours first. The work is at
     least `flop` floating-point operations (a multiply-add counts two) and at least `bytes` read
-    from or written to main memory; what stays in the caches is not counted.
+    from or written to main memory; what stays in the caches is not counted. `made` says what comes
+    of it, as (64, "tokens"): then the speed is told in these.
     """
 
     group: str
@@ -27,6 +32,7 @@ class Row:
     contestants: Callable[[Peers], Iterable[Contestant]]
     flop: float = 0
     bytes: float = 0
+    made: tuple[int, str] | None = None
     quick: bool = False
 
     @property
@@ -76,7 +82,7 @@ class Verdict:
     """What was asked and what came: `got` is None where nothing was measured."""
 
     text: str
-    unit: str  # "%" (of a fraction), "x", "ms" or "MB"
+    unit: str  # "%" (of a fraction), "x", "us", "ms" or "MB"
     asked: float
     got: float | None
     at_most: bool = False
@@ -119,7 +125,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Figure:
-    """A single number that may not exceed what is asked."""
+    """A single number that may not exceed what is asked; NaN where it cannot be measured."""
 
     text: str
     unit: str
@@ -128,7 +134,9 @@ class Figure:
 
     def judge(self, quick: bool) -> Verdict:
         got = self.measure(quick)
-        return Verdict(self.text, self.unit, self.asked, got, at_most=True)
+        return Verdict(
+            self.text, self.unit, self.asked, None if math.isnan(got) else got, at_most=True
+        )
 
 
 @dataclass(frozen=True)

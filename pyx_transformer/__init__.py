@@ -1,9 +1,12 @@
 """The Transformer of "Attention Is All You Need" on CPUs: NumPy in and out, Cython inside."""
 
+import importlib
+
 from pyx_transformer import ops
 from pyx_transformer._runtime import get_num_threads, set_num_threads, show_config
 from pyx_transformer.attention import MultiheadAttention
 from pyx_transformer.config import TransformerConfig
+from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm
 from pyx_transformer.positions import sinusoidal_positions
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
@@ -15,6 +18,9 @@ __all__ = [
     "AttentionWeights",
     "Embedding",
     "FeedForward",
+    "Generation",
+    "GenerationOptions",
+    "Hypothesis",
     "LayerNorm",
     "Linear",
     "MultiheadAttention",
@@ -23,19 +29,28 @@ __all__ = [
     "TransformerConfig",
     "TransformerDecoder",
     "TransformerEncoder",
+    "TransformerLM",
     "get_num_threads",
     "load",
     "ops",
+    "perplexity",
     "set_num_threads",
     "show_config",
     "sinusoidal_positions",
 ]
 
 
-def __getattr__(name):
-    # safetensors is loaded by the first use of `load`, not by the import of the package.
-    if name == "load":
-        from pyx_transformer.checkpoints import load
+# Loaded by their first use, not by the import of the package.
+_LATER = {
+    "Generation": "generation",
+    "GenerationOptions": "generation",
+    "Hypothesis": "generation",
+    "load": "checkpoints",
+    "perplexity": "generation",
+}
 
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name):
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -195,7 +195,6 @@ class MultiheadAttention(Layer):
         sequences: Sequences,
         known: KeysValues | None = None,
         *,
-        extend: bool = False,
         norm: LayerNorm | None = None,
         norm_first: bool = False,
         residual: bool = False,
@@ -206,11 +205,10 @@ class MultiheadAttention(Layer):
     ):
         """Attention of rows (N, d_model) to what is known -> (N, d_model), unchecked.
 
-        Nothing known: each sequence attends to itself. extend: to its own keys and values too,
-        which are written into `known` from place offsets[b] on, and known.counts counts them.
-        With norm and residual this is a whole sub-layer.
+        Nothing known: each sequence attends to itself. With norm and residual this is a whole
+        sub-layer.
         """
-        own = known is None or extend
+        own = known is None
         out = np.empty((len(rows), self.d_model), np.float32)
         _runtime.kernels.attention_block(
             out,
@@ -223,12 +221,12 @@ class MultiheadAttention(Layer):
             self._key if own else None,
             self._value if own else None,
             self.out_proj.packed,
-            None if known is None else known.keys,
-            None if known is None else known.values,
+            None if own else known.keys,
+            None if own else known.values,
             sequences.starts,
             sequences.counts,
-            sequences.starts if known is None else known.starts,
-            sequences.counts if known is None else known.counts,
+            sequences.starts if own else known.starts,
+            sequences.counts if own else known.counts,
             np.zeros(len(sequences.counts), np.int64) if offsets is None else offsets,
             is_causal,
             mask,
@@ -236,6 +234,11 @@ class MultiheadAttention(Layer):
             _runtime.get_num_threads(),
         )
         return out
+
+    @property
+    def packed(self):
+        """The projections of queries, keys, values and output, as the kernels take them."""
+        return self._query, self._key, self._value, self.out_proj.packed
 
     def _own_shapes(self):
         width = self.d_model

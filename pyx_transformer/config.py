@@ -109,14 +109,11 @@ class TransformerConfig:
     def from_json(cls, text: str) -> TransformerConfig:
         """The config that `to_json` wrote. Raises ValueError for any other text."""
         this = "TransformerConfig.from_json"
-        if not isinstance(text, (str, bytes, bytearray)):
-            raise TypeError(f"{this}: text is of type {type(text).__name__}, expected str")
-        try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{this}: text is not JSON: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{this}: text is a {type(values).__name__}, expected an object")
+        return cls.from_values(this, as_object(this, text))
+
+    @classmethod
+    def from_values(cls, this: str, values: dict) -> TransformerConfig:
+        """The config with these fields. Raises ValueError, as `this`, for any others."""
         names = {field.name for field in fields(cls)}
         unknown = sorted(values.keys() - names)
         missing = sorted({"src_vocab_size", "tgt_vocab_size"} - values.keys())
@@ -128,3 +125,16 @@ class TransformerConfig:
             return cls(**values)
         except TypeError as error:
             raise ValueError(str(error)) from error
+
+
+def as_object(this: str, text: str) -> dict:
+    """The JSON object that a text holds. Raises ValueError for any other text."""
+    if not isinstance(text, (str, bytes, bytearray)):
+        raise TypeError(f"{this}: text is of type {type(text).__name__}, expected str")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{this}: text is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{this}: text is a {type(values).__name__}, expected an object")
+    return values

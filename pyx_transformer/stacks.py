@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer import _checks
+from pyx_transformer import _checks, _runtime
 from pyx_transformer.attention import KeysValues, MultiheadAttention, Sequences, as_num_heads
 from pyx_transformer.layers import (
     Layer,
@@ -37,7 +37,7 @@ class TransformerEncoderLayer(Layer):
         self.norm1 = LayerNorm(d_model, eps=layer_norm_eps)
         self.norm2 = LayerNorm(d_model, eps=layer_norm_eps)
 
-    def apply(self, rows, sequences: Sequences, mask, weights):
+    def apply(self, rows, sequences: Sequences, mask, weights, is_causal=False):
         """rows (N, d_model) -> (N, d_model)."""
         rows = self.self_attn.attend(
             rows,
@@ -45,6 +45,7 @@ class TransformerEncoderLayer(Layer):
             norm=self.norm1,
             norm_first=self.norm_first,
             residual=True,
+            is_causal=is_causal,
             mask=mask,
             weights=weights,
         )
@@ -56,6 +57,25 @@ class TransformerEncoderLayer(Layer):
             norm=self.norm2,
             norm_first=self.norm_first,
             residual=True,
+        )
+
+    def with_cache(self, keys, values, memory=None):
+        """This layer, causal, for decoding step by step into caches (slots, H, capacity, K)."""
+        return _runtime.kernels.CachedLayer(
+            *self.self_attn.packed,
+            self.norm1.parameters,
+            None,
+            None,
+            None,
+            self.linear1.packed,
+            self.linear2.packed,
+            self.norm2.parameters,
+            self.norm_first,
+            _runtime.kernels.ACTIVATIONS[self.activation],
+            keys,
+            values,
+            None,
+            None,
         )
 
 
@@ -78,27 +98,18 @@ class TransformerDecoderLayer(Layer):
         rows,
         sequences: Sequences,
         memory: KeysValues,
-        past: KeysValues | None = None,
-        offsets=None,
         mask=None,
         memory_mask=None,
         weights=None,
         memory_weights=None,
     ):
-        """rows (N, d_model) -> (N, d_model).
-
-        With a past, the rows come after it, from place offsets[b] of each sequence on, and their
-        keys and values are added to it.
-        """
+        """rows (N, d_model) -> (N, d_model)."""
         rows = self.self_attn.attend(
             rows,
             sequences,
-            past,
-            extend=past is not None,
             norm=self.norm1,
             norm_first=self.norm_first,
             residual=True,
-            offsets=offsets,
             is_causal=True,
             mask=mask,
             weights=weights,
@@ -121,6 +132,26 @@ class TransformerDecoderLayer(Layer):
             norm=self.norm3,
             norm_first=self.norm_first,
             residual=True,
+        )
+
+    def with_cache(self, keys, values, memory: KeysValues):
+        """This layer for decoding step by step into caches (slots, H, capacity, K)."""
+        query, _, _, output = self.multihead_attn.packed
+        return _runtime.kernels.CachedLayer(
+            *self.self_attn.packed,
+            self.norm1.parameters,
+            query,
+            output,
+            self.norm2.parameters,
+            self.linear1.packed,
+            self.linear2.packed,
+            self.norm3.parameters,
+            self.norm_first,
+            _runtime.kernels.ACTIVATIONS[self.activation],
+            keys,
+            values,
+            memory.keys,
+            memory.values,
         )
 
 
@@ -159,7 +190,8 @@ class _Stack(Layer):
         if _checks.as_flag(this, "final_norm", final_norm):
             self.norm = LayerNorm(d_model, eps=layer_norm_eps)
 
-    def _finish(self, rows):
+    def finish(self, rows):
+        """The final norm, where there is one."""
         return rows if self.norm is None else self.norm.apply(rows)
 
     def new_weights(self, wanted, batch, queries, keys):
@@ -205,13 +237,13 @@ class TransformerEncoder(_Stack):
         out = own_array(out, x)
         return (out, weights) if wanted else out
 
-    def apply(self, rows, sequences: Sequences, mask=None, weights=None):
+    def apply(self, rows, sequences: Sequences, mask=None, weights=None, is_causal=False):
         """rows (N, d_model) -> (N, d_model), unchecked."""
         for layer, layer_weights in zip(
             self.layers, weights or [None] * len(self.layers), strict=True
         ):
-            rows = layer.apply(rows, sequences, mask, layer_weights)
-        return self._finish(rows)
+            rows = layer.apply(rows, sequences, mask, layer_weights, is_causal)
+        return self.finish(rows)
 
 
 class TransformerDecoder(_Stack):
@@ -284,35 +316,20 @@ class TransformerDecoder(_Stack):
         rows,
         sequences: Sequences,
         memory: list[KeysValues],
-        past: list[KeysValues] | None = None,
-        offsets=None,
         mask=None,
         memory_mask=None,
         weights=None,
         memory_weights=None,
     ):
-        """rows (N, d_model) -> (N, d_model), unchecked; past and offsets as in the layer."""
+        """rows (N, d_model) -> (N, d_model), unchecked."""
         nothing = [None] * len(self.layers)
-        for layer, known, layer_past, layer_weights, layer_memory_weights in zip(
-            self.layers,
-            memory,
-            past or nothing,
-            weights or nothing,
-            memory_weights or nothing,
-            strict=True,
+        for layer, known, layer_weights, layer_memory_weights in zip(
+            self.layers, memory, weights or nothing, memory_weights or nothing, strict=True
         ):
             rows = layer.apply(
-                rows,
-                sequences,
-                known,
-                layer_past,
-                offsets,
-                mask,
-                memory_mask,
-                layer_weights,
-                layer_memory_weights,
+                rows, sequences, known, mask, memory_mask, layer_weights, layer_memory_weights
             )
-        return self._finish(rows)
+        return self.finish(rows)
 
 
 def own_array(out, x):

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pyx_transformer import _checks
 from pyx_transformer.attention import Sequences
-from pyx_transformer.config import TransformerConfig
-from pyx_transformer.layers import Embedding, Layer, Linear, as_generator, as_state
-from pyx_transformer.positions import sinusoidal_positions
+from pyx_transformer.layers import Embedding, Linear, as_generator
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
+from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
     import os
 
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.generation import Generation
+    from pyx_transformer.config import TransformerConfig
+    from pyx_transformer.generation import Generation, GenerationOptions
 
 
 class AttentionWeights(NamedTuple):
@@ -30,7 +29,7 @@ class AttentionWeights(NamedTuple):
     cross: list[NDArray[np.float32]]  # (B, H, T, S)
 
 
-class Transformer(Layer):
+class Transformer(TokenModel):
     """Embeddings, positions, encoder, decoder and output projection: the model of the paper.
 
     State-dict keys: encoder.*, decoder.* (PyTorch's), src_embedding.weight, tgt_embedding.weight,
@@ -38,17 +37,16 @@ class Transformer(Layer):
     tgt_positions.weight where positions are learned. Tied weights are stored once, under the key
     that comes first here, and `load_state_dict` takes either key.
 
-    src_vocabulary and tgt_vocabulary are lists of tokens, or None; they are saved and loaded with
-    the model.
+    src_vocabulary and tgt_vocabulary are lists of tokens, or None; generation_options are the
+    defaults of `generate`, or None. All are saved and loaded with the model.
     """
 
     def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
-        if not isinstance(config, TransformerConfig):
-            raise TypeError(f"Transformer: config is {config!r}, expected a TransformerConfig")
+        super().__init__(config)
         rng = as_generator("Transformer", rng)
-        self.config = config
         self.src_vocabulary: list[str] | None = None
         self.tgt_vocabulary: list[str] | None = None
+        self.generation_options: GenerationOptions | None = None
         options = {
             "activation": config.activation,
             "norm_first": config.norm_first,
@@ -59,6 +57,7 @@ class Transformer(Layer):
         sizes = (config.d_model, config.num_heads, config.d_ff)
         self.src_embedding = Embedding(config.src_vocab_size, config.d_model, rng=rng)
         self.tgt_embedding = Embedding(config.tgt_vocab_size, config.d_model, rng=rng)
+        self.src_positions = self.tgt_positions = None
         if config.positions == "learned":
             self.src_positions = Embedding(config.max_length, config.d_model, rng=rng)
             self.tgt_positions = Embedding(config.max_length, config.d_model, rng=rng)
@@ -67,7 +66,6 @@ class Transformer(Layer):
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
-        self._sinusoidal = np.empty((0, config.d_model), np.float32)
         if self._ties():
             self.load_state_dict(self.state_dict())
 
@@ -119,12 +117,24 @@ class Transformer(Layer):
         src: ArrayLike,
         src_lengths: ArrayLike | None = None,
         *,
-        max_length: int | None = None,
+        options: GenerationOptions | None = None,
+        **settings,
     ) -> Generation:
-        """Greedy translation of src (B, S): see `generation.generate`."""
+        """Hypotheses for src (B, S) token ids, real up to src_lengths (B,): greedy unless asked.
+
+        options and single settings, such as beam_size=4: see `GenerationOptions`. Each hypothesis
+        starts with config.start_id and ends by itself at config.end_id or after max_length tokens.
+        An empty source has exactly the empty translation. The result of a sentence does not depend
+        on the others.
+
+        Raises TypeError or ValueError for bad ids, lengths or options, or where learned positions
+        do not reach max_length; MemoryError where there is no room for max_length.
+        """
         from pyx_transformer import generation
 
-        return generation.generate(self, src, src_lengths, max_length=max_length)
+        defaults = self.generation_options or generation.GenerationOptions()
+        options = defaults.with_changes("Transformer.generate", options, settings)
+        return generation.translate(self, src, src_lengths, options)
 
     def score(
         self,
@@ -138,8 +148,14 @@ class Transformer(Layer):
 
         return generation.score(self, src, tgt, src_lengths, tgt_lengths)
 
+    def memory_estimate(self, batch: int, src_len: int, max_length: int, beam_size: int = 1) -> int:
+        """Bytes that `generate` needs at its peak, beyond the weights."""
+        from pyx_transformer import generation
+
+        return generation.memory_estimate(self, batch, src_len, max_length, beam_size)
+
     def save(self, directory: str | os.PathLike) -> None:
-        """Write config.json, model.safetensors and the vocabularies: see `checkpoints.save`."""
+        """Write config.json, model.safetensors and what goes with it: see `checkpoints.save`."""
         from pyx_transformer import checkpoints
 
         checkpoints.save(self, directory)
@@ -148,64 +164,19 @@ class Transformer(Layer):
 
     def embed_source(self, ids, sources: Sequences):
         """ids (N,) -> rows (N, d_model) with scale and positions."""
-        return self._embed("src", ids, sources.places())
+        return self._embed(self.src_embedding, self.src_positions, ids, sources.places())
 
     def embed_target(self, ids, places):
         """ids (N,) at their places (N,) in their sequences -> rows (N, d_model)."""
-        return self._embed("tgt", ids, places)
-
-    def _embed(self, side, ids, places):
-        config = self.config
-        embedding = self.src_embedding if side == "src" else self.tgt_embedding
-        scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
-        positions = None
-        if config.positions == "sinusoidal":
-            positions = self._sinusoidal_up_to(int(places.max(initial=-1)) + 1)
-        elif config.positions == "learned":
-            positions = (self.src_positions if side == "src" else self.tgt_positions).weight
-        return embedding.apply(ids, scale, positions, places)
-
-    def _sinusoidal_up_to(self, length):
-        """At least that many rows of the table, which grows by doubling."""
-        table = self._sinusoidal
-        if len(table) < length:
-            config = self.config
-            table = self._sinusoidal = sinusoidal_positions(
-                max(length, 2 * len(table), 64),
-                config.d_model,
-                start=config.position_start,
-                layout=config.position_layout,
-                frequencies=config.position_frequencies,
-            )
-        return table
+        return self._embed(self.tgt_embedding, self.tgt_positions, ids, places)
 
     def sequences(self, function, name, ids, lengths, batch="B"):
         """Checked ids (B, S) as rows (N,), and their Sequences."""
         axis = "S" if name == "src" else "T"
         embedding = self.src_embedding if name == "src" else self.tgt_embedding
-        ids = _checks.as_integers(function, name, ids, -math.inf, math.inf, (batch, axis))
-        if lengths is not None:
-            because = (name, ids.shape)
-            lengths = _checks.as_lengths(function, f"{name}_lengths", lengths, *ids.shape, because)
-        sequences = Sequences.of(*ids.shape, lengths)
-        self.check_length(function, f"{name} has length", int(sequences.counts.max(initial=0)))
-        if sequences.is_padded:  # what fills up the batch may be anything
-            ids = np.where(np.arange(sequences.length) < sequences.counts[:, None], ids, 0)
-        ids = _checks.as_token_ids(function, name, ids, embedding.weight.shape)
-        return sequences.rows(ids), sequences
-
-    def check_length(self, function, what, length):
-        """Raise ValueError where learned positions do not reach as far as `length`."""
-        if self.config.positions == "learned" and length > self.config.max_length:
-            raise ValueError(
-                f"{function}: {what} {length}, expected at most max_length = "
-                f"{self.config.max_length} because positions are learned"
-            )
-
-    # Tied weights.
+        return self._sequences(function, name, ids, lengths, embedding, (batch, axis))
 
     def _ties(self):
-        """Pairs of keys that hold one weight, the stored one second."""
         ties = {}
         if self.config.share_embeddings:
             ties["tgt_embedding.weight"] = "src_embedding.weight"
@@ -216,33 +187,7 @@ class Transformer(Layer):
             )
         return ties
 
-    def state_dict(self):
-        state = super().state_dict()
-        for key in self._ties():
-            del state[key]
-        return state
-
     def load_state_dict(self, state):
-        state = as_state("Transformer.load_state_dict", state)
-        ties = self._ties()
-        for key, stored in ties.items():
-            if key not in state:
-                continue
-            if stored in state and not np.array_equal(state[key], state[stored]):
-                raise ValueError(
-                    f"Transformer.load_state_dict: {key} differs from {stored}, expected the same "
-                    "values because the config ties them"
-                )
-            state[stored] = state[key]
-        for key, stored in ties.items():
-            if stored in state:
-                state[key] = state[stored]
         super().load_state_dict(state)
         if self.config.share_embeddings:
             self.tgt_embedding.share(self.src_embedding)
-
-    @property
-    def num_parameters(self):
-        """How many numbers the parameters hold, tied ones counted once."""
-        shapes = self._all_shapes()
-        return sum(math.prod(s) for key, s in shapes.items() if key not in self._ties())

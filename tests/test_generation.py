@@ -217,7 +217,8 @@ def test_more_than_the_memory_holds(max_length, src):
 def cache_for(model, src, lengths, capacity):
     ids, sources = model.sequences("test", "src", src, lengths)
     memory = model.encoder.apply(model.embed_source(ids, sources), sources)
-    return KeyValueCache(model, memory, sources, capacity)
+    known = model.decoder.project(memory, sources)
+    return KeyValueCache(model, len(sources.counts), capacity, memory=known)
 
 
 def logits_in_chunks(model, src, tgt, src_lengths, tgt_lengths, chunk, first):
@@ -291,13 +292,13 @@ def test_the_cache_stays_in_place(src, rng):
     """Nothing is copied from step to step: what is held stays where it was written."""
     model = small_model()
     cache = cache_for(model, src, SOURCE_LENGTHS, 8)
-    arrays = [*cache._keys, *cache._values]
+    arrays = [array for pair in cache._caches for array in pair]
     places = [array.ctypes.data for array in arrays]
     cache.extend(token_ids(rng, 19, 8), np.arange(4), np.full(4, 2))
     before = [array[:, :, :2].copy() for array in arrays]
     cache.extend(token_ids(rng, 19, 3), np.array([2, 0, 3]), np.ones(3, int))
     assert cache.lengths.tolist() == [3, 2, 3, 3]
-    for array, place, held in zip([*cache._keys, *cache._values], places, before, strict=True):
+    for array, place, held in zip(arrays, places, before, strict=True):
         assert array.ctypes.data == place
         assert_same_bits(array[:, :, :2], held)
 
@@ -419,16 +420,14 @@ def test_padding_does_not_matter_to_score(src, rng):
 
 def test_an_interrupted_pass_adds_nothing_to_the_cache(monkeypatch):
     model, src, lengths = small_model(), np.array([[3, 4, 5]]), None
-    ids, sources = model.sequences("test", "src", src, lengths)
-    memory = model.encoder.apply(model.embed_source(ids, sources), sources)
-    cache = KeyValueCache(model, memory, sources, 4)
+    cache = cache_for(model, src, lengths, 4)
     step = np.array([1]), np.array([0]), np.array([1])
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.decoder, "apply", interrupted)
+        patch.setattr(_runtime.kernels, "decode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cache.extend(*step)
     assert cache.lengths.tolist() == [0]
@@ -449,9 +448,7 @@ def test_an_interrupted_pass_adds_nothing_to_the_cache(monkeypatch):
 )
 def test_what_does_not_fit_the_cache_is_refused(ids, slots, counts):
     model = small_model()
-    rows, sources = model.sequences("test", "src", np.array([[3, 4, 5]]), None)
-    memory = model.encoder.apply(model.embed_source(rows, sources), sources)
-    cache = KeyValueCache(model, memory, sources, 4)
+    cache = cache_for(model, np.array([[3, 4, 5]]), None, 4)
     with pytest.raises(ValueError, match=r"KeyValueCache\.extend: (ids|slots|counts)"):
         cache.extend(np.array(ids), np.array(slots), np.array(counts))
     assert cache.lengths.tolist() == [0]

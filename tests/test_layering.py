@@ -17,9 +17,10 @@ LEVELS = (
     ("explain",),
     ("explain_text",),
     ("__init__",),
-    ("text", "generation", "training", "checkpoints"),
-    ("transformer",),
-    ("stacks",),
+    ("checkpoints",),
+    ("text", "generation", "training"),
+    ("transformer", "language_model"),
+    ("token_model", "stacks"),
     ("attention", "config"),
     ("layers",),
     ("ops",),
@@ -29,7 +30,11 @@ LEVELS = (
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}
 # Who may look up, inside a function or for a type: methods of the model that hand it on.
-LOOKING_UP = {("transformer", "generation"), ("transformer", "checkpoints")}
+LOOKING_UP = {
+    (model, above)
+    for model in ("transformer", "language_model")
+    for above in ("generation", "checkpoints")
+}
 DEPENDENCIES = {"numpy", "safetensors"}
 MOST_LINES = 450
 

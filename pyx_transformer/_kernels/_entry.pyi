@@ -130,5 +130,56 @@ def feed_forward_block(
     activation: int,
     n_threads: int,
 ) -> None: ...
+
+class CachedLayer:
+    """A decoder layer bound to its caches; without cross-attention where these are None."""
+
+    def __init__(
+        self,
+        query: PackedLinear,
+        key: PackedLinear,
+        value: PackedLinear,
+        output: PackedLinear,
+        norm1: NormParameters,
+        cross_query: PackedLinear | None,
+        cross_output: PackedLinear | None,
+        norm2: NormParameters | None,
+        linear1: PackedLinear,
+        linear2: PackedLinear,
+        norm3: NormParameters,
+        norm_first: bool,
+        activation: int,
+        keys: _Floats,
+        values: _Floats,
+        memory_keys: _Floats | None,
+        memory_values: _Floats | None,
+    ) -> None: ...
+
+def decode(
+    x: _Floats,
+    layers: list[CachedLayer],
+    starts: _Integers,
+    counts: _Integers,
+    slots: _Integers,
+    offsets: _Integers,
+    totals: _Integers,
+    key_rows: _Integers | None,
+    cross_starts: _Integers | None,
+    cross_counts: _Integers | None,
+    memory_starts: _Integers | None,
+    memory_counts: _Integers | None,
+    cross_weights: _Floats | None,
+    n_threads: int,
+) -> None: ...
+def candidates(
+    values: NDArray[np.float64],
+    tokens: _Integers,
+    rows: _Integers,
+    log_probabilities: _Floats,
+    logits: _Floats,
+    sums: NDArray[np.float64],
+    group_starts: _Integers,
+    n_threads: int,
+) -> None: ...
 def fma_peak(seconds: float, n_threads: int) -> float: ...
 def read_seconds(array: _Floats, n_threads: int) -> float: ...

@@ -13,7 +13,8 @@ exact zero, so a query's result depends on itself and on the keys it sees, and o
 
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
-from libc.string cimport memset
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy, memset
 from cython.parallel cimport prange
 
 from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
@@ -37,9 +38,13 @@ cdef enum:
 
 
 cdef inline Py_ssize_t attention_workspace(const Attention* job) noexcept nogil:
-    """Floats that one thread needs: a packed block of keys and of values, and m and l."""
-    return BLOCK_KEYS * (job.key_size + (job.value_size + PANEL - 1) // PANEL * PANEL) + (
-        2 * ITEM_QUERIES)
+    """Floats that one thread needs: a packed block of keys and of values, m and l, and a block of
+    scattered keys or values side by side."""
+    cdef Py_ssize_t scattered = 0
+    if job.key_rows != NULL:
+        scattered = max(job.key_size, job.value_size)
+    return BLOCK_KEYS * (job.key_size + (job.value_size + PANEL - 1) // PANEL * PANEL
+                         + scattered) + 2 * ITEM_QUERIES
 
 
 cdef inline float prepare_scores(
@@ -135,6 +140,16 @@ cdef inline void pack_values(
             store(panels + (c // PANEL * BLOCK_KEYS + s) * PANEL + c % PANEL,
                   load_part(value + s * value_row + c, count, 0.0))
             c += VF
+
+
+cdef inline void gather_rows(
+    float* out, const float* base, const int64_t* rows, Py_ssize_t stride, Py_ssize_t keys,
+    Py_ssize_t size,
+) noexcept nogil:
+    """Rows of `size` floats that lie scattered, side by side."""
+    cdef Py_ssize_t s
+    for s in range(keys):
+        memcpy(out + s * size, base + rows[s] * stride, size * sizeof(float))
 
 
 cdef inline void score_tile(
@@ -263,13 +278,13 @@ cdef inline void attend(
     cdef float* tops = value_panels + BLOCK_KEYS * (
         (job.value_size + PANEL - 1) // PANEL * PANEL)
     cdef float* totals = tops + ITEM_QUERIES
+    cdef float* gathered = totals + ITEM_QUERIES
+    cdef const int64_t* key_rows = NULL
     cdef float* out = job.out + job.query_starts[b] * job.out_row + h * job.out_head
     cdef const float* query = (job.query + job.query_starts[b] * job.query_row
                                + h * job.query_head)
-    cdef const float* key = (job.key + job.key_starts[b] * job.key_row
-                             + h // job.group * job.key_head)
-    cdef const float* value = (job.value + job.key_starts[b] * job.value_row
-                               + h // job.group * job.value_head)
+    cdef const float* key = job.key + h // job.group * job.key_head
+    cdef const float* value = job.value + h // job.group * job.value_head
     cdef Py_ssize_t queries = t_end - t_begin
     cdef Py_ssize_t tiles = (queries + TILE_ROWS - 1) // TILE_ROWS
     cdef Py_ssize_t item_end = end_key(job, b, t_end - 1)
@@ -279,20 +294,31 @@ cdef inline void attend(
     cdef Py_ssize_t values_stride, panel_stride
     cdef float top
     cdef int rows, r
+    if job.key_rows == NULL:
+        key = key + job.key_starts[b] * job.key_row
+        value = value + job.key_starts[b] * job.value_row
+    else:
+        key_rows = job.key_rows + b * job.key_rows_stride
     for t in range(t_begin, t_end):
         tops[t - t_begin] = -INFINITY
         totals[t - t_begin] = 0.0
         memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
     while block < item_end:
         keys = min(item_end - block, <Py_ssize_t>BLOCK_KEYS)
-        pack(key_panels, key + block * job.key_row, job.key_row, keys, job.key_size)
-        if tiles == 1 and job.value_size % PANEL == 0:
+        if key_rows == NULL:
+            pack(key_panels, key + block * job.key_row, job.key_row, keys, job.key_size)
             values = value + block * job.value_row
             values_stride = job.value_row
+        else:
+            gather_rows(gathered, key, key_rows + block, job.key_row, keys, job.key_size)
+            pack(key_panels, gathered, job.key_size, keys, job.key_size)
+            gather_rows(gathered, value, key_rows + block, job.value_row, keys, job.value_size)
+            values = gathered
+            values_stride = job.value_size
+        if tiles == 1 and job.value_size % PANEL == 0:
             panel_stride = PANEL
         else:
-            pack_values(value_panels, value + block * job.value_row, job.value_row, keys,
-                        job.value_size)
+            pack_values(value_panels, values, values_stride, keys, job.value_size)
             values = value_panels
             values_stride = PANEL
             panel_stride = BLOCK_KEYS * PANEL

@@ -34,18 +34,116 @@ def project_keys_values(
     cdef Workspace workspace = Workspace(
         m * (key_projection.out_features + value_projection.out_features))
     cdef double unheard = 0.0
-    cdef Product job
+    cdef Product jobs[2]
     with nogil:
-        job = key_projection.job(workspace.floats, &key_rows[0, 0], m)
-        product(&job, n_threads, &unheard)
-        scatter_heads(&keys[0, 0, 0, 0], job.out, &starts[0], &counts[0], &cache_starts[0],
+        jobs[0] = key_projection.job(workspace.floats, &key_rows[0, 0], m)
+        jobs[1] = value_projection.job(workspace.floats + m * key_projection.out_features,
+                                       &value_rows[0, 0], m)
+        products(jobs, 2, n_threads, &unheard)
+        scatter_heads(&keys[0, 0, 0, 0], jobs[0].out, &starts[0], &counts[0], &cache_starts[0],
                       &offsets[0], counts.shape[0], keys.shape[1], keys.shape[2], keys.shape[3])
-        job = value_projection.job(workspace.floats + m * key_projection.out_features,
-                                   &value_rows[0, 0], m)
-        product(&job, n_threads, &unheard)
-        scatter_heads(&values[0, 0, 0, 0], job.out, &starts[0], &counts[0], &cache_starts[0],
+        scatter_heads(&values[0, 0, 0, 0], jobs[1].out, &starts[0], &counts[0], &cache_starts[0],
                       &offsets[0], counts.shape[0], values.shape[1], values.shape[2],
                       values.shape[3])
+
+
+cdef Attention plain_job(
+    Py_ssize_t num_heads, PackedLinear query_projection, PackedLinear output_projection,
+) noexcept nogil:
+    """Attention between these projections, scaled by 1 / sqrt(K), with nothing else asked for."""
+    cdef Attention job
+    job.heads = num_heads
+    job.group = 1
+    job.key_size = query_projection.out_features // num_heads
+    job.value_size = output_projection.in_features // num_heads
+    job.key_rows = NULL
+    job.is_causal = False
+    job.left = -1
+    job.right = -1
+    job.softcap = 0.0
+    job.scale = 1.0 / <double>job.key_size ** 0.5
+    job.bool_mask = NULL
+    job.float_mask = NULL
+    job.weights = NULL
+    return job
+
+
+cdef void read_cache(
+    Attention* job, float[:, :, :, ::1] keys, float[:, :, :, ::1] values,
+) noexcept nogil:
+    """Have a job read keys and values from caches (slots, heads, capacity, size)."""
+    job.key = &keys[0, 0, 0, 0]
+    job.value = &values[0, 0, 0, 0]
+    job.key_row = job.key_size
+    job.value_row = job.value_size
+    job.key_head = keys.shape[2] * job.key_size
+    job.value_head = keys.shape[2] * job.value_size
+
+
+cdef Py_ssize_t attention_floats(
+    const Attention* job, Py_ssize_t m, Py_ssize_t d, int n_threads,
+) noexcept nogil:
+    """Floats of workspace for `attention_sublayer` on m rows of d."""
+    return (m * (d + 2 * job.heads * (job.key_size + job.value_size)) + 64
+            + n_threads * attention_kernel.attention_workspace(job))
+
+
+cdef int attention_sublayer(
+    float* out, const float* x, Py_ssize_t m, NormParameters norm, bint norm_first, bint residual,
+    PackedLinear query_projection, PackedLinear key_projection, PackedLinear value_projection,
+    PackedLinear output_projection, Attention* job, float* keys, float* values,
+    const int64_t* slots, Py_ssize_t capacity, float* workspace, int n_threads, double* unheard,
+) except -1 nogil:
+    """out (m, d) = x + Attention(Norm(x)) for norm_first, else Norm(x + Attention(x)).
+
+    Without key_projection the job says where its keys and values are. With it they are those of
+    the same rows; where the caches keys and values (slots, heads, capacity, size) are given, they
+    are added there, from place job.offsets[b] of row slots[b] on, and the job reads the caches.
+    """
+    cdef Py_ssize_t d = query_projection.in_features
+    cdef Py_ssize_t inner = job.heads * job.key_size, value_width = job.heads * job.value_size
+    cdef float* query_rows = workspace + m * d
+    cdef float* key_rows = query_rows + m * inner
+    cdef float* value_rows = key_rows + m * inner
+    cdef float* context = value_rows + m * value_width
+    cdef const float* normed = x
+    cdef Product projections[3]
+    if norm is not None and norm_first:
+        norm.apply(workspace, x, m, d, n_threads)
+        normed = workspace
+    projections[0] = query_projection.job(query_rows, normed, m)
+    if key_projection is None:
+        product(projections, n_threads, unheard)
+    else:
+        projections[1] = key_projection.job(key_rows, normed, m)
+        projections[2] = value_projection.job(value_rows, normed, m)
+        products(projections, 3, n_threads, unheard)
+        if keys == NULL:
+            job.key = key_rows
+            job.value = value_rows
+            job.key_row = inner
+            job.value_row = value_width
+            job.key_head = job.key_size
+            job.value_head = job.value_size
+        else:
+            scatter_heads(keys, key_rows, job.query_starts, job.query_counts, slots, job.offsets,
+                          job.batch, job.heads, capacity, job.key_size)
+            scatter_heads(values, value_rows, job.query_starts, job.query_counts, slots,
+                          job.offsets, job.batch, job.heads, capacity, job.value_size)
+    job.query = query_rows
+    job.query_row = inner
+    job.query_head = job.key_size
+    job.out = context
+    job.out_row = value_width
+    job.out_head = job.value_size
+    attention_kernel.attention(job, context + m * value_width, n_threads, unheard)
+    projections[0] = output_projection.job(out, context, m)
+    if residual:
+        projections[0].residual = x
+    product(projections, n_threads, unheard)
+    if norm is not None and not norm_first:
+        norm.apply(out, out, m, output_projection.out_features, n_threads)
+    return 0
 
 
 def attention_block(
@@ -59,124 +157,79 @@ def attention_block(
     """out (N, d) = x + Attention(Norm(x)) for norm_first, else Norm(x + Attention(x)).
 
     The N rows of x are the sequences of a batch one after another. Keys and values are those of
-    the same rows, added to the caches keys and values (slots, heads, capacity, size) from place
-    offsets[b] on where caches are given; or, without key_projection, what the caches hold.
+    the same rows or, without key_projection, what keys and values (slots, heads, capacity, size)
+    hold.
     """
-    cdef Py_ssize_t m = x.shape[0], d = x.shape[1]
-    cdef Py_ssize_t inner = query_projection.out_features
-    cdef Py_ssize_t key_width = 0 if key_projection is None else key_projection.out_features
-    cdef Py_ssize_t value_width = output_projection.in_features
-    cdef bint cached = keys is not None
-    cdef Py_ssize_t batch = query_counts.shape[0]
-    cdef Attention job
-    cdef Product projection
-    cdef Workspace workspace
+    cdef Py_ssize_t m = x.shape[0]
+    cdef Attention job = plain_job(num_heads, query_projection, output_projection)
     cdef double unheard = 0.0
-    cdef const float* normed = &x[0, 0]
-    cdef float* query_rows
-    cdef float* key_rows
-    cdef float* value_rows
-    cdef float* context
-    job.heads = num_heads
-    job.key_size = inner // num_heads
-    job.value_size = value_width // num_heads
-    job.group = 1
-    workspace = Workspace(m * (d + inner + key_width + 2 * value_width)
-                          + n_threads * attention_kernel.attention_workspace(&job) + 64)
-    query_rows = workspace.floats + m * d
-    key_rows = query_rows + m * inner
-    value_rows = key_rows + m * key_width
-    context = value_rows + m * value_width
-    job.query = query_rows
-    job.query_row = inner
-    job.query_head = job.key_size
-    job.out = context
-    job.out_row = value_width
-    job.out_head = job.value_size
-    if cached:
-        job.key = &keys[0, 0, 0, 0]
-        job.value = &values[0, 0, 0, 0]
-        job.key_row = job.key_size
-        job.value_row = job.value_size
-        job.key_head = keys.shape[2] * job.key_size
-        job.value_head = keys.shape[2] * job.value_size
-    else:
-        job.key = key_rows
-        job.value = value_rows
-        job.key_row = key_width
-        job.value_row = value_width
-        job.key_head = job.key_size
-        job.value_head = job.value_size
+    cdef Workspace workspace
     job.query_starts = &query_starts[0]
     job.query_counts = &query_counts[0]
     job.key_starts = &key_starts[0]
     job.key_counts = &key_counts[0]
     job.offsets = &offsets[0]
-    job.batch = batch
+    job.batch = query_counts.shape[0]
     job.is_causal = is_causal
-    job.left = -1
-    job.right = -1
-    job.softcap = 0.0
-    job.scale = 1.0 / <double>job.key_size ** 0.5
+    if keys is not None:
+        read_cache(&job, keys, values)
     set_mask(&job, mask)
     set_weights(&job, weights)
+    workspace = Workspace(attention_floats(&job, m, x.shape[1], n_threads))
     with nogil:
+        attention_sublayer(
+            &out[0, 0], &x[0, 0], m, norm, norm_first, residual, query_projection, key_projection,
+            value_projection, output_projection, &job, NULL, NULL, NULL, 0, workspace.floats,
+            n_threads, &unheard)
+
+
+cdef Py_ssize_t feed_forward_run(Py_ssize_t m, PackedLinear linear1) noexcept nogil:
+    """Rows that pass through both products together."""
+    return min(m, max(HIDDEN_FLOATS // max(linear1.out_features, <Py_ssize_t>1), <Py_ssize_t>1))
+
+
+cdef int feed_forward_sublayer(
+    float* out, const float* x, Py_ssize_t m, NormParameters norm, bint norm_first, bint residual,
+    PackedLinear linear1, PackedLinear linear2, int activation, float* workspace, int n_threads,
+    double* unheard,
+) except -1 nogil:
+    """out (m, d) = x + W2 f(W1 Norm(x)) for norm_first, else Norm(x + W2 f(W1 x)).
+
+    Rows pass through both products in runs whose hidden activations stay in the cache. workspace:
+    a run's rows of d and of hidden activations.
+    """
+    cdef Py_ssize_t d = linear1.in_features, run = feed_forward_run(m, linear1), row = 0, rows
+    cdef float* hidden = workspace + run * d
+    cdef const float* normed
+    cdef Product job
+    while row < m:
+        rows = min(run, m - row)
+        normed = x + row * d
         if norm is not None and norm_first:
-            norm.apply(workspace.floats, &x[0, 0], m, d, n_threads)
-            normed = workspace.floats
-        projection = query_projection.job(query_rows, normed, m)
-        product(&projection, n_threads, &unheard)
-        if key_projection is not None:
-            projection = key_projection.job(key_rows, normed, m)
-            product(&projection, n_threads, &unheard)
-            projection = value_projection.job(value_rows, normed, m)
-            product(&projection, n_threads, &unheard)
-            if cached:
-                scatter_heads(&keys[0, 0, 0, 0], key_rows, job.query_starts, job.query_counts,
-                              job.key_starts, job.offsets, batch, num_heads, keys.shape[2],
-                              job.key_size)
-                scatter_heads(&values[0, 0, 0, 0], value_rows, job.query_starts, job.query_counts,
-                              job.key_starts, job.offsets, batch, num_heads, keys.shape[2],
-                              job.value_size)
-        attention_kernel.attention(&job, context + m * value_width, n_threads, &unheard)
-        projection = output_projection.job(&out[0, 0], context, m)
+            norm.apply(workspace, normed, rows, d, n_threads)
+            normed = workspace
+        job = linear1.job(hidden, normed, rows)
+        job.activation = activation
+        product(&job, n_threads, unheard)
+        job = linear2.job(out + row * linear2.out_features, hidden, rows)
         if residual:
-            projection.residual = &x[0, 0]
-        product(&projection, n_threads, &unheard)
+            job.residual = x + row * d
+        product(&job, n_threads, unheard)
         if norm is not None and not norm_first:
-            norm.apply(&out[0, 0], &out[0, 0], m, out.shape[1], n_threads)
+            norm.apply(job.out, job.out, rows, linear2.out_features, n_threads)
+        row += rows
+    return 0
 
 
 def feed_forward_block(
     float[:, ::1] out, const float[:, ::1] x, NormParameters norm, bint norm_first, bint residual,
     PackedLinear linear1 not None, PackedLinear linear2 not None, int activation, int n_threads,
 ):
-    """out (N, d) = x + W2 f(W1 Norm(x)) for norm_first, else Norm(x + W2 f(W1 x)).
-
-    Rows pass through both products in runs whose hidden activations stay in the cache.
-    """
-    cdef Py_ssize_t m = x.shape[0], d = x.shape[1], hidden_size = linear1.out_features
-    cdef Py_ssize_t run = min(m, max(HIDDEN_FLOATS // max(hidden_size, 1), 1))
-    cdef Py_ssize_t row = 0, rows
-    cdef Workspace workspace = Workspace(run * (d + hidden_size))
-    cdef float* hidden = workspace.floats + run * d
-    cdef const float* normed
+    """out (N, d) = x + W2 f(W1 Norm(x)) for norm_first, else Norm(x + W2 f(W1 x))."""
+    cdef Py_ssize_t m = x.shape[0]
+    cdef Workspace workspace = Workspace(
+        feed_forward_run(m, linear1) * (x.shape[1] + linear1.out_features))
     cdef double unheard = 0.0
-    cdef Product job
     with nogil:
-        while row < m:
-            rows = min(run, m - row)
-            normed = &x[row, 0]
-            if norm is not None and norm_first:
-                norm.apply(workspace.floats, normed, rows, d, n_threads)
-                normed = workspace.floats
-            job = linear1.job(hidden, normed, rows)
-            job.activation = activation
-            product(&job, n_threads, &unheard)
-            job = linear2.job(&out[row, 0], hidden, rows)
-            if residual:
-                job.residual = &x[row, 0]
-            product(&job, n_threads, &unheard)
-            if norm is not None and not norm_first:
-                norm.apply(&out[row, 0], &out[row, 0], rows, out.shape[1], n_threads)
-            row += rows
+        feed_forward_sublayer(&out[0, 0], &x[0, 0], m, norm, norm_first, residual, linear1,
+                              linear2, activation, workspace.floats, n_threads, &unheard)

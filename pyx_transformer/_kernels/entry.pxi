@@ -16,7 +16,7 @@ from pyx_transformer._kernels cimport embedding as embedding_kernel
 from pyx_transformer._kernels.activation cimport activate_all
 from pyx_transformer._kernels.attention cimport Attention
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
-from pyx_transformer._kernels.product cimport PANEL, Product, pack, product, unpack
+from pyx_transformer._kernels.product cimport PANEL, Product, pack, product, products, unpack
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
 
@@ -274,6 +274,7 @@ def attention(float[:, :, :, ::1] out, const float[:, :, :, ::1] query,
     job.batch = batch
     job.heads = heads
     job.group = heads // max(key.shape[1], 1)
+    job.key_rows = NULL
     job.is_causal = is_causal
     job.left = left
     job.right = right
@@ -287,4 +288,5 @@ def attention(float[:, :, :, ::1] out, const float[:, :, :, ::1] query,
 
 
 include "blocks.pxi"
+include "decoding.pxi"
 include "limits.pxi"

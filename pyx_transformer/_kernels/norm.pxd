@@ -22,6 +22,7 @@ cdef enum Norm:
 
 cdef enum:
     HALF = VF // 2
+    TERMS = 16 * VF     # of a sum of exponentials, held at once; a multiple of CHAINS * HALF
     CHAINS = 4      # sums side by side, so that an addition does not wait for the one before it
 
 
@@ -108,34 +109,64 @@ cdef inline float row_maximum(const float* x, Py_ssize_t d) noexcept nogil:
     return maximum_lane(top)
 
 
-cdef inline void softmax_row(
-    float* out, const float* x, Py_ssize_t d, bint logarithm,
-) noexcept nogil:
-    """e^(x - max) / sum e^(x - max), or its logarithm x - (max + log sum)."""
+cdef inline double log_sum_exp(const float* x, Py_ssize_t d) noexcept nogil:
+    """log sum e^x = max + log sum e^(x - max), the sum in double, nothing stored."""
+    cdef float terms[TERMS]
+    cdef vd chains[CHAINS]
     cdef float top = row_maximum(x, d)
-    cdef double total, shift
+    cdef double sum
+    cdef Py_ssize_t start = 0, i = TERMS, count
+    cdef int c
+    for c in range(CHAINS):
+        chains[c] = fill_double(0.0)
+    while start < d:
+        i = 0
+        while i < TERMS and start + i < d:
+            count = min(d - start - i, <Py_ssize_t>VF)
+            store(terms + i, exponential(load_part(x + start + i, count, 0.0) - fill(top)))
+            i += VF
+        i = 0
+        while i < TERMS and start + i + CHAINS * HALF <= d:
+            for c in range(CHAINS):
+                chains[c] = chains[c] + load_doubles(terms + i + c * HALF)
+            i += CHAINS * HALF
+        start += TERMS
+    sum = sum_chains(chains)
+    while i < TERMS and start - TERMS + i < d:
+        sum += terms[i]
+        i += 1
+    return top + log(sum)
+
+
+cdef inline void softmax_row(float* out, const float* x, Py_ssize_t d) noexcept nogil:
+    """e^(x - max) / sum e^(x - max)"""
+    cdef float top = row_maximum(x, d)
+    cdef float total
     cdef Py_ssize_t i = 0
     while i + VF <= d:
         store(out + i, exponential(load(x + i) - fill(top)))
         i += VF
     if i < d:
         store_part(out + i, d - i, exponential(load_part(x + i, d - i, 0.0) - fill(top)))
-    total = row_sum(out, d)
+    total = <float>row_sum(out, d)
     i = 0
-    if logarithm:
-        shift = top + log(total)
-        while i + HALF <= d:
-            store_doubles(out + i, load_doubles(x + i) - fill_double(shift))
-            i += HALF
-        while i < d:
-            out[i] = <float>(x[i] - shift)
-            i += 1
-    else:
-        while i + VF <= d:
-            store(out + i, load(out + i) / fill(<float>total))
-            i += VF
-        if i < d:
-            store_part(out + i, d - i, load_part(out + i, d - i, 0.0) / fill(<float>total))
+    while i + VF <= d:
+        store(out + i, load(out + i) / fill(total))
+        i += VF
+    if i < d:
+        store_part(out + i, d - i, load_part(out + i, d - i, 0.0) / fill(total))
+
+
+cdef inline void log_softmax_row(float* out, const float* x, Py_ssize_t d) noexcept nogil:
+    """x - log sum e^x"""
+    cdef double shift = log_sum_exp(x, d)
+    cdef Py_ssize_t i = 0
+    while i + HALF <= d:
+        store_doubles(out + i, load_doubles(x + i) - fill_double(shift))
+        i += HALF
+    while i < d:
+        out[i] = <float>(x[i] - shift)
+        i += 1
 
 
 cdef inline void normalise_rows(
@@ -146,8 +177,10 @@ cdef inline void normalise_rows(
     for row in range(begin, end):
         if norm == LAYER_NORM or norm == RMS_NORM:
             normalise_row(out + row * d, x + row * d, weight, bias, d, eps, norm)
+        elif norm == SOFTMAX:
+            softmax_row(out + row * d, x + row * d, d)
         else:
-            softmax_row(out + row * d, x + row * d, d, norm == LOG_SOFTMAX)
+            log_softmax_row(out + row * d, x + row * d, d)
 
 
 cdef inline void normalise(

@@ -35,6 +35,7 @@ cdef enum:
     TILE_STRIDE = BLOCK_K + 16
     # Tiles of inputs that stay in the second-level cache while the panels pass by: 236 KB with
     # AVX-512.
+    MOST_JOBS = 3
     BLOCK_TILES = 5
 
 
@@ -268,29 +269,46 @@ cdef inline void multiply(const Product* job, int part, int parts) noexcept nogi
         product_part(job, 0, job.m, share(panels, part, parts), share(panels, part + 1, parts))
 
 
-cdef inline int product(const Product* job, int n_threads, double* unheard) except -1 nogil:
-    """The whole product, in runs of rows short enough to hear Ctrl-C between them."""
-    cdef Product run = job[0]
-    cdef double work = 2.0 * job.n * job.k + 1.0
-    cdef Py_ssize_t runs = <Py_ssize_t>(
-        job.m * (work / WORK_BETWEEN_SIGNALS) / n_threads) + 1
-    cdef Py_ssize_t i, row
-    cdef int part, parts
-    if job.m == 0 or job.n == 0:
-        return 0
-    runs = min(runs, job.m)
+cdef inline void multiply_all(
+    const Product* jobs, int count, int part, int parts,
+) noexcept nogil:
+    cdef int j
+    for j in range(count):
+        if jobs[j].n > 0:
+            multiply(&jobs[j], part, parts)
+
+
+cdef inline int products(
+    const Product* jobs, const int count, int n_threads, double* unheard,
+) except -1 nogil:
+    """Up to MOST_JOBS products of one number of rows, together in runs of rows short enough to
+    hear Ctrl-C between them."""
+    cdef Product run[MOST_JOBS]
+    cdef Py_ssize_t m = jobs[0].m, runs, i, row
+    cdef double work = 1.0
+    cdef int part, parts, j
+    for j in range(count):
+        work += 2.0 * jobs[j].n * jobs[j].k
+        run[j] = jobs[j]
+    runs = min(<Py_ssize_t>(m * (work / WORK_BETWEEN_SIGNALS) / n_threads) + 1, m)
     for i in range(runs):
-        row = share(job.m, i, runs)
-        run.m = share(job.m, i + 1, runs) - row
-        run.out = job.out + row * job.out_stride
-        run.x = job.x + row * job.x_stride
-        if job.residual != NULL:
-            run.residual = job.residual + row * job.residual_stride
-        parts = threads_for(work * run.m, n_threads)
+        row = share(m, i, runs)
+        for j in range(count):
+            run[j].m = share(m, i + 1, runs) - row
+            run[j].out = jobs[j].out + row * jobs[j].out_stride
+            run[j].x = jobs[j].x + row * jobs[j].x_stride
+            if jobs[j].residual != NULL:
+                run[j].residual = jobs[j].residual + row * jobs[j].residual_stride
+        parts = threads_for(work * run[0].m, n_threads)
         for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-            multiply(&run, part, parts)
-        hear_signals(unheard, work * run.m, n_threads)
+            multiply_all(run, count, part, parts)
+        hear_signals(unheard, work * run[0].m, n_threads)
     return 0
+
+
+cdef inline int product(const Product* job, int n_threads, double* unheard) except -1 nogil:
+    """The whole product."""
+    return products(job, 1, n_threads, unheard)
 
 
 cdef inline void pack(

@@ -1,23 +1,33 @@
 """The library's own format: a directory with config.json, model.safetensors and vocabularies.
 
+config.json holds the fields of the `TransformerConfig` and, for other than a `Transformer`,
+"architecture", the name of the class. generation.json, which may be absent, holds the model's
+`GenerationOptions`.
+
 source_vocabulary.txt and target_vocabulary.txt list one token a line, the id being the line number
 from 0; they may be absent. The last id may have no line: it then stands for unknown tokens.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
-from pyx_transformer.config import TransformerConfig
+from pyx_transformer.config import TransformerConfig, as_object
+from pyx_transformer.generation import GenerationOptions
+from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.transformer import Transformer
 
+ARCHITECTURES = {"Transformer": Transformer, "TransformerLM": TransformerLM}
 CONFIG = "config.json"
+GENERATION = "generation.json"
 WEIGHTS = "model.safetensors"
 VOCABULARIES = {
     "src_vocabulary": "source_vocabulary.txt",
@@ -40,62 +50,94 @@ DTYPES = {
 }
 
 
-def save(model: Transformer, directory: str | os.PathLike) -> None:
+def save(model: Transformer | TransformerLM, directory: str | os.PathLike) -> None:
     """Write a model. All files are written beside their places, then renamed into them.
 
     Raises OSError where the directory cannot be written to, and TypeError or ValueError for a
-    vocabulary that is no list of lines or does not fit the config.
+    vocabulary that is no list of lines or does not fit the config, or generation_options of one
+    call.
     """
     directory = as_path("save", directory)
     files = {
         WEIGHTS: safetensors.numpy.save(model.state_dict()),
-        CONFIG: model.config.to_json().encode(),
+        CONFIG: as_config_text(model).encode(),
     }
+    if model.generation_options is not None:
+        files[GENERATION] = model.generation_options.to_json().encode()
     for attribute, name in VOCABULARIES.items():
-        tokens = getattr(model, attribute)
+        tokens = getattr(model, attribute, None)
         if tokens is not None:
             check_vocabulary(f"save: {attribute}", attribute, tokens, model.config)
             files[name] = "".join(f"{token}\n" for token in tokens).encode()
     directory.mkdir(parents=True, exist_ok=True)
     replace_files(directory, files)
-    for name in VOCABULARIES.values():
+    for name in (*VOCABULARIES.values(), GENERATION):
         if name not in files:
             (directory / name).unlink(missing_ok=True)
 
 
-def load(directory: str | os.PathLike) -> Transformer:
+def load(directory: str | os.PathLike) -> Transformer | TransformerLM:
     """Read the model that `save` wrote.
 
     Raises FileNotFoundError for a missing file, and ValueError, naming the file, for one that is
     malformed or does not fit the config.
     """
     directory = as_path("load", directory)
-    config_text = read_text(directory / CONFIG)
-    try:
-        config = TransformerConfig.from_json(config_text)
-    except ValueError as error:
-        raise ValueError(f"load: {directory / CONFIG}: {error}") from error
+    architecture, config = read_config(directory / CONFIG)
     state = read_weights(directory / WEIGHTS)
     held = sum(array.size for array in state.values())
     # Where the two are that far apart, the model is not built to find out which parameters differ.
-    if config.num_parameters > 2 * held + 1_000_000:
+    expected = config.num_parameters
+    if architecture is TransformerLM:  # a third too many at most, for its missing cross-attention
+        own = replace(config, src_vocab_size=1, num_encoder_layers=0, share_embeddings=False)
+        expected = own.num_parameters
+    if expected > 2 * held + 1_000_000:
         raise ValueError(
-            f"load: {directory / WEIGHTS} holds {held} numbers, expected {config.num_parameters} "
-            f"because of {CONFIG}"
+            f"load: {directory / WEIGHTS} holds {held} numbers, expected {expected} because of "
+            f"{CONFIG}"
         )
-    model = Transformer(config)
+    model = architecture(config)
     try:
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {directory / WEIGHTS}: {error}") from error
+    path = directory / GENERATION
+    if path.exists():
+        try:
+            model.generation_options = GenerationOptions.from_json(read_text(path))
+        except ValueError as error:
+            raise ValueError(f"load: {path}: {error}") from error
     for attribute, name in VOCABULARIES.items():
         path = directory / name
-        if path.exists():
+        if hasattr(model, attribute) and path.exists():
             text = read_text(path)
             tokens = text.removesuffix("\n").split("\n") if text else []
             check_vocabulary(f"load: {path}", attribute, tokens, config)
             setattr(model, attribute, tokens)
     return model
+
+
+def as_config_text(model: Transformer | TransformerLM) -> str:
+    """The model's config as JSON, with its architecture where that is not the usual one."""
+    name = type(model).__name__
+    if name == "Transformer":
+        return model.config.to_json()
+    return json.dumps({"architecture": name, **asdict(model.config)}, indent=2) + "\n"
+
+
+def read_config(path: Path) -> tuple[type[Transformer] | type[TransformerLM], TransformerConfig]:
+    """What config.json says. Raises ValueError, naming the file, where it is malformed."""
+    this = "TransformerConfig.from_json"
+    text = read_text(path)
+    try:
+        values = as_object(this, text)
+        name = values.pop("architecture", "Transformer")
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            known = ", ".join(ARCHITECTURES)
+            raise ValueError(f"architecture is {name!r}, expected one of {known}")
+        return ARCHITECTURES[name], TransformerConfig.from_values(this, values)
+    except ValueError as error:
+        raise ValueError(f"load: {path}: {error}") from error
 
 
 def check_vocabulary(who: str, attribute: str, tokens: list[str], config: TransformerConfig):

@@ -1,7 +1,30 @@
-"""Generating and scoring target sequences with a key/value cache."""
+"""Generating and scoring target sequences.
 
+batches     sentences to batches, results in the caller's order
+search      the step loop: greedy, beams, samples
+logits      penalties and bans; sampling: which token is drawn
+cache       the decoder's keys and values, step by step
+options, results    what goes in and what comes out
+scoring     the probability of given targets
+memory      how much of it a generation takes
+"""
+
+from pyx_transformer.generation.batches import continue_prompts, translate
 from pyx_transformer.generation.cache import KeyValueCache
-from pyx_transformer.generation.greedy import Generation, generate
-from pyx_transformer.generation.scoring import score
+from pyx_transformer.generation.memory import memory_estimate
+from pyx_transformer.generation.options import GenerationOptions
+from pyx_transformer.generation.results import Generation, Hypothesis
+from pyx_transformer.generation.scoring import perplexity, score, score_alone
 
-__all__ = ["Generation", "KeyValueCache", "generate", "score"]
+__all__ = [
+    "Generation",
+    "GenerationOptions",
+    "Hypothesis",
+    "KeyValueCache",
+    "continue_prompts",
+    "memory_estimate",
+    "perplexity",
+    "score",
+    "score_alone",
+    "translate",
+]

@@ -7,48 +7,64 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer import _checks
-from pyx_transformer.attention import KeysValues, Sequences
+from pyx_transformer import _checks, _runtime
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyx_transformer.attention import KeysValues
+    from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.transformer import Transformer
 
 
 class KeyValueCache:
-    """What the decoder remembers of a batch: one slot per sequence, room for `capacity` tokens.
+    """What the decoder remembers of a batch: `width` slots per sentence, of `capacity` tokens.
 
-    The memory's keys and values are computed once, here. Those of the target are written in place
-    by `extend`; nothing is copied from step to step, and sequences that are done are just no
-    longer named. Rows of a slot's keys are (H, capacity, K), so that a head reads its past in one
-    run.
+    Slot s belongs to sentence s // width. The memory's keys and values, one `KeysValues` per layer
+    from the decoder's `project`, are computed once, and shared by the slots of a sentence; a
+    language model has none. Those of the target are written in place by `extend`, and never
+    copied: with several slots per sentence, a table says for each slot where the keys of its past
+    lie, in its own slot or in those of its ancestors, and `reorder` copies that. Sequences that
+    are done are just no longer named. Rows of a slot's keys are (H, capacity, K), so that a head
+    reads its past in one run.
     """
 
     def __init__(
-        self, model: Transformer, memory: NDArray[np.float32], sources: Sequences, capacity: int
+        self,
+        model: Transformer | TransformerLM,
+        sentences: int,
+        capacity: int,
+        *,
+        width: int = 1,
+        memory: list[KeysValues] | None = None,
     ):
-        """memory: the encoder's rows (N, d_model) of the sequences `sources`.
-
-        Raises ValueError where learned positions do not reach the capacity, and MemoryError where
-        there is no room for it.
-        """
+        """Raises ValueError where learned positions do not reach the capacity, and MemoryError
+        where there is no room for it."""
         config = model.config
         model.check_length("KeyValueCache", "capacity is", capacity)
-        batch = len(sources.counts)
-        shape = (batch, config.num_heads, capacity, config.d_model // config.num_heads)
+        slots = sentences * width
+        shape = (slots, config.num_heads, capacity, config.d_model // config.num_heads)
+        layers = model.decoder.layers
         try:
-            self._keys = [np.empty(shape, np.float32) for _ in model.decoder.layers]
-            self._values = [np.empty(shape, np.float32) for _ in model.decoder.layers]
+            self._caches = [
+                (np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in layers
+            ]
+            self._key_rows = None if width == 1 else np.zeros((slots, capacity), np.int64)
         except (MemoryError, OverflowError, ValueError) as error:
             raise MemoryError(
-                f"KeyValueCache: no memory for {batch} sequences of {capacity} tokens"
+                f"KeyValueCache: no memory for {slots} sequences of {capacity} tokens"
             ) from error
+        known = [None] * len(layers) if memory is None else memory
+        self._layers = [
+            layer.with_cache(*own, theirs)
+            for layer, own, theirs in zip(layers, self._caches, known, strict=True)
+        ]
+        self._memory = memory[0] if memory else None  # starts and counts are every layer's
         self.model = model
         self.capacity = capacity
-        self.lengths = np.zeros(batch, np.int64)  # tokens held, by slot
-        self._starts = np.arange(batch) * (config.num_heads * capacity)
-        self._memory = model.decoder.project(memory, sources)
+        self.width = width
+        self.lengths = np.zeros(slots, np.int64)  # tokens held, by slot
+        self._starts = np.arange(slots) * (config.num_heads * capacity)
 
     def extend(
         self, ids: NDArray[np.int64], slots: NDArray[np.int64], counts: NDArray[np.int64]
@@ -68,28 +84,62 @@ class KeyValueCache:
         ids = _checks.as_token_ids(
             this, "ids", ids, self.model.tgt_embedding.weight.shape, (int(counts.sum()),)
         )
-        offsets = self.lengths[slots]
-        totals = offsets + counts
-        if (most := int(totals.max(initial=0))) > self.capacity:
+        if (most := int((self.lengths[slots] + counts).max(initial=0))) > self.capacity:
             raise ValueError(
                 f"{this}: a sequence would have {most} tokens, expected at most "
                 f"capacity = {self.capacity}"
             )
-        steps = Sequences(np.cumsum(counts) - counts, counts, int(counts.max(initial=0)), True)
-        places = np.repeat(offsets - steps.starts, counts) + np.arange(len(ids))
-        starts = self._starts[slots]
-        rows = self.model.decoder.apply(
-            self.model.embed_target(ids, places),
-            steps,
-            [
-                known._replace(starts=known.starts[slots], counts=known.counts[slots])
-                for known in self._memory
-            ],
-            [
-                KeysValues(keys, values, starts, totals)
-                for keys, values in zip(self._keys, self._values, strict=True)
-            ],
+        return self.append(ids, slots, counts)
+
+    def append(self, ids, slots, counts, cross_weights=None):
+        """`extend`, unchecked. cross_weights (groups, H, rows, S), zeros, takes the weights of the
+        last layer's cross-attention: a group is a run of slots of one sentence."""
+        offsets = self.lengths[slots]
+        totals = offsets + counts
+        starts = counts.cumsum() - counts
+        places = offsets
+        if len(ids) != len(slots):
+            places = np.repeat(offsets - starts, counts) + np.arange(len(ids))
+        first_rows = self._starts[slots]
+        key_rows = None
+        if self._key_rows is not None:
+            of_row = slots if len(ids) == len(slots) else np.repeat(slots, counts)
+            self._key_rows[of_row, places] = self._starts[of_row] + places
+            key_rows = self._key_rows[slots]
+        groups = (None,) * 4
+        if self._memory is not None:
+            groups = self._groups(slots, starts, counts)
+        rows = self.model.embed_target(ids, places)
+        _runtime.kernels.decode(
+            rows,
+            self._layers,
+            starts,
+            counts,
+            first_rows,
             offsets,
+            totals,
+            key_rows,
+            *groups,
+            cross_weights,
+            _runtime.get_num_threads(),
         )
         self.lengths[slots] = totals  # not before: an interrupted pass has added nothing
-        return rows
+        return self.model.decoder.finish(rows)
+
+    def reorder(self, slots: NDArray[np.int64], parents: NDArray[np.int64]) -> None:
+        """Let slots[i] continue what parents[i], of the same sentence, holds."""
+        if self._key_rows is not None:
+            held = int(self.lengths[parents].max(initial=0))
+            self._key_rows[slots, :held] = self._key_rows[parents, :held]
+        self.lengths[slots] = self.lengths[parents]
+
+    def _groups(self, slots, starts, counts):
+        """Rows of one sentence read its memory together: their starts and counts, and its own."""
+        sentences = slots
+        if self.width > 1:
+            sentences = slots // self.width
+            first = np.flatnonzero(np.diff(sentences, prepend=-1))
+            sentences = sentences[first]
+            if len(first):
+                starts, counts = starts[first], np.add.reduceat(counts, first)
+        return starts, counts, self._memory.starts[sentences], self._memory.counts[sentences]

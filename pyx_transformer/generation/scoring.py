@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyx_transformer import ops
+from pyx_transformer.attention import Sequences
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
+    from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.transformer import Transformer
+
+ROWS_AT_ONCE = 256  # of logits, so that no matrix of all tokens times the vocabulary exists
 
 
 def score(
@@ -28,25 +35,59 @@ def score(
     in `generate`: the end scores 0, any other token minus infinity.
     """
     this = "Transformer.score"
-    config = model.config
-    _, sources = model.sequences(this, "src", src, src_lengths)
-    ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
-    longest = int(targets.counts.max(initial=0))
-    model.check_length(this, "tgt with its start has length", longest + 1)
-    inputs = np.full((len(targets.counts), targets.length + 1), config.start_id)
-    outputs = np.full_like(inputs, config.end_id)
-    inputs[:, 1:] = targets.padded(ids[:, None])[:, :, 0]
-    outputs[:, :-1] = inputs[:, 1:]
-    outputs[np.arange(len(inputs)), targets.counts] = config.end_id
-    scores = ops.log_softmax(model(src, inputs, src_lengths, targets.counts + 1))
-    scores = np.take_along_axis(scores, outputs[:, :, None], axis=-1)[:, :, 0]
-    return [
-        row[: count + 1].copy() if source else _only_the_end(count)
-        for row, count, source in zip(scores, targets.counts, sources.counts, strict=True)
-    ]
-
-
-def _only_the_end(count):
-    scores = np.full(count + 1, -np.inf, np.float32)
-    scores[-1] = 0.0
+    ids, sources = model.sequences(this, "src", src, src_lengths)
+    tgt_ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
+    memory = model.decoder.project(
+        model.encoder.apply(model.embed_source(ids, sources), sources), sources
+    )
+    scores = score_targets(
+        this, model, tgt_ids, targets, lambda rows, own: model.decoder.apply(rows, own, memory)
+    )
+    for b in np.flatnonzero(sources.counts == 0):
+        scores[b][:-1] = -np.inf
+        scores[b][-1] = 0.0
     return scores
+
+
+def score_alone(
+    model: TransformerLM, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None
+) -> list[NDArray[np.float32]]:
+    """`score` without a source."""
+    this = "TransformerLM.score"
+    ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths)
+    return score_targets(
+        this, model, ids, targets, lambda rows, own: model.decoder.apply(rows, own, is_causal=True)
+    )
+
+
+def score_targets(
+    this: str,
+    model: Transformer | TransformerLM,
+    ids: NDArray[np.int64],
+    targets: Sequences,
+    decode: Callable[[NDArray[np.float32], Sequences], NDArray[np.float32]],
+) -> list[NDArray[np.float32]]:
+    """The scores of the sequences of ids (N,), whose rows `decode` takes through the decoder."""
+    config = model.config
+    counts = targets.counts + 1
+    longest = int(counts.max(initial=1))
+    model.check_length(this, "tgt with its start has length", longest)
+    starts = counts.cumsum() - counts
+    total = int(counts.sum())
+    inputs, outputs = np.full(total, config.start_id), np.full(total, config.end_id)
+    inputs[np.delete(np.arange(total), starts)] = ids
+    outputs[np.delete(np.arange(total), starts + counts - 1)] = ids
+    own = Sequences(starts, counts, longest, True)
+    rows = decode(model.embed_target(inputs, own.places()), own)
+    scores = np.empty(total, np.float32)
+    for begin in range(0, total, ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        logits = model.output_projection.apply(rows[part])
+        probabilities = ops.log_softmax(logits)
+        scores[part] = probabilities[np.arange(len(logits)), outputs[part]]
+    return [part.copy() for part in np.split(scores, starts[1:])] if len(starts) else []
+
+
+def perplexity(scores: Sequence[ArrayLike]) -> float:
+    """e to minus the mean of all log-probabilities that `score` gave."""
+    return math.exp(-np.concatenate(scores).mean(dtype=np.float64))

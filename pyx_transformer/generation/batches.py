@@ -1,0 +1,222 @@
+"""From the caller's sentences to batches of them, and back to results in the caller's order."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyx_transformer import _checks
+from pyx_transformer.attention import Sequences
+from pyx_transformer.generation.results import Generation, Hypothesis
+from pyx_transformer.generation.sampling import uniform_numbers
+from pyx_transformer.generation.search import Search, Sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from pyx_transformer.generation.options import GenerationOptions
+    from pyx_transformer.language_model import TransformerLM
+    from pyx_transformer.transformer import Transformer
+
+DEFAULT_LENGTH = 256
+
+
+def translate(
+    model: Transformer,
+    src: ArrayLike,
+    src_lengths: ArrayLike | None,
+    options: GenerationOptions,
+) -> Generation:
+    """`Transformer.generate`: hypotheses for src (B, S), real up to src_lengths (B,)."""
+    this = "Transformer.generate"
+    ids, sources = model.sequences(this, "src", src, src_lengths)
+    batch = len(sources.counts)
+    prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
+    check(this, model, options, prefixes)
+    max_length = as_max_length(this, model, options, prefixes)
+    rows = np.split(ids, sources.starts[1:]) if batch else []
+    hypotheses = [[empty(model)] for _ in range(batch)]
+    for part in parts(sources.counts, options.max_batch_tokens):
+        part = part[sources.counts[part] > 0]
+        counts = sources.counts[part]
+        own = Sequences(counts.cumsum() - counts, counts, int(counts.max(initial=0)), True)
+        own_rows = [rows[b] for b in part]
+        if not own_rows:
+            continue
+        encoded = model.encoder.apply(model.embed_source(np.concatenate(own_rows), own), own)
+        memory = model.decoder.project(encoded, own)
+        own_prefixes = [prefixes[b] for b in part]
+        found = search(model, options, max_length, part, own_prefixes, own_rows, memory)
+        for b, hypothesis in zip(part, found, strict=True):
+            hypotheses[b] = hypothesis
+    for source, own in zip(rows, hypotheses, strict=True):
+        if options.return_attention:
+            own[:] = [with_attention(model, source, one) for one in own]
+    return Generation([[without(one, options) for one in own] for own in hypotheses])
+
+
+def continue_prompts(
+    model: TransformerLM,
+    prompt: ArrayLike,
+    prompt_lengths: ArrayLike | None,
+    options: GenerationOptions,
+) -> Generation:
+    """`TransformerLM.generate`: hypotheses that begin with prompt (B, T)."""
+    this = "TransformerLM.generate"
+    for name in ("prefix", "coverage_penalty", "return_attention"):
+        if getattr(options, name):
+            raise ValueError(
+                f"{this}: {name} is {getattr(options, name)!r}, expected none because a language "
+                "model has a prompt and no source"
+            )
+    ids, prompts = model.sequences(this, "prompt", prompt, prompt_lengths)
+    prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
+    check(this, model, options, prefixes)
+    max_length = as_max_length(this, model, options, prefixes)
+    hypotheses = [[] for _ in prefixes]
+    for part in parts(prompts.counts, options.max_batch_tokens):
+        own = [prefixes[b] for b in part]
+        found = search(model, options, max_length, part, own, own, None)
+        for b, hypothesis in zip(part, found, strict=True):
+            hypotheses[b] = hypothesis
+    return Generation([[without(one, options) for one in own] for own in hypotheses])
+
+
+def search(model, options, max_length, numbers, prefixes, sources, memory):
+    """The hypotheses of each sentence of one batch, everything filled in but the attention."""
+    uniform = None
+    if options.is_sampling:
+        uniform = uniform_numbers(options.seed, sources, options.branches, max_length)
+    sentences = Sentences(numbers, prefixes, memory, uniform)
+    found = Search(model, sentences, options, max_length).run()
+    each = options.branches if options.branches > 1 else 1
+    most = 1 if each > 1 else options.num_hypotheses
+    return [
+        [
+            Hypothesis(one.tokens, one.is_finished, one.score, one.token_scores)
+            for unit in found[i * each : (i + 1) * each]
+            for one in unit[:most]
+        ]
+        for i in range(len(numbers))
+    ]
+
+
+def parts(counts: NDArray[np.int64], most: int | None) -> Iterator[NDArray[np.int64]]:
+    """Numbers of the sentences of each batch: by length, at most `most` tokens in one."""
+    if most is None:
+        yield np.arange(len(counts))
+        return
+    part: list[int] = []
+    held = 0
+    for b in np.argsort(-counts, kind="stable"):
+        if part and held + counts[b] > most:
+            yield np.array(part)
+            part, held = [], 0
+        part.append(int(b))
+        held += int(counts[b])
+    yield np.array(part, np.int64)
+
+
+def empty(model):
+    """The one translation of an empty source."""
+    layers, heads = len(model.decoder.layers), model.config.num_heads
+    return Hypothesis(
+        np.empty(0, np.int64),
+        True,
+        0.0,
+        np.zeros(1, np.float32),
+        np.zeros((layers, heads, 1, 0), np.float32),
+    )
+
+
+def without(hypothesis, options):
+    """The hypothesis with what the options ask for."""
+    return Hypothesis(
+        hypothesis.sequence,
+        hypothesis.is_finished,
+        hypothesis.score if options.return_scores else None,
+        hypothesis.token_scores if options.return_token_scores else None,
+        hypothesis.attention if options.return_attention else None,
+    )
+
+
+def with_attention(model, source, hypothesis):
+    """The hypothesis with its cross-attention: one more pass, which gives the same to the bit as
+    the steps that found it."""
+    if not len(source):
+        return hypothesis
+    tokens = hypothesis.sequence
+    steps = len(hypothesis.token_scores)
+    inputs = np.append(model.config.start_id, tokens)[:steps]
+    _, weights = model(source[None], inputs[None], return_attention=True)
+    shape = (len(weights.cross), model.config.num_heads, steps, len(source))
+    attention = np.array([layer[0] for layer in weights.cross], np.float32).reshape(shape)
+    return Hypothesis(
+        tokens, hypothesis.is_finished, hypothesis.score, hypothesis.token_scores, attention
+    )
+
+
+# What depends on the model or on the sentences.
+
+
+def as_prefixes(this, options, batch, because):
+    if options.prefix is None:
+        return [np.empty(0, np.int64)] * batch
+    if len(options.prefix) != batch:
+        raise ValueError(
+            f"{this}: prefix has {len(options.prefix)} sequences, expected {batch} because "
+            f"{because[0]} is {because[1]}"
+        )
+    return [np.array(ids, np.int64) for ids in options.prefix]
+
+
+def check(this, model, options, prefixes):
+    """Raise ValueError for options that do not fit the model or the prefixes."""
+    vocabulary = model.config.tgt_vocab_size
+    end_tokens = options.end_tokens or (model.config.end_id,)
+    if options.beam_size > vocabulary:
+        raise ValueError(
+            f"{this}: beam_size is {options.beam_size}, expected at most the {vocabulary} tokens "
+            "of the vocabulary"
+        )
+    if options.return_alternatives and options.num_hypotheses > vocabulary:
+        raise ValueError(
+            f"{this}: num_hypotheses is {options.num_hypotheses}, expected at most the "
+            f"{vocabulary} tokens of the vocabulary"
+        )
+    lists = {
+        "suppress_tokens": options.suppress_tokens,
+        "end_tokens": end_tokens,
+        **{f"suppress_sequences[{i}]": ids for i, ids in enumerate(options.suppress_sequences)},
+        **{f"prefix[{i}]": ids.tolist() for i, ids in enumerate(prefixes)},
+    }
+    for name, ids in lists.items():
+        if ids and max(ids) >= vocabulary:
+            raise ValueError(
+                f"{this}: {name} holds {max(ids)}, expected token ids below {vocabulary}"
+            )
+        if name.startswith("prefix") and (ends := sorted(set(end_tokens) & set(ids))):
+            raise ValueError(f"{this}: {name} holds {ends[0]}, expected no end token")
+    if len(set(options.suppress_tokens)) == vocabulary:
+        raise ValueError(
+            f"{this}: suppress_tokens holds all {vocabulary} tokens, expected at least one left"
+        )
+
+
+def as_max_length(this, model, options, prefixes):
+    """max_length, or what it is unless given."""
+    longest = 0
+    if not options.prefix_bias:
+        longest = max(map(len, prefixes), default=0)
+    if options.max_length is not None:
+        what = "prefix and max_length together are" if longest else "max_length is"
+        model.check_length(this, what, longest + options.max_length)
+        return options.max_length
+    max_length = max(DEFAULT_LENGTH, options.min_length)
+    if model.config.positions == "learned":
+        model.check_length(this, "the longest prefix has length", longest)
+        max_length = min(max_length, model.config.max_length - longest)
+    return _checks.as_integer(this, "max_length", max_length, minimum=options.min_length)

@@ -1,0 +1,264 @@
+"""Every setting of a generation, checked once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from numpy.typing import ArrayLike
+
+from pyx_transformer import _checks
+from pyx_transformer.config import as_object
+
+SAMPLING = ("temperature", "top_k", "top_p", "min_p", "num_samples", "seed")
+# What belongs to one call: a model's directory cannot hold it.
+OF_ONE_CALL = ("prefix", "logits_processor", "constraint", "on_token", "stop_when")
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How `generate` searches. README compares the rules with those of other engines.
+
+    A hypothesis is a sequence of token ids after the start; lengths count the tokens after its
+    forced prefix. Of equal candidates the one with the lower token id comes first, then the one
+    whose beam ranks first.
+
+    Search. beam_size 1 is greedy. From the best beam_size * (1 + number of end tokens) candidates,
+    end tokens among the first beam_size finish a hypothesis, and the first beam_size others go on.
+    num_hypotheses: how many of the best to return, at most beam_size. max_length: 256, or as far
+    as learned positions reach, unless given; what goes on until then is cut off, and ranks with
+    what is finished. min_length: no end before so many tokens.
+
+    Score: the sum of log-probabilities, divided by length ** length_penalty; the end token counts
+    (Wu et al. 2016 with the plain power). coverage_penalty c adds c sum_j log(min(sum_t a_tj, 1)),
+    the last layer's cross-attention averaged over heads (same paper).
+
+    early_stopping: with N = beam_size * patience hypotheses finished (Kasai et al. 2022), True
+    stops; False stops when the best beam, scored as long as it is, cannot pass the N-th best of
+    them; "never" asks the same of its score at max_length, if length_penalty is above 0.
+
+    Logits, before the softmax, so that what is left adds up to 1: logits_processor(logits) takes
+    (rows, V) float32 and returns such an array, or None if it changed that one; repetition_penalty
+    r divides the positive logits of tokens there already, and multiplies the negative ones (Keskar
+    et al. 2019); suppress_tokens, suppress_sequences, no_repeat_ngram_size and
+    constraint(sentence, tokens) -> allowed ids, or None for all, ban tokens. end_tokens end a
+    hypothesis in place of the config's end_id.
+
+    prefix: token ids per sentence that its hypotheses begin with. They are returned, but count in
+    no score and no length. With prefix_bias b they are not forced: as long as a hypothesis follows
+    the prefix, the next token of it gets b + (1 - b) p and the others (1 - b) p; all then counts.
+
+    Sampling, if any of temperature, top_k, top_p, min_p, num_samples, seed is given: logits are
+    divided by temperature; of the tokens in falling order of probability, top_k keeps the first
+    ones, top_p as few as have that much of what is left, min_p those with at least that share of
+    the first one's. num_samples hypotheses come in the order drawn. One counter-based generator
+    (Philox) per sentence and sample is seeded with seed and the source, so that samples depend on
+    nothing else; without a seed, each call draws anew.
+
+    return_alternatives: the num_hypotheses best tokens at the first free place, each continued by
+    a search of its own.
+
+    on_token(sentence, token) is called for each new token; with beams, for those on which all
+    hypotheses in play agree. stop_when(sentence, tokens) -> True finishes that hypothesis. What
+    these raise reaches the caller. tokens is the hypothesis so far, prefix included.
+
+    max_batch_tokens: sentences are sorted by length and decoded in parts of at most so many source
+    tokens; results come in the caller's order, and are the same to the bit.
+
+    Raises TypeError or ValueError, naming the option, for wrong kinds and values and for options
+    that contradict each other.
+    """
+
+    beam_size: int = 1
+    num_hypotheses: int = 1
+    max_length: int | None = None
+    min_length: int = 0
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = True
+    patience: float = 1.0
+    coverage_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    suppress_tokens: Sequence[int] = ()
+    suppress_sequences: Sequence[Sequence[int]] = ()
+    end_tokens: Sequence[int] | None = None
+    prefix: Sequence[Sequence[int]] | None = None
+    prefix_bias: float = 0.0
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    num_samples: int | None = None
+    seed: int | None = None
+    logits_processor: Callable[[ArrayLike], ArrayLike | None] | None = None
+    constraint: Callable[[int, ArrayLike], Iterable[int] | None] | None = None
+    return_scores: bool = False
+    return_token_scores: bool = False
+    return_attention: bool = False
+    return_alternatives: bool = False
+    on_token: Callable[[int, int], None] | None = None
+    stop_when: Callable[[int, ArrayLike], bool] | None = None
+    max_batch_tokens: int | None = None
+
+    def __post_init__(self):
+        this = "GenerationOptions"
+        for field in fields(self):
+            name, value = field.name, getattr(self, field.name)
+            object.__setattr__(self, name, _checked(this, name, value, field.default))
+        for name, contradicted in self._contradictions():
+            raise ValueError(f"{this}: {name} is {getattr(self, name)!r}, expected {contradicted}")
+
+    def _contradictions(self):
+        if self.max_length is not None and self.min_length > self.max_length:
+            yield "min_length", f"at most max_length = {self.max_length}"
+        if not self.return_alternatives and self.num_hypotheses > self.beam_size:
+            yield "num_hypotheses", f"at most beam_size = {self.beam_size}"
+        if self.prefix_bias and self.prefix is None:
+            yield "prefix_bias", "0 because there is no prefix"
+        if self.end_tokens == ():
+            yield "end_tokens", "at least one token id, or None"
+        if self.on_token is not None and self.branches > 1:
+            yield "on_token", f"None because each sentence has {self.branches} searches"
+        if not self.is_sampling:
+            return
+        reason = "because a sampling option is given"
+        if self.beam_size > 1:
+            yield "beam_size", f"1 {reason}"
+        if self.return_alternatives:
+            yield "return_alternatives", f"False {reason}"
+
+    @property
+    def is_sampling(self) -> bool:
+        """Whether tokens are drawn, not chosen."""
+        return any(getattr(self, name) is not None for name in SAMPLING)
+
+    @property
+    def branches(self) -> int:
+        """Searches per sentence: samples, or alternatives, or one."""
+        if self.is_sampling:
+            return self.num_samples or 1
+        return self.num_hypotheses if self.return_alternatives else 1
+
+    def with_changes(self, this: str, options: GenerationOptions | None, settings: dict):
+        """`options` or else these, with single settings changed."""
+        if options is not None and not isinstance(options, GenerationOptions):
+            raise TypeError(f"{this}: options is {options!r}, expected GenerationOptions")
+        known = {field.name for field in fields(self)}
+        if unknown := sorted(settings.keys() - known):
+            raise TypeError(f"{this}: unknown options {unknown}; known are {sorted(known)}")
+        chosen = self if options is None else options
+        try:
+            return replace(chosen, **settings) if settings else chosen
+        except (TypeError, ValueError) as error:
+            raise type(error)(str(error).replace("GenerationOptions", this, 1)) from error
+
+    def to_json(self) -> str:
+        """What differs from the defaults, as a JSON object.
+
+        Raises ValueError where an option of one call is set: a prefix or a function.
+        """
+        changed = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        if own := [name for name in OF_ONE_CALL if name in changed]:
+            raise ValueError(
+                f"GenerationOptions.to_json: {', '.join(own)} set, expected none of them because "
+                "they belong to one call"
+            )
+        return json.dumps(changed, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> GenerationOptions:
+        """The options that `to_json` wrote. Raises ValueError for any other text."""
+        this = "GenerationOptions.from_json"
+        values = as_object(this, text)
+        known = {field.name for field in fields(cls)} - set(OF_ONE_CALL)
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"{this}: unknown keys {unknown}; known are {sorted(known)}")
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+
+# Least and largest value of each number; a bound that is excluded stands in OPEN.
+INTEGERS = {
+    "beam_size": 1,
+    "num_hypotheses": 1,
+    "max_length": 0,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "top_k": 1,
+    "num_samples": 1,
+    "seed": 0,
+    "max_batch_tokens": 1,
+}
+NUMBERS = {
+    "length_penalty": (-_checks.FLOAT32_MAX, _checks.FLOAT32_MAX),
+    "patience": (0, _checks.FLOAT32_MAX),
+    "coverage_penalty": (0, _checks.FLOAT32_MAX),
+    "repetition_penalty": (0, _checks.FLOAT32_MAX),
+    "prefix_bias": (0, 1),
+    "temperature": (0, _checks.FLOAT32_MAX),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+}
+OPEN = {("patience", 0), ("repetition_penalty", 0), ("prefix_bias", 1), ("temperature", 0)}
+OPEN |= {("top_p", 0)}
+
+
+def _checked(this, name, value, default):
+    if value is None and default is None:
+        return None
+    if name in INTEGERS:
+        return _checks.as_integer(this, name, value, minimum=INTEGERS[name])
+    if name in NUMBERS:
+        return _number(this, name, value, *NUMBERS[name])
+    if name == "early_stopping":
+        if value == "never" and isinstance(value, str):
+            return value
+        if not isinstance(value, bool):
+            raise ValueError(f"{this}: {name} is {value!r}, expected True, False or 'never'")
+        return value
+    if isinstance(default, bool):
+        return _checks.as_flag(this, name, value)
+    if name in ("suppress_tokens", "end_tokens"):
+        return _token_ids(this, name, value)
+    if name in ("suppress_sequences", "prefix"):
+        return _sequences(this, name, value, shortest=0 if name == "prefix" else 1)
+    if not callable(value):
+        raise TypeError(f"{this}: {name} is {value!r}, expected a function")
+    return value
+
+
+def _number(this, name, value, low, high):
+    number = _checks.as_number(this, name, value)
+    is_inside = low <= number <= high and (name, number) not in OPEN
+    if not is_inside:
+        least = f"above {low:g}" if (name, low) in OPEN else f"at least {low:g}"
+        if low < 0:
+            least = ""
+        most = (
+            "" if high > 1 else f" and below {high}" if (name, high) in OPEN else " and at most 1"
+        )
+        raise ValueError(f"{this}: {name} is {value!r}, expected a number {least}{most}")
+    return number
+
+
+def _token_ids(this, name, value):
+    ids = _checks.as_integers(this, name, value, 0, _checks.POSITION_LIMIT, ("tokens",))
+    return tuple(ids.tolist())
+
+
+def _sequences(this, name, value, shortest):
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise TypeError(f"{this}: {name} is {value!r}, expected sequences of token ids")
+    sequences = tuple(_token_ids(this, f"{name}[{i}]", ids) for i, ids in enumerate(value))
+    for i, ids in enumerate(sequences):
+        if len(ids) < shortest:
+            raise ValueError(f"{this}: {name}[{i}] is empty, expected token ids")
+    return sequences

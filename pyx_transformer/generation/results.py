@@ -1,0 +1,79 @@
+"""What a generation gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One generated sequence of token ids, int64 (T,), without start and end.
+
+    is_finished: its end came; False where max_length cut it off. score, token_scores and attention
+    are None unless asked for. token_scores, float32: the log-probability of each token, 0 for those
+    of a forced prefix, and of the end token where one came. attention, float32
+    (layers, heads, T', S): the cross-attention of the steps that chose these tokens and that end.
+    """
+
+    sequence: NDArray[np.int64]
+    is_finished: bool
+    score: float | None = None
+    token_scores: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """hypotheses[b]: those of sentence b, the best first (samples: in the order drawn).
+
+    All else, and iterating and indexing, is about the first hypothesis of each sentence.
+    """
+
+    hypotheses: list[list[Hypothesis]]
+
+    @property
+    def sequences(self) -> list[NDArray[np.int64]]:
+        """Token ids, one array per sentence."""
+        return [best.sequence for best, *_ in self.hypotheses]
+
+    @property
+    def is_finished(self) -> NDArray[np.bool_]:
+        """(B,): whether the end came."""
+        return np.array([best.is_finished for best, *_ in self.hypotheses], bool)
+
+    @property
+    def scores(self) -> NDArray[np.float64] | None:
+        """(B,), or None unless return_scores."""
+        scores = self._asked_for("score")
+        return None if scores is None else np.array(scores, np.float64)
+
+    @property
+    def token_scores(self) -> list[NDArray[np.float32]] | None:
+        """One array per sentence, or None unless return_token_scores."""
+        return self._asked_for("token_scores")
+
+    @property
+    def attention(self) -> list[NDArray[np.float32]] | None:
+        """One array per sentence, or None unless return_attention."""
+        return self._asked_for("attention")
+
+    def _asked_for(self, name):
+        values = [getattr(best, name) for best, *_ in self.hypotheses]
+        return None if any(value is None for value in values) else values
+
+    def __len__(self) -> int:
+        return len(self.hypotheses)
+
+    def __getitem__(self, index):
+        return self.sequences[index]
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return iter(self.sequences)

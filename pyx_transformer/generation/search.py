@@ -1,0 +1,383 @@
+"""The step loop that greedy decoding, beam search and sampling share.
+
+A sentence is decoded by one unit or, where samples or alternatives are asked for, by several. A
+unit has up to beam_size rows, each a hypothesis in play, one below the other in order of rank; the
+rows of all units that are not done make up the step's batch. A row's keys and values are in slot
+unit * beam_size + rank of the cache.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from pyx_transformer import _runtime
+from pyx_transformer.generation.cache import KeyValueCache
+from pyx_transformer.generation.logits import LogitsRules
+from pyx_transformer.generation.sampling import draw
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyx_transformer.attention import KeysValues
+    from pyx_transformer.generation.options import GenerationOptions
+    from pyx_transformer.language_model import TransformerLM
+    from pyx_transformer.transformer import Transformer
+
+
+class Found(NamedTuple):
+    """A hypothesis that a unit has found, score first: they are sorted by it."""
+
+    score: float
+    tokens: NDArray[np.int64]  # prefix included
+    token_scores: NDArray[np.float32]  # with that of the end token
+    is_finished: bool
+
+
+class Sentences(NamedTuple):
+    """What a batch of sentences, none of them with an empty source, is decoded from."""
+
+    numbers: NDArray[np.int64]  # the caller's
+    prefixes: list[NDArray[np.int64]]  # what hypotheses begin with, forced or not
+    memory: list[KeysValues] | None  # of each decoder layer
+    uniform: NDArray[np.float64] | None  # (units, max_length), for sampling
+
+
+class Search:
+    """The search for all sentences of one batch; `run` gives what each unit has found."""
+
+    def __init__(
+        self,
+        model: Transformer | TransformerLM,
+        sentences: Sentences,
+        options: GenerationOptions,
+        max_length: int,
+    ):
+        batch = len(sentences.numbers)
+        end_tokens = (model.config.end_id,) if options.end_tokens is None else options.end_tokens
+        self.model = model
+        self.sentences = sentences
+        self.options = options
+        self.max_length = max_length
+        self.end_tokens = np.array(end_tokens, np.int64)
+        self.beams = options.beam_size
+        self.branches = options.branches
+        self.enough = max(1, int(options.beam_size * options.patience + 0.5))
+        self.prefixes = sentences.prefixes
+        if options.prefix_bias:
+            self.prefixes = [prefix[:0] for prefix in sentences.prefixes]
+        self.rules = LogitsRules(
+            options,
+            self.end_tokens,
+            sentences.numbers,
+            sentences.prefixes if options.prefix_bias else None,
+        )
+        self.prefix_lengths = np.array([len(prefix) for prefix in self.prefixes], np.int64)
+        capacity = int(self.prefix_lengths.max(initial=0)) + max_length
+        width = self.branches * self.beams
+        self.cache = KeyValueCache(model, batch, capacity, width=width, memory=sentences.memory)
+        self.count = 0  # tokens after the prefix
+        self.found: list[list[Found]] = [[] for _ in range(batch * self.branches)]
+        self.streamed = [0] * batch
+        # One entry per row, first one row for the prefix of each sentence.
+        self.unit = np.arange(batch) * self.branches
+        self.slot = np.arange(batch) * width
+        self.sum = np.zeros(batch)
+        self.tokens = np.zeros((batch, capacity), np.int64)
+        self.token_scores = np.zeros((batch, max_length), np.float32)
+        for row, prefix in zip(self.tokens, self.prefixes, strict=True):
+            row[: len(prefix)] = prefix
+        self.coverage = None
+        if options.coverage_penalty:
+            self.coverage = np.zeros((batch, sentences.memory[0].keys.shape[2]))
+
+    def run(self) -> list[list[Found]]:
+        """The hypotheses of each unit, best first."""
+        if self.max_length == 0:
+            self.cut(range(len(self.unit)))
+            return self.found
+        logits = self.first_logits()
+        while True:
+            self.refuse_nan(logits)
+            if self.rules.are_in_force(self.count):
+                sentences = self.unit // self.branches
+                logits = self.rules.apply(logits, sentences, self.known_tokens(), self.count)
+            if self.options.is_sampling:
+                self.sample(logits)
+            elif self.count == 0 and self.options.return_alternatives:
+                self.branch_out(logits)
+            else:
+                self.choose(logits)
+            if not len(self.unit):
+                return self.found
+            logits = self.next_logits()
+
+    # Steps through the model.
+
+    def first_logits(self):
+        """Start and prefix of each sentence in one pass, then its rows."""
+        start = self.model.config.start_id
+        ids = np.concatenate([[start, *prefix] for prefix in self.prefixes]).astype(np.int64)
+        counts = self.prefix_lengths + 1
+        rows = self.forward(ids, counts)[counts.cumsum() - 1]
+        if self.options.is_sampling and self.branches > 1:
+            rows = np.repeat(rows, self.branches, axis=0)
+            self.take(
+                np.repeat(np.arange(len(self.unit)), self.branches),
+                np.arange(len(rows)),
+                np.zeros(len(rows), np.int64),
+            )
+        return self.model.output_projection.apply(rows)
+
+    def next_logits(self):
+        ids = self.tokens[np.arange(len(self.unit)), self.lengths() - 1]
+        return self.model.output_projection.apply(self.forward(ids, np.ones_like(ids)))
+
+    def forward(self, ids, counts):
+        """Rows of the decoder for the next counts[i] tokens of each row."""
+        if self.coverage is None:
+            return self.cache.append(ids, self.slot, counts)
+        sentence = self.unit // self.branches
+        first = np.flatnonzero(np.diff(sentence, prepend=-1))
+        places = np.add.reduceat(counts, first)
+        heads, source = self.model.config.num_heads, self.coverage.shape[1]
+        weights = np.zeros((len(first), heads, int(places.max()), source), np.float32)
+        rows = self.cache.append(ids, self.slot, counts, weights)
+        means = weights.mean(axis=1, dtype=np.float64)
+        group = np.repeat(np.arange(len(first)), places)
+        place = np.arange(len(group)) - np.repeat(places.cumsum() - places, places)
+        # A prefix's last step chooses the first free token: the steps before chose what was forced.
+        self.coverage = self.coverage + means[group, place][counts.cumsum() - 1]
+        return rows
+
+    # What becomes of the rows.
+
+    def choose(self, logits):
+        """Greedy and beam search: the best candidates of each unit."""
+        first = np.flatnonzero(np.diff(self.unit, prepend=-1))
+        most = min(self.beams * (1 + len(self.end_tokens)), logits.shape[1] * self.beams)
+        values, tokens, parents, scores = self.candidates(logits, first, most)
+        is_end = self.is_end(tokens)
+        for unit, column in np.argwhere(is_end[:, : self.beams]):
+            parent = parents[unit, column]
+            self.finish(parent, values[unit, column], scores[unit, column])
+        goes_on = (parents >= 0) & ~is_end
+        rank = goes_on.cumsum(axis=1) - 1
+        chosen = goes_on & (rank < self.beams)
+        rows = parents[chosen]
+        units = np.repeat(self.unit[first], chosen.sum(axis=1))
+        self.go_on(rows, units, rank[chosen], values[chosen], tokens[chosen], scores[chosen])
+
+    def sample(self, logits):
+        """One drawn token for each row."""
+        numbers = self.sentences.uniform[self.unit, self.count]
+        tokens, scores = draw(logits, numbers, self.options)
+        is_end = self.is_end(tokens)
+        sums = self.sum + scores
+        for row in np.flatnonzero(is_end):
+            self.finish(row, sums[row], scores[row])
+        rows = np.flatnonzero((tokens >= 0) & ~is_end)
+        ranks = np.zeros_like(rows)
+        self.go_on(rows, self.unit[rows], ranks, sums[rows], tokens[rows], scores[rows])
+
+    def branch_out(self, logits):
+        """The best tokens of each sentence, each for a unit of its own."""
+        most = min(self.branches, logits.shape[1])
+        values, tokens, _, scores = self.candidates(logits, np.arange(len(self.unit)), most)
+        sentence, branch = np.nonzero(tokens >= 0)
+        units = sentence * self.branches + branch
+        values, tokens, scores = (a[sentence, branch] for a in (values, tokens, scores))
+        is_end = self.is_end(tokens)
+        for i in np.flatnonzero(is_end):
+            self.finish(sentence[i], values[i], scores[i], units[i])
+        on = ~is_end
+        ranks = np.zeros(np.count_nonzero(on), np.int64)
+        self.go_on(sentence[on], units[on], ranks, values[on], tokens[on], scores[on])
+
+    def candidates(self, logits, first, most):
+        """The best of each unit, whose rows begin at first: values, tokens, rows, scores."""
+        groups = len(first)
+        values, scores = np.empty((groups, most)), np.empty((groups, most), np.float32)
+        tokens, parents = np.empty((2, groups, most), np.int64)
+        _runtime.kernels.candidates(
+            values,
+            tokens,
+            parents,
+            scores,
+            logits,
+            self.sum,
+            np.append(first, len(self.unit)),
+            _runtime.get_num_threads(),
+        )
+        return values, tokens, parents, scores
+
+    def go_on(self, parents, units, ranks, sums, tokens, scores):
+        """The next rows: each a parent with one more token. Then see which units are done."""
+        waiting = set(self.unit.tolist())
+        self.take(parents, units, ranks)
+        self.sum = sums
+        self.tokens[np.arange(len(units)), self.lengths()] = tokens
+        self.token_scores[:, self.count] = scores
+        self.count += 1
+        if self.options.on_token is not None and self.beams == 1:
+            for unit, token in zip(units, tokens, strict=True):
+                number = self.sentences.numbers[unit // self.branches]
+                self.options.on_token(int(number), int(token))
+        stays = np.ones(len(units), bool)
+        if self.options.stop_when is not None:
+            for row in range(len(units)):
+                stays[row] = not self.is_stopped(row)
+        if self.count == self.max_length:
+            self.cut(np.flatnonzero(stays))
+            stays[:] = False
+        self.leave(stays, waiting)
+
+    def take(self, parents, units, ranks):
+        """Rows that continue these parents, in the slots of these ranks of these units."""
+        slots = units * self.beams + ranks
+        if self.cache.width > 1:
+            self.cache.reorder(slots, self.slot[parents])
+        self.unit, self.slot = units, slots
+        if len(parents) != len(self.sum) or (parents != np.arange(len(parents))).any():
+            self.sum = self.sum[parents]
+            self.tokens = self.tokens[parents]
+            self.token_scores = self.token_scores[parents]
+            if self.coverage is not None:
+                self.coverage = self.coverage[parents]
+
+    def leave(self, stays, waiting):
+        """Drop the rows that do not stay, and those of the units that are done."""
+        rest = set(self.unit[stays].tolist())
+        done = waiting - rest
+        for unit in rest:
+            if self.is_done(unit, stays):
+                done.add(unit)
+        for unit in done:
+            self.found[unit].sort(key=lambda found: -found.score)
+            if not self.found[unit]:
+                raise ValueError(self.dead_end(unit))
+        if done:
+            stays &= ~np.isin(self.unit, list(done))
+        if self.options.on_token is not None and self.beams > 1:
+            self.stream(stays, done)
+        if not stays.all():
+            self.unit, self.slot, self.sum = self.unit[stays], self.slot[stays], self.sum[stays]
+            self.tokens, self.token_scores = self.tokens[stays], self.token_scores[stays]
+            if self.coverage is not None:
+                self.coverage = self.coverage[stays]
+
+    def is_done(self, unit, stays):
+        """Whether a unit with rows in play needs none of them any more."""
+        found = self.found[unit]
+        if len(found) < self.enough:
+            return False
+        if self.options.early_stopping is True:
+            return True
+        found.sort(key=lambda one: -one.score)
+        del found[self.enough :]
+        best = self.sum[np.flatnonzero(stays & (self.unit == unit))[0]]
+        length = self.count
+        if self.options.early_stopping == "never" and self.options.length_penalty > 0:
+            length = self.max_length
+        return best / length**self.options.length_penalty <= found[-1].score
+
+    # Hypotheses.
+
+    def finish(self, row, total, score, unit=None):
+        """A row that its end token ends."""
+        scores = np.append(self.token_scores[row, : self.count], score)
+        self.add(row, self.unit[row] if unit is None else unit, total, scores, True)
+
+    def is_stopped(self, row):
+        """Ask stop_when about a row, and take it for finished if so."""
+        unit = self.unit[row]
+        number = self.sentences.numbers[unit // self.branches]
+        stopped = self.options.stop_when(int(number), self.known_tokens()[row].copy())
+        if stopped:
+            self.add(row, unit, self.sum[row], self.token_scores[row, : self.count].copy(), True)
+        return stopped
+
+    def cut(self, rows):
+        """Rows that have reached max_length."""
+        for row in rows:
+            scores = self.token_scores[row, : self.count].copy()
+            self.add(row, self.unit[row], self.sum[row], scores, False)
+
+    def add(self, row, unit, total, scores, is_finished):
+        options, length = self.options, len(scores)
+        score = float(total)
+        if length:
+            score /= float(length) ** options.length_penalty
+        sentence = unit // self.branches
+        if self.coverage is not None and length:
+            real = self.sentences.memory[0].counts[sentence]
+            with np.errstate(divide="ignore"):
+                logs = np.log(np.minimum(self.coverage[row, :real], 1.0))
+            score += options.coverage_penalty * float(logs.sum())
+        prefix = self.prefix_lengths[sentence]
+        tokens = self.tokens[row, : prefix + self.count].copy()
+        scores = np.concatenate([np.zeros(prefix, np.float32), scores])
+        self.found[unit].append(Found(score, tokens, scores, is_finished))
+
+    # What the above asks and tells.
+
+    def is_end(self, tokens):
+        if len(self.end_tokens) == 1:
+            return tokens == self.end_tokens[0]
+        return np.isin(tokens, self.end_tokens)
+
+    def lengths(self):
+        """Tokens of each row, prefix included."""
+        return self.prefix_lengths[self.unit // self.branches] + self.count
+
+    def known_tokens(self):
+        return [row[:length] for row, length in zip(self.tokens, self.lengths(), strict=True)]
+
+    def stream(self, stays, done):
+        """Hand on the tokens that all hypotheses of a unit agree on."""
+        for unit in sorted({*done, *self.unit[stays].tolist()}):
+            number = int(self.sentences.numbers[unit])
+            rivals = [found.tokens for found in self.found[unit]]
+            if unit in done:
+                agreed = rivals[0]
+            else:
+                own = np.flatnonzero(stays & (self.unit == unit))
+                known = self.known_tokens()
+                agreed = common_start(rivals + [known[row] for row in own])
+            first = self.prefix_lengths[unit] + self.streamed[unit]
+            for token in agreed[first:]:
+                self.options.on_token(number, int(token))
+                self.streamed[unit] += 1
+
+    def refuse_nan(self, logits):
+        if np.isnan(logits[:, 0]).any() and np.isnan(logits).all(axis=1).any():
+            raise ValueError("generate: the model's logits are NaN, expected numbers")
+
+    def dead_end(self, unit):
+        number = self.sentences.numbers[unit // self.branches]
+        options = self.options
+        bans = [
+            name
+            for name, is_set in (
+                ("suppress_tokens", options.suppress_tokens),
+                ("suppress_sequences", options.suppress_sequences),
+                ("no_repeat_ngram_size", options.no_repeat_ngram_size),
+                ("min_length", options.min_length),
+                ("constraint", options.constraint is not None),
+                ("logits_processor", options.logits_processor is not None),
+            )
+            if is_set
+        ]
+        return (
+            f"generate: no token is left for sentence {number} after {self.count} tokens, expected "
+            f"at least one that {', '.join(bans) or 'the model'} allows"
+        )
+
+
+def common_start(sequences: list[NDArray[np.int64]]) -> NDArray[np.int64]:
+    """The longest beginning that all of them share."""
+    shortest = min(map(len, sequences))
+    table = np.array([sequence[:shortest] for sequence in sequences])
+    differs = (table != table[0]).any(axis=0)
+    return table[0, : int(differs.argmax()) if differs.any() else shortest]
