@@ -4,12 +4,11 @@ Coefficients are minimax fits made for this file (relative error below 4e-9 for 
 3e-8 for the normal tail), so that rounding and not the formula sets the error.
 """
 
-from cython.parallel cimport prange
 
 from pyx_transformer._kernels.simd cimport (
     VF, fill, load_part, maximum, minimum, power_of_two, select_less, store_part, vf,
 )
-from pyx_transformer._kernels.threads cimport share, threads_for
+from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 cdef enum Activation:
     IDENTITY = 0
@@ -101,13 +100,21 @@ cdef inline vf activate(vf x, int activation) noexcept nogil:
     return x
 
 
-cdef inline void activate_range(
-    float* out, const float* x, Py_ssize_t begin, Py_ssize_t end, int activation,
-) noexcept nogil:
-    cdef Py_ssize_t i = begin, count
+cdef struct Values:
+    # out (n) = activation(x (n))
+    float* out
+    const float* x
+    Py_ssize_t n
+    int activation
+
+
+cdef inline void activate_share(const void* work, int part, int parts) noexcept nogil:
+    cdef const Values* job = <const Values*>work
+    cdef Py_ssize_t i = share(job.n, part, parts), end = share(job.n, part + 1, parts), count
     while i < end:
         count = min(end - i, <Py_ssize_t>VF)
-        store_part(out + i, count, activate(load_part(x + i, count, 0.0), activation))
+        store_part(job.out + i, count,
+                   activate(load_part(job.x + i, count, 0.0), job.activation))
         i += VF
 
 
@@ -115,7 +122,5 @@ cdef inline void activate_all(
     float* out, const float* x, Py_ssize_t n, int activation, int n_threads,
 ) noexcept nogil:
     """out (n) = activation(x (n))"""
-    cdef int parts = threads_for(10.0 * n, n_threads)
-    cdef int part
-    for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-        activate_range(out, x, share(n, part, parts), share(n, part + 1, parts), activation)
+    cdef Values job = Values(out, x, n, activation)
+    in_parallel(activate_share, &job, threads_for(10.0 * n, n_threads))

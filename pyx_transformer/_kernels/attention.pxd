@@ -15,7 +15,6 @@ from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
-from cython.parallel cimport prange
 
 from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
 from pyx_transformer._kernels.attention_job cimport (
@@ -29,7 +28,7 @@ from pyx_transformer._kernels.simd cimport (
     store_part, sum_lanes, vf,
 )
 from pyx_transformer._kernels.threads cimport (
-    WORK_BETWEEN_SIGNALS, hear_signals, share, threads_for,
+    WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 
 cdef enum:
@@ -382,32 +381,42 @@ cdef inline bint next_item(const Attention* job, Item* item, Py_ssize_t queries)
     return item.b < job.batch
 
 
-cdef inline void attend_share(
-    const Attention* job, Item item, Py_ssize_t queries, double work, int part, int parts,
-    float* workspace,
-) noexcept nogil:
-    """One thread's share of the next `work` operations, counted from `item` on."""
+cdef struct Items:
+    # The next `work` operations from `item` on; an item is a run of `queries`, and a thread has
+    # `size` floats of the workspace.
+    const Attention* attention
+    Item item
+    Py_ssize_t queries
+    double work
+    float* workspace
+    Py_ssize_t size
+
+
+cdef inline void attend_share(const void* work, int part, int parts) noexcept nogil:
+    """One thread's share."""
+    cdef const Items* job = <const Items*>work
+    cdef const Attention* attention = job.attention
+    cdef Item item = job.item
     cdef double done = 0.0
     cdef Py_ssize_t t_end
-    cdef bint more = item.b < job.batch
-    while more and done < work:
-        t_end = min(item.t + queries, <Py_ssize_t>job.query_counts[item.b])
-        if <int>(done * parts / work) == part:
-            attend(job, item.b, item.h, item.t, t_end, workspace)
-        done += item_work(job, item.b, item.t, t_end)
-        more = next_item(job, &item, queries)
+    cdef bint more = item.b < attention.batch
+    while more and done < job.work:
+        t_end = min(item.t + job.queries, <Py_ssize_t>attention.query_counts[item.b])
+        if <int>(done * parts / job.work) == part:
+            attend(attention, item.b, item.h, item.t, t_end, job.workspace + part * job.size)
+        done += item_work(attention, item.b, item.t, t_end)
+        more = next_item(attention, &item, job.queries)
 
 
 cdef inline int attention(
     const Attention* job, float* workspace, int n_threads, double* unheard,
 ) except -1 nogil:
     """All heads of all sequences. workspace: n_threads * attention_workspace(job) floats."""
-    cdef Py_ssize_t size = attention_workspace(job)
     cdef Py_ssize_t total_queries = 0, longest = 1, queries, b
     cdef double work
     cdef Item item, start
+    cdef Items items
     cdef bint more
-    cdef int part, parts
     for b in range(job.batch):
         total_queries += job.query_counts[b] * job.heads
         longest = max(longest, <Py_ssize_t>job.key_counts[b])
@@ -427,8 +436,7 @@ cdef inline int attention(
             work += item_work(job, item.b, item.t,
                               min(item.t + queries, <Py_ssize_t>job.query_counts[item.b]))
             more = next_item(job, &item, queries)
-        parts = threads_for(work, n_threads)
-        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-            attend_share(job, start, queries, work, part, parts, workspace + part * size)
+        items = Items(job, start, queries, work, workspace, attention_workspace(job))
+        in_parallel(attend_share, &items, threads_for(work, n_threads))
         hear_signals(unheard, work, n_threads)
     return 0

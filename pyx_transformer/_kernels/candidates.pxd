@@ -9,11 +9,10 @@ token id comes first, then the lower row.
 from libc.float cimport FLT_EPSILON
 from libc.math cimport INFINITY, fabs
 from libc.stdint cimport int64_t
-from cython.parallel cimport prange
 
 from pyx_transformer._kernels.norm cimport log_sum_exp
 from pyx_transformer._kernels.simd cimport VF, load_part, maximum_lane, vf
-from pyx_transformer._kernels.threads cimport share, threads_for
+from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 
 cdef struct Candidates:
@@ -93,7 +92,8 @@ cdef inline void find_group(const Candidates* job, Py_ssize_t group) noexcept no
         job.log_probabilities[i] = -INFINITY
 
 
-cdef inline void find_groups(const Candidates* job, int part, int parts) noexcept nogil:
+cdef inline void find_groups(const void* work, int part, int parts) noexcept nogil:
+    cdef const Candidates* job = <const Candidates*>work
     cdef Py_ssize_t group
     for group in range(share(job.groups, part, parts), share(job.groups, part + 1, parts)):
         find_group(job, group)
@@ -101,7 +101,4 @@ cdef inline void find_groups(const Candidates* job, int part, int parts) noexcep
 
 cdef inline void find(const Candidates* job, int n_threads) noexcept nogil:
     cdef Py_ssize_t n = job.group_starts[job.groups]
-    cdef int parts = threads_for(20.0 * n * job.vocabulary, n_threads)
-    cdef int part
-    for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-        find_groups(job, part, parts)
+    in_parallel(find_groups, job, threads_for(20.0 * n * job.vocabulary, n_threads))

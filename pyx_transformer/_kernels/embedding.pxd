@@ -1,10 +1,9 @@
 """Embedding lookup: out = table[ids] scale + positions[position_ids]."""
 
 from libc.stdint cimport int64_t
-from cython.parallel cimport prange
 
 from pyx_transformer._kernels.simd cimport VF, fill, load_part, store_part, vf
-from pyx_transformer._kernels.threads cimport share, threads_for
+from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 
 cdef inline void embed_row(
@@ -22,25 +21,29 @@ cdef inline void embed_row(
         i += VF
 
 
-cdef inline void embed_rows(
-    float* out, const int64_t* ids, const float* table, const float* positions,
-    const int64_t* position_ids, Py_ssize_t d, float scale, Py_ssize_t begin, Py_ssize_t end,
-) noexcept nogil:
-    cdef Py_ssize_t row
+cdef struct Lookup:
+    # out (m, d) = table[ids (m)] scale + positions[position_ids (m)]; positions may be NULL; ids
+    # are in range.
+    float* out
+    const int64_t* ids
+    const float* table
+    const float* positions
+    const int64_t* position_ids
+    Py_ssize_t m
+    Py_ssize_t d
+    float scale
+
+
+cdef inline void embed_rows(const void* work, int part, int parts) noexcept nogil:
+    cdef const Lookup* job = <const Lookup*>work
+    cdef Py_ssize_t d = job.d, row
     cdef const float* position = NULL
-    for row in range(begin, end):
-        if positions != NULL:
-            position = positions + position_ids[row] * d
-        embed_row(out + row * d, table + ids[row] * d, position, d, scale)
+    for row in range(share(job.m, part, parts), share(job.m, part + 1, parts)):
+        if job.positions != NULL:
+            position = job.positions + job.position_ids[row] * d
+        embed_row(job.out + row * d, job.table + job.ids[row] * d, position, d, job.scale)
 
 
-cdef inline void embedding(
-    float* out, const int64_t* ids, const float* table, const float* positions,
-    const int64_t* position_ids, Py_ssize_t m, Py_ssize_t d, float scale, int n_threads,
-) noexcept nogil:
-    """out (m, d) = table[ids] scale + positions[position_ids]; ids are in range."""
-    cdef int parts = threads_for(2.0 * m * d, n_threads)
-    cdef int part
-    for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-        embed_rows(out, ids, table, positions, position_ids, d, scale, share(m, part, parts),
-                   share(m, part + 1, parts))
+cdef inline void embed_all(const Lookup* job, int n_threads) noexcept nogil:
+    """The whole lookup."""
+    in_parallel(embed_rows, job, threads_for(2.0 * job.m * job.d, n_threads))

@@ -12,9 +12,9 @@ from libc.string cimport memcpy
 import numpy as np
 
 from pyx_transformer._kernels cimport attention as attention_kernel
-from pyx_transformer._kernels cimport embedding as embedding_kernel
 from pyx_transformer._kernels.activation cimport activate_all
 from pyx_transformer._kernels.attention cimport Attention
+from pyx_transformer._kernels.embedding cimport Lookup, embed_all
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
 from pyx_transformer._kernels.product cimport PANEL, Product, pack, product, products, unpack
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
@@ -196,19 +196,23 @@ def activate(float[::1] out, const float[::1] x, int activation, int n_threads):
 def embedding(float[:, ::1] out, const int64_t[::1] ids, const float[:, ::1] table, float scale,
               const float[:, ::1] positions, const int64_t[::1] position_ids, int n_threads):
     """out (m, d) = table[ids (m)] scale + positions[position_ids (m)]"""
-    cdef const float* first_position = NULL
-    cdef const int64_t* first_id = NULL
-    cdef Py_ssize_t start = 0, run
+    cdef Py_ssize_t start = 0, d = out.shape[1]
+    cdef Py_ssize_t run = max(ROWS_BETWEEN_SIGNALS // max(d, 1), 1)
+    cdef Lookup job
+    job.table = &table[0, 0]
+    job.positions = NULL
+    job.d = d
+    job.scale = scale
     if positions is not None:
-        first_position = &positions[0, 0]
-    run = max(ROWS_BETWEEN_SIGNALS // max(out.shape[1], 1), 1)
+        job.positions = &positions[0, 0]
     while start < ids.shape[0]:
-        if first_position != NULL:
-            first_id = &position_ids[start]
+        job.out = &out[start, 0]
+        job.ids = &ids[start]
+        if positions is not None:
+            job.position_ids = &position_ids[start]
+        job.m = min(run, ids.shape[0] - start)
         with nogil:
-            embedding_kernel.embedding(&out[start, 0], &ids[start], &table[0, 0], first_position,
-                                       first_id, min(run, ids.shape[0] - start), out.shape[1],
-                                       scale, n_threads)
+            embed_all(&job, n_threads)
         PyErr_CheckSignals()
         start += run
 

@@ -5,14 +5,13 @@ spread, and values of 1e30 do not overflow. The cost is hidden behind the matrix
 """
 
 from libc.math cimport INFINITY, log, sqrt
-from cython.parallel cimport prange
 
 from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.simd cimport (
     VF, fill, fill_double, load, load_doubles, load_part, maximum, maximum_lane, store,
     store_doubles, store_part, sum_doubles, vd, vf,
 )
-from pyx_transformer._kernels.threads cimport share, threads_for
+from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 cdef enum Norm:
     LAYER_NORM = 0
@@ -169,27 +168,39 @@ cdef inline void log_softmax_row(float* out, const float* x, Py_ssize_t d) noexc
         i += 1
 
 
-cdef inline void normalise_rows(
-    float* out, const float* x, const float* weight, const float* bias, Py_ssize_t d, double eps,
-    int norm, Py_ssize_t begin, Py_ssize_t end,
-) noexcept nogil:
-    cdef Py_ssize_t row
-    for row in range(begin, end):
-        if norm == LAYER_NORM or norm == RMS_NORM:
-            normalise_row(out + row * d, x + row * d, weight, bias, d, eps, norm)
-        elif norm == SOFTMAX:
-            softmax_row(out + row * d, x + row * d, d)
+cdef struct Rows:
+    # The m rows of x (m, d) normalised into out (m, d), which may be x for the two norms; weight
+    # and bias (d) may be NULL.
+    float* out
+    const float* x
+    const float* weight
+    const float* bias
+    Py_ssize_t m
+    Py_ssize_t d
+    double eps
+    int norm
+
+
+cdef inline void normalise_rows(const void* work, int part, int parts) noexcept nogil:
+    cdef const Rows* job = <const Rows*>work
+    cdef Py_ssize_t d = job.d, row
+    cdef float* out
+    cdef const float* x
+    for row in range(share(job.m, part, parts), share(job.m, part + 1, parts)):
+        out = job.out + row * d
+        x = job.x + row * d
+        if job.norm == SOFTMAX:
+            softmax_row(out, x, d)
+        elif job.norm == LOG_SOFTMAX:
+            log_softmax_row(out, x, d)
         else:
-            log_softmax_row(out + row * d, x + row * d, d)
+            normalise_row(out, x, job.weight, job.bias, d, job.eps, job.norm)
 
 
 cdef inline void normalise(
     float* out, const float* x, const float* weight, const float* bias, Py_ssize_t m, Py_ssize_t d,
     double eps, int norm, int n_threads,
 ) noexcept nogil:
-    """The m rows of x (m, d) normalised into out (m, d), which may be x for the two norms."""
-    cdef int parts = threads_for(10.0 * m * d, n_threads)
-    cdef int part
-    for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-        normalise_rows(out, x, weight, bias, d, eps, norm, share(m, part, parts),
-                       share(m, part + 1, parts))
+    """All rows: see `Rows`."""
+    cdef Rows job = Rows(out, x, weight, bias, m, d, eps, norm)
+    in_parallel(normalise_rows, &job, threads_for(10.0 * m * d, n_threads))

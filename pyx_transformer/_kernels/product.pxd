@@ -9,14 +9,13 @@ other from zero, the chains of a block one after the other, and so are the block
 rows, their place in a tile and the number of threads change who computes an output, never how.
 """
 
-from cython.parallel cimport prange
 
 from pyx_transformer._kernels.activation cimport IDENTITY, activate
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, load, load_part, pin, prefetch, store, store_part, transpose_lanes, vf,
 )
 from pyx_transformer._kernels.threads cimport (
-    WORK_BETWEEN_SIGNALS, hear_signals, share, threads_for,
+    WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 
 cdef enum:
@@ -269,13 +268,17 @@ cdef inline void multiply(const Product* job, int part, int parts) noexcept nogi
         product_part(job, 0, job.m, share(panels, part, parts), share(panels, part + 1, parts))
 
 
-cdef inline void multiply_all(
-    const Product* jobs, int count, int part, int parts,
-) noexcept nogil:
+cdef struct Products:
+    Product jobs[MOST_JOBS]
+    int count
+
+
+cdef inline void multiply_all(const void* work, int part, int parts) noexcept nogil:
+    cdef const Products* all = <const Products*>work
     cdef int j
-    for j in range(count):
-        if jobs[j].n > 0:
-            multiply(&jobs[j], part, parts)
+    for j in range(all.count):
+        if all.jobs[j].n > 0:
+            multiply(&all.jobs[j], part, parts)
 
 
 cdef inline int products(
@@ -283,26 +286,25 @@ cdef inline int products(
 ) except -1 nogil:
     """Up to MOST_JOBS products of one number of rows, together in runs of rows short enough to
     hear Ctrl-C between them."""
-    cdef Product run[MOST_JOBS]
+    cdef Products run
     cdef Py_ssize_t m = jobs[0].m, runs, i, row
     cdef double work = 1.0
-    cdef int part, parts, j
+    cdef int j
+    run.count = count
     for j in range(count):
         work += 2.0 * jobs[j].n * jobs[j].k
-        run[j] = jobs[j]
+        run.jobs[j] = jobs[j]
     runs = min(<Py_ssize_t>(m * (work / WORK_BETWEEN_SIGNALS) / n_threads) + 1, m)
     for i in range(runs):
         row = share(m, i, runs)
         for j in range(count):
-            run[j].m = share(m, i + 1, runs) - row
-            run[j].out = jobs[j].out + row * jobs[j].out_stride
-            run[j].x = jobs[j].x + row * jobs[j].x_stride
+            run.jobs[j].m = share(m, i + 1, runs) - row
+            run.jobs[j].out = jobs[j].out + row * jobs[j].out_stride
+            run.jobs[j].x = jobs[j].x + row * jobs[j].x_stride
             if jobs[j].residual != NULL:
-                run[j].residual = jobs[j].residual + row * jobs[j].residual_stride
-        parts = threads_for(work * run[0].m, n_threads)
-        for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
-            multiply_all(run, count, part, parts)
-        hear_signals(unheard, work * run[0].m, n_threads)
+                run.jobs[j].residual = jobs[j].residual + row * jobs[j].residual_stride
+        in_parallel(multiply_all, &run, threads_for(work * run.jobs[0].m, n_threads))
+        hear_signals(unheard, work * run.jobs[0].m, n_threads)
     return 0
 
 

@@ -138,8 +138,15 @@ class KeyValueCache:
         sentences = slots
         if self.width > 1:
             sentences = slots // self.width
-            first = np.flatnonzero(np.diff(sentences, prepend=-1))
+            first = run_starts(sentences)
             sentences = sentences[first]
             if len(first):
                 starts, counts = starts[first], np.add.reduceat(counts, first)
         return starts, counts, self._memory.starts[sentences], self._memory.counts[sentences]
+
+
+def run_starts(numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where each run of equal numbers begins."""
+    is_first = np.ones(len(numbers), bool)
+    np.not_equal(numbers[1:], numbers[:-1], out=is_first[1:])
+    return is_first.nonzero()[0]

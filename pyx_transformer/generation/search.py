@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyx_transformer import _runtime
-from pyx_transformer.generation.cache import KeyValueCache
+from pyx_transformer.generation.cache import KeyValueCache, run_starts
 from pyx_transformer.generation.logits import LogitsRules
 from pyx_transformer.generation.sampling import draw
 
@@ -139,7 +139,7 @@ class Search:
         if self.coverage is None:
             return self.cache.append(ids, self.slot, counts)
         sentence = self.unit // self.branches
-        first = np.flatnonzero(np.diff(sentence, prepend=-1))
+        first = run_starts(sentence)
         places = np.add.reduceat(counts, first)
         heads, source = self.model.config.num_heads, self.coverage.shape[1]
         weights = np.zeros((len(first), heads, int(places.max()), source), np.float32)
@@ -155,18 +155,19 @@ class Search:
 
     def choose(self, logits):
         """Greedy and beam search: the best candidates of each unit."""
-        first = np.flatnonzero(np.diff(self.unit, prepend=-1))
+        first = np.arange(len(self.unit)) if self.beams == 1 else run_starts(self.unit)
         most = min(self.beams * (1 + len(self.end_tokens)), logits.shape[1] * self.beams)
         values, tokens, parents, scores = self.candidates(logits, first, most)
         is_end = self.is_end(tokens)
-        for unit, column in np.argwhere(is_end[:, : self.beams]):
-            parent = parents[unit, column]
-            self.finish(parent, values[unit, column], scores[unit, column])
+        if is_end[:, : self.beams].any():
+            for unit, column in np.argwhere(is_end[:, : self.beams]):
+                parent = parents[unit, column]
+                self.finish(parent, values[unit, column], scores[unit, column])
         goes_on = (parents >= 0) & ~is_end
         rank = goes_on.cumsum(axis=1) - 1
-        chosen = goes_on & (rank < self.beams)
+        chosen = (goes_on & (rank < self.beams)).nonzero()
         rows = parents[chosen]
-        units = np.repeat(self.unit[first], chosen.sum(axis=1))
+        units = self.unit[rows]
         self.go_on(rows, units, rank[chosen], values[chosen], tokens[chosen], scores[chosen])
 
     def sample(self, logits):
