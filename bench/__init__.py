@@ -8,7 +8,7 @@
     rows        what a row, its result, a bar and a benchmark are
     timing      contestants in turn
     machine     what ran it, and the limits it has
-    peers       the other libraries; graphs are the ONNX models for one of them
+    peers       the other libraries; graphs and translators are the models for some of them
 
 A further benchmark is a further module with a `BENCHMARK`, and its name in `__main__`.
 """

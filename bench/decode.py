@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 import shutil
 import subprocess
@@ -17,21 +18,21 @@ from types import ModuleType
 from unittest import mock
 
 import numpy as np
-from models import randomised, token_ids
+from cases import normal
+from models import token_ids
 
 import pyx_transformer as pt
 from bench import encoder, footprint
 from bench.rows import Bar, Benchmark, Figure, Missing, Row
 from bench.timing import Contestant
+from bench.translators import SPECIAL, load_ctranslate2, to_ctranslate2, to_marian
 from pyx_transformer import _runtime
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GREEDY, BEAM, TRAINED = "decode, greedy", "decode, beam 4", "decode, small model"
-# Hugging Face's Marian is always post-norm with ReLU in reach, and its sines come before cosines.
 CONFIG = pt.TransformerConfig(32_000, 32_000, position_layout="halves", max_length=128)
 SOURCE, TARGET = 20, 64  # tokens of each sentence
 BEAM_SIZE = 4
-SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2
 NEVER = -1e4  # as a logit
 MEMORY_BATCH = 32
 
@@ -89,7 +90,7 @@ def contestants(config, B, beam_size, peers):
     if beam_size > 1 and B == 1:
         yield Contestant("greedy", partial(generated, model, src, 1), is_compared=False)
     if peers.ctranslate2:
-        translator = converted(config, peers.ctranslate2, peers.threads)
+        translator = ctranslate2_translator(config, peers.ctranslate2, peers.threads)
         tokens = [[str(i) for i in row] for row in src]
         yield Contestant("ctranslate2", partial(translated, translator, tokens, beam_size))
     if peers.transformers:
@@ -100,12 +101,35 @@ def contestants(config, B, beam_size, peers):
 
 @lru_cache(maxsize=1)
 def our_model(config):
-    """A model with random weights, which never chooses one of the special tokens."""
-    model = randomised(pt.Transformer(config, rng=0))
+    """A model with random weights that never chooses a special token, so that nothing ends early.
+
+    Its sub-layers are weaker than what they are added to: at full strength, so little of a token
+    is left after all layers that translations are one token over and over. Its logits have a
+    spread of 4: the best of 32,000 tokens has about a fifth of the probability.
+    """
+    rng = np.random.default_rng(0)
+    model = pt.Transformer(config, rng=rng)
     state = model.state_dict()
+    for name, array in state.items():
+        if array.ndim == 1:
+            array += normal(rng, *array.shape) / 10
+        elif name.endswith(("out_proj.weight", "linear2.weight")):
+            array *= 0.3
+    shape = state["output_projection.weight"].shape
+    state["output_projection.weight"] = 4 / np.float32(config.d_model**0.5) * normal(rng, *shape)
     state["output_projection.bias"][: len(SPECIAL)] = NEVER
     model.load_state_dict(state)
     return model
+
+
+@lru_cache(maxsize=1)
+def ctranslate2_translator(config, ctranslate2, threads):
+    return to_ctranslate2(our_model(config), ctranslate2, threads)
+
+
+@lru_cache(maxsize=1)
+def marian(config, transformers, torch):
+    return to_marian(our_model(config), transformers, torch)
 
 
 def sources(config, B):
@@ -116,138 +140,14 @@ def generated(model, src, beam_size):
     return np.stack(model.generate(src, beam_size=beam_size, max_length=TARGET).sequences)
 
 
-# CTranslate2
-
-
-@lru_cache(maxsize=1)
-def converted(config, ctranslate2, threads):
-    """CTranslate2's translator with our weights, in float32."""
-    spec = ctranslate2_spec(our_model(config), ctranslate2.specs)
-    with tempfile.TemporaryDirectory() as folder:
-        spec.validate()
-        spec.save(folder)
-        return load_translator(ctranslate2, folder, threads)
-
-
-def load_translator(ctranslate2, folder, threads):
-    return ctranslate2.Translator(
-        str(folder), device="cpu", compute_type="float32", inter_threads=1, intra_threads=threads
-    )
-
-
-def ctranslate2_spec(model, specs):
-    """The model as CTranslate2 saves it; the token of an id is its decimal number."""
-    config, state = model.config, model.state_dict()
-
-    def linear(part, name, rows=slice(None)):
-        part.weight, part.bias = state[f"{name}weight"][rows], state[f"{name}bias"][rows]
-
-    def norm(part, name):
-        part.gamma, part.beta = state[f"{name}weight"], state[f"{name}bias"]
-
-    spec = specs.TransformerSpec.from_config(
-        (config.num_encoder_layers, config.num_decoder_layers), config.num_heads, pre_norm=False
-    )
-    for side, last_norm in (("encoder", "norm2"), ("decoder", "norm3")):
-        stack = getattr(spec, side)
-        stack.position_encodings.encodings = positions(config)
-        for i, layer in enumerate(stack.layer):
-            name = f"{side}.layers.{i}."
-            linear(layer.self_attention.linear[0], f"{name}self_attn.in_proj_")
-            linear(layer.self_attention.linear[1], f"{name}self_attn.out_proj.")
-            norm(layer.self_attention.layer_norm, f"{name}norm1.")
-            linear(layer.ffn.linear_0, f"{name}linear1.")
-            linear(layer.ffn.linear_1, f"{name}linear2.")
-            norm(layer.ffn.layer_norm, f"{name}{last_norm}.")
-            if side == "decoder":
-                queries, others = slice(config.d_model), slice(config.d_model, None)
-                linear(layer.attention.linear[0], f"{name}multihead_attn.in_proj_", queries)
-                linear(layer.attention.linear[1], f"{name}multihead_attn.in_proj_", others)
-                linear(layer.attention.linear[2], f"{name}multihead_attn.out_proj.")
-                norm(layer.attention.layer_norm, f"{name}norm2.")
-    spec.encoder.embeddings[0].weight = state["src_embedding.weight"]
-    spec.decoder.embeddings.weight = state["tgt_embedding.weight"]
-    linear(spec.decoder.projection, "output_projection.")
-    spec.config.layer_norm_epsilon = config.layer_norm_eps
-    tokens = [*SPECIAL, *map(str, range(len(SPECIAL), config.tgt_vocab_size))]
-    spec.register_source_vocabulary(tokens)
-    spec.register_target_vocabulary(tokens)
-    return spec
-
-
-def positions(config):
-    return pt.sinusoidal_positions(config.max_length, config.d_model, layout=config.position_layout)
-
-
 def translated(translator, tokens, beam_size):
     results = translator.translate_batch(tokens, beam_size=beam_size, max_decoding_length=TARGET)
     return np.array([[int(token) for token in result.hypotheses[0]] for result in results])
 
 
-# Hugging Face
-
-
-@lru_cache(maxsize=1)
-def marian(config, transformers, torch):
-    """Hugging Face's Marian with our weights."""
-    transformers.logging.set_verbosity_error()
-    settings = transformers.MarianConfig(
-        vocab_size=config.src_vocab_size,
-        d_model=config.d_model,
-        encoder_layers=config.num_encoder_layers,
-        decoder_layers=config.num_decoder_layers,
-        encoder_attention_heads=config.num_heads,
-        decoder_attention_heads=config.num_heads,
-        encoder_ffn_dim=config.d_ff,
-        decoder_ffn_dim=config.d_ff,
-        activation_function=config.activation,
-        max_position_embeddings=config.max_length,
-        scale_embedding=config.scale_embeddings,
-        share_encoder_decoder_embeddings=False,
-        tie_word_embeddings=False,
-        pad_token_id=SPECIAL.index("<unk>"),  # no batch here is padded
-        decoder_start_token_id=config.start_id,
-        eos_token_id=config.end_id,
-        forced_eos_token_id=None,
-    )
-    with torch.device("meta"):  # the weights come from outside
-        model = transformers.MarianMTModel(settings)
-    state = {name: torch.from_numpy(array) for name, array in marian_state(our_model(config))}
-    model.load_state_dict(state, assign=True)
-    return model.eval()
-
-
-def marian_state(model):
-    """The parameters as Hugging Face names them."""
-    norms = {
-        "encoder": {"norm1": "self_attn_layer_norm", "norm2": "final_layer_norm"},
-        "decoder": {
-            "norm1": "self_attn_layer_norm",
-            "norm2": "encoder_attn_layer_norm",
-            "norm3": "final_layer_norm",
-        },
-    }
-    names = {"linear1": "fc1", "linear2": "fc2", "multihead_attn": "encoder_attn"}
-    state = model.state_dict()
-    yield "lm_head.weight", state.pop("output_projection.weight")
-    yield "final_logits_bias", state.pop("output_projection.bias")[None]
-    for side, embedding in (("encoder", "src_embedding"), ("decoder", "tgt_embedding")):
-        yield f"model.{side}.embed_tokens.weight", state.pop(f"{embedding}.weight")
-        yield f"model.{side}.embed_positions.weight", positions(model.config)
-    for name, array in state.items():
-        side, layers, i, part, rest = name.split(".", 4)
-        part = {**names, **norms[side]}.get(part, part)
-        prefix = f"model.{side}.{layers}.{i}.{part}"
-        if rest.startswith("in_proj_"):
-            for projection, rows in zip("qkv", np.split(array, 3), strict=True):
-                yield f"{prefix}.{projection}_proj.{rest.removeprefix('in_proj_')}", rows
-        else:
-            yield f"{prefix}.{rest}", array
-
-
 def marian_generated(model, ids, beam_size):
     generation = model.generate(ids, num_beams=beam_size, max_new_tokens=TARGET, do_sample=False)
-    return generation[:, 1:].numpy()
+    return generation[:, 1:].numpy()  # without the start
 
 
 # The trained model
@@ -257,9 +157,11 @@ def trained_contestants(B, peers):
     """Greedy translations of words, letters in and letters out."""
     folder = trained_folder()
     words = trained_words(folder, B)
-    yield Contestant("ours", partial(transliterated, trained_model(folder), words))
+    model = trained_model(folder)
+    ids = {token: i for i, token in enumerate(model.src_vocabulary)}
+    yield Contestant("ours", partial(transliterated, model, ids, words))
     if peers.ctranslate2:
-        translator = load_translator(peers.ctranslate2, folder, peers.threads)
+        translator = load_ctranslate2(folder, peers.ctranslate2, peers.threads)
 
         def theirs():
             results = translator.translate_batch(
@@ -296,8 +198,7 @@ def trained_words(folder, number):
     return [list(rng.choice(letters, length)) for length in rng.integers(3, 11, number)]
 
 
-def transliterated(model, words):
-    ids = {token: i for i, token in enumerate(model.src_vocabulary)}
+def transliterated(model, ids, words):
     lengths = [len(word) for word in words]
     src = np.zeros((len(words), max(lengths)), np.int64)
     for row, word in zip(src, words, strict=True):
@@ -324,14 +225,14 @@ def python_microseconds(quick):
 
 
 class Stopwatch:
-    """Sums up the seconds inside calls of functions; a call inside a call is part of it."""
+    """Seconds inside calls of timed functions, those that one makes of another counted once."""
 
     def __init__(self):
         self.seconds = 0.0
         self._is_running = False
 
     def timed(self, function):
-        """The function, with its calls timed. What the watch itself takes is outside them."""
+        """The function, with its calls timed. What the watch itself takes is not in them."""
 
         @functools.wraps(function)
         def call(*args, **kwargs):
@@ -350,9 +251,9 @@ class Stopwatch:
 
 @contextmanager
 def timed_kernels():
-    """The kernels, with every compiled function and method timed by the Stopwatch given.
+    """A Stopwatch that times every compiled function inside the block.
 
-    Objects made before are not: compiled classes are replaced by subclasses of them.
+    Methods too, but only of objects made there: compiled classes give way to subclasses.
     """
     watch = Stopwatch()
     kernels = ModuleType(_runtime.kernels.__name__)
@@ -394,21 +295,23 @@ def memory_error(quick):
 
 
 def peak_of_estimate(threads):
-    """The peak of a call beyond what there is before it, as a share of the estimate.
-
-    NaN where the system does not tell the peak.
-    """
-    model, src = our_model(CONFIG), sources(CONFIG, MEMORY_BATCH)
+    """The memory that a call takes at its peak, as a share of the estimate; NaN where unknown."""
     pt.set_num_threads(threads)
+    model, src = our_model(CONFIG), sources(CONFIG, MEMORY_BATCH)
     model.generate(src[:1], beam_size=BEAM_SIZE, max_length=2)  # reads the weights, starts threads
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
-        before = peak_bytes()
-        generated(model, src, BEAM_SIZE)
-        peak = peak_bytes()
-    except OSError:
-        return float("nan")
-    return (peak - before) / model.memory_estimate(MEMORY_BATCH, SOURCE, TARGET, BEAM_SIZE)
+    taken = peak_growth(partial(generated, model, src, BEAM_SIZE))
+    return taken / model.memory_estimate(MEMORY_BATCH, SOURCE, TARGET, BEAM_SIZE)
+
+
+def peak_growth(call):
+    """Bytes that a call takes at its peak beyond what there is before it; NaN but on Linux."""
+    clear = Path("/proc/self/clear_refs")
+    if not clear.exists():
+        return math.nan
+    clear.write_text("5")  # the peak is now what there is
+    before = peak_bytes()
+    call()
+    return peak_bytes() - before
 
 
 def peak_bytes():
@@ -422,10 +325,14 @@ def is_row(group, *batches):
     return lambda row: row.group == group and row.sizes["B"] in batches
 
 
-def to_ctranslate2(text, asked, *rows):
+def beside_ctranslate2(text, asked, group, *batches):
     """A bar: how many times faster than CTranslate2."""
     return Bar(
-        f"{text}: CTranslate2", "x", asked, is_row(*rows), lambda r: r.ratio_to_best("ctranslate2")
+        f"{text}: CTranslate2",
+        "x",
+        asked,
+        is_row(group, *batches),
+        lambda result: result.ratio_to_best("ctranslate2"),
     )
 
 
@@ -433,7 +340,7 @@ BENCHMARK = Benchmark(
     "decode",
     rows=tuple(rows()),
     bars=(
-        to_ctranslate2("greedy, B = 1", 1.25, GREEDY, 1),
+        beside_ctranslate2("greedy, B = 1", 1.25, GREEDY, 1),
         Bar(
             "greedy, B = 1: share of the read bandwidth",
             "%",
@@ -441,9 +348,9 @@ BENCHMARK = Benchmark(
             is_row(GREEDY, 1),
             lambda result: result.share,
         ),
-        to_ctranslate2("greedy, B = 8", 2.0, GREEDY, 8),
-        to_ctranslate2("greedy, B = 32", 1.8, GREEDY, 32),
-        to_ctranslate2("beam 4, B = 1", 1.8, BEAM, 1),
+        beside_ctranslate2("greedy, B = 8", 2.0, GREEDY, 8),
+        beside_ctranslate2("greedy, B = 32", 1.8, GREEDY, 32),
+        beside_ctranslate2("beam 4, B = 1", 1.8, BEAM, 1),
         Bar(
             "beam 4, B = 1: speed of greedy search",
             "%",
@@ -451,8 +358,8 @@ BENCHMARK = Benchmark(
             is_row(BEAM, 1),
             lambda result: result.ratio("greedy"),
         ),
-        to_ctranslate2("beam 4, B = 32", 1.8, BEAM, 32),
-        to_ctranslate2("small model", 1.0, TRAINED, 1, 100),
+        beside_ctranslate2("beam 4, B = 32", 1.8, BEAM, 32),
+        beside_ctranslate2("small model", 1.0, TRAINED, 1, 100),
     ),
     figures=(
         Figure("Python of a greedy step, B = 1", "us", 100, python_microseconds),

@@ -21,11 +21,12 @@ Points that the options' short descriptions leave open, as decided here:
     - A forced prefix may hold banned tokens. A prefix_bias, which comes after the bans, lets banned
       tokens of the prefix in, and nothing else.
     - Where every token of a row is banned, it has no candidates, prefix_bias or not.
-    - Coverage counts the steps of a forced prefix too: what it translates is covered.
+    - Coverage counts no step of a forced prefix: nothing was chosen there (so CTranslate2).
     - What max_length cuts off counts beside what is finished, even where the same step finished
       enough hypotheses to stop.
-    - Only early_stopping False and "never" keep no more than N finished hypotheses, so that fewer
-      than num_hypotheses come back where patience makes N smaller than it.
+    - early_stopping False and "never" forget all but the N best finished hypotheses whenever they
+      ask whether to stop, which is while rows are left. Where patience makes N smaller than
+      num_hypotheses, fewer than that may come back.
     - stop_when is asked about the first token of an alternative too.
     - A sample in which every token is banned is left out; the others keep their order.
 """
@@ -172,8 +173,9 @@ class Search:
         allowed = None
         if self.constraint is not None:
             allowed = self.constraint(self.sentence, row.tokens[:])
+        allowed = set(range(len(z)) if allowed is None else allowed)
         for v in range(len(z)):
-            if self.is_banned(row, v) or (allowed is not None and v not in allowed):
+            if v not in allowed or self.is_banned(row, v):
                 z[v] = -np.inf
         if self.temperature is not None:
             z = z / self.temperature
@@ -217,9 +219,10 @@ class Search:
     def log_coverage(self, tokens, has_end):
         """sum_j log(min(sum_t a_tj, 1)) over the steps t that chose these tokens, and the end.
 
-        Wu et al., 2016, equation 14, inside the sum over source places j.
+        j are the places of the source. Wu et al., 2016, equation 14, without its factor.
         """
-        steps = [self.next_attention(tokens[:t]) for t in range(len(tokens) + has_end)]
+        free = range(len(self.forced_prefix()), len(tokens) + has_end)
+        steps = [self.next_attention(tokens[:t]) for t in free]
         with np.errstate(divide="ignore"):
             return float(np.sum(np.log(np.minimum(np.sum(f64(steps), axis=0), 1.0))))
 
@@ -275,13 +278,11 @@ class Search:
             return [], hypotheses + [self.hypothesis(row, False) for row in rows]
 
         enough = max(1, int(np.floor(self.beam_size * self.patience + 0.5)))
-        if len(hypotheses) < enough:
+        if not rows or len(hypotheses) < enough:
             return rows, hypotheses
         if self.early_stopping is True:
             return [], hypotheses
         hypotheses = self.best(hypotheses, enough)
-        if not rows:
-            return [], hypotheses
         length = self.count(rows[0])
         if self.early_stopping == "never" and self.length_penalty > 0:
             length = self.max_length

@@ -22,6 +22,7 @@ D, H, F = 24, 3, 41
 KDIM, VDIM = 17, 31
 B, T, S = 2, 5, 7
 MODEL = small_model()
+LANGUAGE_MODEL = randomised(pt.TransformerLM(MODEL.config))
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,21 @@ CALLS = {
         },
         optional=("src_lengths", "tgt_lengths"),
     ),
+    "TransformerLM": call(
+        LANGUAGE_MODEL,
+        integers={"tgt": TGT, "tgt_lengths": TGT_LENGTHS},
+        optional=("tgt_lengths",),
+    ),
+    "TransformerLM.generate": call(
+        lambda max_length=4, **ids: LANGUAGE_MODEL.generate(**ids, max_length=max_length),
+        integers={"prompt": TGT, "prompt_lengths": TGT_LENGTHS},
+        optional=("prompt_lengths",),
+    ),
+    "TransformerLM.score": call(
+        LANGUAGE_MODEL.score,
+        integers={"tgt": TGT, "tgt_lengths": TGT_LENGTHS},
+        optional=("tgt_lengths",),
+    ),
 }
 REALS = [(name, argument) for name, c in CALLS.items() for argument in c.reals]
 INTEGERS = [(name, argument) for name, c in CALLS.items() for argument in c.integers]
@@ -129,10 +145,10 @@ every_array = pytest.mark.parametrize(("name", "argument"), REALS + INTEGERS)
 
 def test_every_layer_and_method_is_here():
     classes = {name for name in pt.__all__ if inspect.isclass(getattr(pt, name))}
-    assert classes - {"AttentionWeights", "TransformerConfig"} == {
-        name for name in CALLS if "." not in name
-    }
-    takes_no_arrays = {"apply", "state_dict", "load_state_dict", "save"}
+    classes -= {"AttentionWeights", "TransformerConfig"}
+    classes -= {"Generation", "GenerationOptions", "Hypothesis"}  # see test_generation_options
+    assert classes == {name for name in CALLS if "." not in name}
+    takes_no_arrays = {"apply", "state_dict", "load_state_dict", "save", "memory_estimate"}
     for name in classes:
         methods = {
             f"{name}.{method}"
@@ -329,6 +345,9 @@ WRONG_SIZES = {
         "src_lengths": [((3,), "(2,) because src is (2, 7)")],
         "tgt_lengths": [((3,), "(2,) because tgt is (2, 5)")],
     },
+    "TransformerLM": {"tgt_lengths": [((1,), "(2,) because tgt is (2, 5)")]},
+    "TransformerLM.generate": {"prompt_lengths": [((3,), "(2,) because prompt is (2, 5)")]},
+    "TransformerLM.score": {"tgt_lengths": [((0,), "(2,) because tgt is (2, 5)")]},
 }
 
 
@@ -342,8 +361,14 @@ def test_wrong_sizes(name):
             assert_refuses(name, argument, wrong, ValueError, says)
 
 
-VOCABULARIES = {"ids": 19, "src": 23, "tgt": 19}
-LENGTHS = {"src_lengths": 7, "tgt_lengths": 5, "memory_lengths": 7, "lengths": 5}
+VOCABULARIES = {"ids": 19, "src": 23, "tgt": 19, "prompt": 19}
+LENGTHS = {
+    "src_lengths": 7,
+    "tgt_lengths": 5,
+    "prompt_lengths": 5,
+    "memory_lengths": 7,
+    "lengths": 5,
+}
 
 
 @pytest.mark.parametrize(("name", "argument"), [i for i in INTEGERS if i[1] in VOCABULARIES])
@@ -386,14 +411,20 @@ WRONG_SCALARS = [
             ("TransformerEncoder", "return_attention"),
             ("TransformerDecoder", "return_attention"),
             ("Transformer", "return_attention"),
+            ("TransformerLM", "return_attention"),
         )
         for v in NOT_FLAGS
     ],
     *[
-        ("Transformer.generate", "max_length", v, TypeError)
+        (name, "max_length", v, TypeError)
+        for name in ("Transformer.generate", "TransformerLM.generate")
         for v in (4.0, "4", True, 1j, [4], np.array([4]))
     ],
-    *[("Transformer.generate", "max_length", v, ValueError) for v in (-1, -(2**70))],
+    *[
+        (name, "max_length", v, ValueError)
+        for name in ("Transformer.generate", "TransformerLM.generate")
+        for v in (-1, -(2**70))
+    ],
 ]
 
 
@@ -402,9 +433,10 @@ def test_wrong_scalars(name, argument, value, error):
     assert_refuses(name, argument, value, error, "expected")
 
 
+@pytest.mark.parametrize("name", ("Transformer.generate", "TransformerLM.generate"))
 @pytest.mark.parametrize("value", (np.int8(3), np.uint64(3), np.array(3)), ids=repr)
-def test_any_integer_is_a_max_length(value):
-    c = CALLS["Transformer.generate"]
+def test_any_integer_is_a_max_length(name, value):
+    c = CALLS[name]
     assert_same(c(max_length=value), c(max_length=3))
 
 
@@ -486,10 +518,12 @@ def test_wrong_options_of_layers(name):
             assert_not_constructed(name, argument, value, ValueError)
 
 
+@pytest.mark.parametrize("model", [pt.Transformer, pt.TransformerLM], ids=lambda c: c.__name__)
 @pytest.mark.parametrize("rng", ["0", 1.5, -1], ids=repr)
-def test_wrong_generators_of_a_model(rng):
-    with pytest.raises((TypeError, ValueError), match=r"^Transformer: rng is .*, expected a numpy"):
-        pt.Transformer(MODEL.config, rng=rng)
+def test_wrong_generators_of_a_model(model, rng):
+    with pytest.raises((TypeError, ValueError)) as error:
+        model(MODEL.config, rng=rng)
+    assert str(error.value).startswith(f"{model.__name__}: rng is {rng!r}, expected a numpy")
 
 
 @pytest.mark.parametrize("name", CONSTRUCTORS)

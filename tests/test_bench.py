@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from models import small_config
 
 import pyx_transformer as pt
 
@@ -17,11 +18,22 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.append(str(REPOSITORY))  # last: the installed package still comes first
 
 from bench import __main__ as command  # noqa: E402 - only now is it found
-from bench import encoder, footprint, kernels, machine, peers, product, report, timing  # noqa: E402
-from bench.rows import Bar, Benchmark, Figure, Result, Row  # noqa: E402
+from bench import (  # noqa: E402
+    decode,
+    encoder,
+    footprint,
+    kernels,
+    machine,
+    peers,
+    product,
+    report,
+    timing,
+)
+from bench.rows import Bar, Benchmark, Figure, Missing, Result, Row  # noqa: E402
 from bench.timing import Contestant  # noqa: E402
+from pyx_transformer import _runtime  # noqa: E402
 
-BENCHMARKS = [kernels.BENCHMARK, encoder.BENCHMARK]
+BENCHMARKS = [kernels.BENCHMARK, encoder.BENCHMARK, decode.BENCHMARK]
 
 
 def named(benchmark):
@@ -161,7 +173,7 @@ def test_bars_cover_the_rows_that_they_are_about():
         for benchmark in BENCHMARKS
         for bar in benchmark.bars
     }
-    assert list(covered.values()) == [17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2]
+    assert list(covered.values()) == [17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2] + [1] * 7 + [2]
 
 
 def test_work_of_an_encoder():
@@ -172,6 +184,17 @@ def test_work_of_an_encoder():
     assert encoder.flop(model, [7, 7]) == 2 * layers * one
     assert encoder.weight_bytes(model) == 4 * layers * weights
     assert 2 * sum(encoder.LENGTHS) == len(encoder.LENGTHS) * max(encoder.LENGTHS)
+
+
+def test_work_of_decoding():
+    config = small_config(d_model=4, num_heads=2, d_ff=5, num_decoder_layers=3, tgt_vocab_size=7)
+    projections, cross, feed_forward, output = 4 * 4 * 4, 2 * 4 * 4, 2 * 4 * 5, 4 * 7
+    weights = 3 * (projections + cross + feed_forward) + output
+    assert decode.step_weights(config) == weights
+    encoding = encoder.flop((2, 4, 2, 5), [decode.SOURCE] * 3)
+    assert decode.flop(config, 3, 1) == encoding + 2 * 3 * decode.TARGET * weights
+    rows = 1 + 4 * (decode.TARGET - 1)  # four after the first step
+    assert decode.flop(config, 3, 4) == encoding + 2 * 3 * rows * weights
 
 
 # what is compared
@@ -186,6 +209,14 @@ def test_different_results_are_refused():
     for wrong in (other, missing):
         with pytest.raises(AssertionError, match="row: the results of ours"):
             report.check("row", [ours, same, wrong])
+
+
+@pytest.mark.parametrize("ours, theirs", [([30_000, 5], [30_001, 5]), (["ab", "c"], ["ab", "d"])])
+def test_ids_and_text_have_to_be_the_same(ours, theirs):
+    first = Contestant("ours", lambda: ours)
+    report.check("row", [first, Contestant("torch", lambda: list(ours))])
+    with pytest.raises(AssertionError, match="row: the results of ours"):
+        report.check("row", [first, Contestant("torch", lambda: theirs)])
 
 
 SMALL = ("product m=4 n=512 k=512", "attention, causal B=1 H=8 T=128 K=64", "gelu_tanh size=2048")
@@ -211,7 +242,75 @@ def test_encoders_agree():
         report.check("padded", list(encoder.padded_contestants(model, installed)))
 
 
+@pytest.mark.parametrize("beam_size", (1, 3))
+def test_translators_agree(beam_size):
+    installed = peers.Peers(1)
+    if not (installed.ctranslate2 or installed.transformers):
+        pytest.skip("neither ctranslate2 nor transformers is installed")
+    config = small_config(
+        d_model=32, num_heads=4, src_vocab_size=61, tgt_vocab_size=83, position_layout="halves"
+    )
+    with installed.inference_mode():
+        contestants = list(decode.contestants(config, 2, beam_size, installed))
+        report.check("decode", contestants)
+    ids = contestants[0].call()
+    assert ids.shape == (2, decode.TARGET)
+    assert len(set(ids.ravel())) > 20  # not one token over and over
+    assert ids.min() >= len(decode.SPECIAL)
+
+
+def test_a_beam_of_one_sentence_is_timed_beside_greedy_search(no_peers):
+    config = small_config(position_layout="halves")
+    for B, names in ((1, ["ours", "greedy"]), (2, ["ours"])):
+        found = list(decode.contestants(config, B, 3, peers.Peers(1)))
+        assert [contestant.name for contestant in found] == names
+        assert not any(contestant.is_compared for contestant in found[1:])
+
+
+def test_the_trained_model_translates_alike(shared_data):
+    contestants = list(decode.trained_contestants(3, peers.Peers(1)))
+    report.check("words", contestants)
+    assert all(contestants[0].call())
+    model = decode.trained_model(shared_data / "aren")
+    ids = {token: i for i, token in enumerate(model.src_vocabulary)}
+    assert decode.transliterated(model, ids, [list("آزا"), list("آتزمون")]) == ["azza", "atzmon"]
+
+
 # report
+
+
+def test_a_row_without_what_it_needs_is_left_out(no_peers, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYX_TRANSFORMER_TEST_DATA", str(tmp_path))
+    with pytest.raises(Missing, match="no trained model in .*aren; PYX_TRANSFORMER_TEST_DATA"):
+        list(decode.trained_contestants(1, peers.Peers(1)))
+
+    def missing(peers):
+        raise Missing("no model")
+        yield
+
+    rows = [a_row(contestants=missing, m=1), a_row(contestants=product_of_nothing, m=2)]
+    options = Namespace(threads=1, rounds=1, quick=False, rows=None, output=None)
+    bar = Bar("all", "%", 1, lambda row: True, lambda result: 1.0)
+    (verdict,) = report.run(Benchmark("small", rows, [bar]), options)
+    assert "work m=1: left out, no model" in capsys.readouterr().out
+    assert verdict.where.startswith("1 of 2 rows")
+
+
+def product_of_nothing(peers):
+    yield Contestant("ours", lambda: np.zeros(2))
+
+
+def test_speed_is_told_in_what_a_row_makes():
+    row = Row("work", {}, list, flop=3e9, bytes=5e9, made=(64, "tokens"))
+    assert report.speed_of(a_result(row, ours=[0.5, 0.5, 9.0])) == "128 tokens/s"
+    assert report.row_facts(a_result(row, ours=[0.5]))["tokens"] == 64
+    assert report.speed_of(a_result(Row("work", {}, list, flop=3e9), ours=[0.5])) == "6.0 GFLOP/s"
+    assert report.speed_of(a_result(Row("work", {}, list, bytes=5e9), ours=[0.5])) == "10.0 GB/s"
+
+
+def test_a_figure_that_cannot_be_measured_is_not_judged():
+    verdict = Figure("peak", "%", 0.1, lambda quick: math.nan).judge(True)
+    assert (verdict.got, verdict.met) == (None, None)
 
 
 def test_a_benchmark_is_printed_and_written(no_peers, tmp_path, capsys):
@@ -260,6 +359,7 @@ def test_only_a_whole_run_writes_into_results():
     results = REPOSITORY / "bench" / "results"
     assert command.parse(["kernels"]).output == results / "kernels.json"
     assert command.parse(["encoder"]).output == results / "encoder.json"
+    assert command.parse(["decode"]).output == results / "decode.json"
     assert command.parse(["kernels", "--quick"]).output is None
     assert command.parse(["kernels", "--rows", "gelu"]).output is None
     assert command.parse(["kernels", "--quick", "--output", "x.json"]).output == Path("x.json")
@@ -280,6 +380,45 @@ def test_the_command_runs_one_row():
     answer = subprocess.run(line, cwd=REPOSITORY, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
     assert "\ngelu_tanh " in answer.stdout
+
+
+# decode: Python time and memory
+
+
+def test_a_call_inside_a_timed_call_counts_once(monkeypatch):
+    seconds = iter([0.0, 3.0, 10.0, 14.0])
+    monkeypatch.setattr(decode.time, "perf_counter", lambda: next(seconds))
+    watch = decode.Stopwatch()
+    inner = watch.timed(lambda: 5)
+    outer = watch.timed(lambda: inner() + 1)
+    assert outer() == 6
+    assert inner() == 5
+    assert watch.seconds == 3.0 + 4.0
+
+
+def test_compiled_functions_and_methods_are_timed():
+    kernels = _runtime.kernels
+    with decode.timed_kernels() as watch:
+        linear = pt.Linear(3, 5, rng=0)
+        assert isinstance(linear.packed, kernels.PackedLinear)
+        assert watch.seconds == 0.0
+        linear(np.ones((2, 3)))
+        by_function = watch.seconds
+        assert linear.weight.shape == (5, 3)  # by a method
+        assert 0.0 < by_function < watch.seconds
+    assert _runtime.kernels is kernels
+
+
+def test_python_time_is_what_the_kernels_do_not_take(monkeypatch):
+    monkeypatch.setattr(decode, "CONFIG", small_config(position_layout="halves"))
+    assert 0 < decode.python_microseconds(True) < 1e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the peak of a part")
+def test_the_peak_of_a_call():
+    np.ones(1 << 24)  # a higher peak, before
+    grown = decode.peak_growth(lambda: np.ones(1 << 23))
+    assert grown == pytest.approx(8 << 23, rel=0.1)
 
 
 # footprint

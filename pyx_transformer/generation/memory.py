@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from pyx_transformer import _checks
 
 if TYPE_CHECKING:
+    from pyx_transformer.config import TransformerConfig
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.transformer import Transformer
 
 FLOAT, INT64 = 4, 8
+HIDDEN_FLOATS = 1 << 20  # at most so many hidden activations at once, as blocks.pxi has it
+FIRST_TABLE = 64  # least rows of a model's table of sinusoids, which then doubles
+HUGE_PAGES = 1 << 22  # NumPy asks for them from here on: an array is there once it is written to
 
 
 def memory_estimate(
@@ -18,22 +22,55 @@ def memory_estimate(
 ) -> int:
     """Bytes at the peak of decoding max_length tokens, beyond the model and the interpreter.
 
-    src_len: of each source or, for a language model, of each prompt.
+    src_len: of each source or, for a language model, of each prompt. beam_size: hypotheses in play
+    per sentence, samples or alternatives included.
     """
     this = f"{type(model).__name__}.memory_estimate"
     batch = _checks.as_integer(this, "batch", batch, minimum=0)
-    src_len = _checks.as_integer(this, "src_len", src_len, minimum=0)
+    src_name = "src_len" if hasattr(model, "encoder") else "prompt_len"
+    src_len = _checks.as_integer(this, src_name, src_len, minimum=0)
     max_length = _checks.as_integer(this, "max_length", max_length, minimum=0)
     beam_size = _checks.as_integer(this, "beam_size", beam_size, minimum=1)
     config = model.config
-    rows, layers, width = batch * beam_size, len(model.decoder.layers), config.d_model
-    source = batch * src_len
+    rows, source, layers = batch * beam_size, batch * src_len, len(model.decoder.layers)
+    row = config.d_model * FLOAT
     has_encoder = hasattr(model, "encoder")
     capacity = max_length if has_encoder else max_length + src_len
-    own = rows * capacity * width * 2 * layers * FLOAT
-    memory = source * width * 2 * layers * FLOAT if has_encoder else 0
-    bookkeeping = rows * capacity * (FLOAT + (2 if beam_size > 1 else 1) * INT64)
-    # One pass: rows in and out of a layer, a sub-layer's workspace, and the step's logits.
-    encoding = source * (2 * width + max(5 * width, width + config.d_ff)) * FLOAT
-    step = rows * (9 * width + config.d_ff + config.tgt_vocab_size) * FLOAT
-    return own + memory + bookkeeping + max(step, encoding)
+    own = rows * capacity * 2 * layers * row
+    # Tokens and their scores, twice while beams change places; with beams, where keys lie, twice.
+    own += rows * capacity * (2 * (FLOAT + INT64) + (2 * INT64 if beam_size > 1 else 0))
+    # The last step's logits are still there while those of the next one are computed.
+    step = layer_pass(config, rows) + 2 * rows * config.tgt_vocab_size * FLOAT
+    memory = source * (2 * layers + 1) * row if has_encoder else 0  # the encoder's rows stay too
+    table, growing = table_of_sinusoids(config, src_len, capacity)
+    decoding = memory + own + step + table
+    if growing:  # for the last time with half of its places decoded
+        is_there = rows * capacity * row >= HUGE_PAGES
+        held = own if is_there else own * table // (2 * capacity * row)
+        decoding = max(decoding, memory + held + growing)
+    if not has_encoder:
+        return max(decoding, own + layer_pass(config, source + batch) + table)
+    projecting = memory + 2 * source * row  # and the keys and values of one layer as rows
+    return max(layer_pass(config, source), projecting, decoding)
+
+
+def layer_pass(config: TransformerConfig, rows: int) -> int:
+    """Bytes for rows in and out of one layer, and its workspace."""
+    width = config.d_model
+    normed = width if config.norm_first else 0
+    run = min(rows, max(HIDDEN_FLOATS // config.d_ff, 1))
+    attention = rows * (4 * width + normed)
+    feed_forward = rows * width + run * (normed + config.d_ff)
+    return (2 * rows * width + max(attention, feed_forward)) * FLOAT
+
+
+def table_of_sinusoids(config: TransformerConfig, src_len: int, capacity: int) -> tuple[int, int]:
+    """Bytes of the table for so many places, and at the peak of its last growth."""
+    if config.positions != "sinusoidal":
+        return 0, 0
+    length = first = max(FIRST_TABLE, src_len)
+    while length < capacity:
+        length *= 2
+    table = length * config.d_model * FLOAT
+    # While it grows there are angles and sines, each half as many in float64, and the old one.
+    return table, 0 if length == first else table * 7 // 2

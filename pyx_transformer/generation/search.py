@@ -221,10 +221,6 @@ class Search:
         self.tokens[np.arange(len(units)), self.lengths()] = tokens
         self.token_scores[:, self.count] = scores
         self.count += 1
-        if self.options.on_token is not None and self.beams == 1:
-            for unit, token in zip(units, tokens, strict=True):
-                number = self.sentences.numbers[unit // self.branches]
-                self.options.on_token(int(number), int(token))
         stays = np.ones(len(units), bool)
         if self.options.stop_when is not None:
             for row in range(len(units)):
@@ -256,11 +252,13 @@ class Search:
                 done.add(unit)
         for unit in done:
             self.found[unit].sort(key=lambda found: -found.score)
-            if not self.found[unit]:
+            first = unit - unit % self.branches
+            siblings = range(first, first + self.branches)
+            if not any(other in rest or self.found[other] for other in siblings):
                 raise ValueError(self.dead_end(unit))
         if done:
             stays &= ~np.isin(self.unit, list(done))
-        if self.options.on_token is not None and self.beams > 1:
+        if self.options.on_token is not None:
             self.stream(stays, done)
         if not stays.all():
             self.unit, self.slot, self.sum = self.unit[stays], self.slot[stays], self.sum[stays]
