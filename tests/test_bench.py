@@ -281,14 +281,14 @@ def test_the_trained_model_translates_alike(shared_data):
 
 def test_a_row_without_what_it_needs_is_left_out(no_peers, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYX_TRANSFORMER_TEST_DATA", str(tmp_path))
-    with pytest.raises(Missing, match="no trained model in .*aren; PYX_TRANSFORMER_TEST_DATA"):
+    with pytest.raises(Missing, match=r"no trained model in .*aren; PYX_TRANSFORMER_TEST_DATA"):
         list(decode.trained_contestants(1, peers.Peers(1)))
 
     def missing(peers):
         raise Missing("no model")
         yield
 
-    rows = [a_row(contestants=missing, m=1), a_row(contestants=product_of_nothing, m=2)]
+    rows = [a_row(contestants=missing, m=1), a_row(contestants=zeros_alone, m=2)]
     options = Namespace(threads=1, rounds=1, quick=False, rows=None, output=None)
     bar = Bar("all", "%", 1, lambda row: True, lambda result: 1.0)
     (verdict,) = report.run(Benchmark("small", rows, [bar]), options)
@@ -296,7 +296,7 @@ def test_a_row_without_what_it_needs_is_left_out(no_peers, tmp_path, monkeypatch
     assert verdict.where.startswith("1 of 2 rows")
 
 
-def product_of_nothing(peers):
+def zeros_alone(peers):
     yield Contestant("ours", lambda: np.zeros(2))
 
 

@@ -17,6 +17,7 @@ from pyx_transformer.checkpoints import native
 
 FILES = ["config.json", "model.safetensors", "source_vocabulary.txt", "target_vocabulary.txt"]
 CONFIG, WEIGHTS, SOURCES, TARGETS = FILES
+GENERATION = "generation.json"
 VARIANTS = {
     "default": {},
     "pre-norm": {"norm_first": True, "final_norm": True, "activation": None},
@@ -280,12 +281,102 @@ def test_a_vocabulary_that_does_not_fit_the_config(name, lines, saved):
     assert str(error.value).endswith(f"because {size}")
 
 
-@pytest.mark.parametrize("name", [CONFIG, SOURCES, TARGETS])
+@pytest.mark.parametrize("name", [CONFIG, GENERATION, SOURCES, TARGETS])
 def test_text_that_is_not_utf_8(name, saved):
     (saved / name).write_bytes(b"\xff\xfe" * 23)
     with pytest.raises(ValueError) as error:
         pt.load(saved)
     assert str(error.value).startswith(f"load: {saved / name} is not UTF-8: ")
+
+
+# Options of generation.
+
+
+def test_options_go_round(model, saved):
+    assert pt.load(saved).generation_options is None
+    model.generation_options = pt.GenerationOptions(beam_size=3, end_tokens=[2, 5], patience=2.0)
+    model.save(saved)
+    assert sorted(contents(saved)) == sorted([*FILES, GENERATION])
+    assert json.loads(contents(saved)[GENERATION]) == {
+        "beam_size": 3,
+        "end_tokens": [2, 5],
+        "patience": 2.0,
+    }
+    again = pt.load(saved)
+    assert again.generation_options == model.generation_options
+    again.generation_options = None
+    again.save(saved)
+    assert sorted(contents(saved)) == FILES
+    assert pt.load(saved).generation_options is None
+
+
+def test_default_options_are_an_empty_object(model, saved):
+    model.generation_options = pt.GenerationOptions()
+    model.save(saved)
+    assert contents(saved)[GENERATION] == b"{}\n"
+    assert pt.load(saved).generation_options == pt.GenerationOptions()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prefix": [[3]]},
+        {"prefix": [[3]], "prefix_bias": 0.5},
+        {"constraint": lambda sentence, tokens: None},
+        {"logits_processor": np.negative},
+        {"on_token": print},
+        {"stop_when": lambda sentence, tokens: False},
+    ],
+    ids=str,
+)
+def test_options_of_one_call_are_not_saved(settings, model, saved):
+    before = contents(saved)
+    model.generation_options = pt.GenerationOptions(**settings)
+    with pytest.raises(ValueError) as error:
+        model.save(saved)
+    assert next(iter(settings)) in str(error.value)
+    assert "expected none of them because they belong to one call" in str(error.value)
+    assert contents(saved) == before
+
+
+@pytest.mark.parametrize("options", [{"beam_size": 2}, '{"beam_size": 2}', 4], ids=repr)
+def test_what_is_no_options(options, model, saved):
+    """It is named where it is used, and not saved."""
+    before = contents(saved)
+    model.generation_options = options
+    with pytest.raises(TypeError, match=r"generation_options is .*, expected GenerationOptions"):
+        model.save(saved)
+    assert contents(saved) == before
+    with pytest.raises(TypeError, match=r"generation_options is .*, expected GenerationOptions"):
+        model.generate([[3]], max_length=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "GenerationOptions.from_json: text is not JSON"),
+        ("[" * 100_000, "GenerationOptions.from_json: text is not JSON"),
+        ("[]", "GenerationOptions.from_json: text is a list, expected an object"),
+        ('{"beams": 2}', "GenerationOptions.from_json: unknown keys ['beams']; known are ['beam_"),
+        ('{"prefix": [[3]]}', "GenerationOptions.from_json: unknown keys ['prefix']; known are"),
+        ('{"on_token": null}', "GenerationOptions.from_json: unknown keys ['on_token']; known are"),
+        ('{"beam_size": "2"}', "GenerationOptions: beam_size is '2', expected an integer"),
+        ('{"beam_size": 2.0}', "GenerationOptions: beam_size is 2.0, expected an integer"),
+        ('{"beam_size": null}', "GenerationOptions: beam_size is None, expected an integer"),
+        ('{"beam_size": 0}', "GenerationOptions: beam_size is 0, expected at least 1"),
+        ('{"temperature": NaN}', "GenerationOptions: temperature is nan, expected a"),
+        ('{"patience": Infinity}', "GenerationOptions: patience is inf, expected a"),
+        ('{"suppress_tokens": [[1]]}', "GenerationOptions: suppress_tokens has shape (1, 1)"),
+        ('{"num_hypotheses": 2}', "GenerationOptions: num_hypotheses is 2, expected at most beam"),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_malformed_options(text, message, saved):
+    (saved / GENERATION).write_text(text)
+    with pytest.raises(ValueError) as error:
+        pt.load(saved)
+    assert str(error.value).startswith(f"load: {saved / GENERATION}: {message}")
+    assert "\n" not in str(error.value)
 
 
 # Files that are missing or malformed.

@@ -25,7 +25,7 @@ from pyx_transformer._kernels.product cimport (
 )
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
-    store_part, sum_lanes, vf,
+    store_part, sum_lanes, transpose_lanes, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
@@ -33,6 +33,7 @@ from pyx_transformer._kernels.threads cimport (
 
 cdef enum:
     BLOCK_KEYS = 256
+    ONE_VALUE = 256         # values up to this size go without packing in a step of decoding
     ITEM_QUERIES = 512      # queries that share a packed block, so that packing costs them little
 
 
@@ -264,6 +265,95 @@ cdef inline void finish_query(
         i += VF
 
 
+cdef inline bint is_one_plain_query(const Attention* job, Py_ssize_t queries) noexcept nogil:
+    """Whether `attend_one` can take an item."""
+    return (queries == 1 and job.bool_mask == NULL and job.float_mask == NULL
+            and job.softcap == 0.0 and job.left < 0 and job.weights == NULL
+            and job.key_size <= BLOCK_K and job.value_size <= ONE_VALUE)
+
+
+cdef inline const float* row_of(
+    const float* base, const int64_t* rows, Py_ssize_t stride, Py_ssize_t s,
+) noexcept nogil:
+    """Row s, scattered where rows is given."""
+    return base + (s if rows == NULL else rows[s]) * stride
+
+
+cdef inline void attend_one(
+    const Attention* job, float* out, const float* query, const float* key, const float* value,
+    const int64_t* key_rows, Py_ssize_t end,
+) noexcept nogil:
+    """One query that sees keys 0 ... end - 1: a step of decoding. The sums are those of `attend`,
+    in the same order, but nothing is packed."""
+    cdef float scaled[BLOCK_K]
+    cdef float scores[BLOCK_KEYS]
+    cdef float sums[ONE_VALUE]
+    cdef vf rows[VF]
+    cdef vf total, chain
+    cdef float top = -INFINITY, block_top, reference, decay, l = 0.0
+    cdef float decays[VF]
+    cdef Py_ssize_t block = 0, keys, start, i, c, s, group, count, size = job.key_size
+    cdef int r
+    copy_tile(scaled, query, 0, size, 1, job.scale)
+    while block < end:
+        keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
+        block_top = -INFINITY
+        group = 0
+        while group < keys:  # VF keys at once, each in a lane
+            total = fill(0.0)
+            chain = fill(0.0)
+            i = 0
+            while i < size:
+                count = min(size - i, <Py_ssize_t>VF)
+                for r in range(VF):
+                    rows[r] = fill(0.0)
+                    if group + r < keys:
+                        rows[r] = load_part(
+                            row_of(key, key_rows, job.key_row, block + group + r) + i, count, 0.0)
+                transpose_lanes(rows)
+                for r in range(<int>count):
+                    chain = chain + fill(scaled[i + r]) * rows[r]
+                i += VF
+                if i % CHAIN == 0 or i >= size:
+                    if i > CHAIN:
+                        chain = total + chain
+                    total = chain
+                    chain = fill(0.0)
+            if keys - group < VF:
+                total = select_less(lanes_from(0.0), fill(<float>(keys - group)), total,
+                                    fill(-INFINITY))
+            store(scores + group, total)
+            block_top = max(block_top, maximum_lane(maximum(total, fill(-INFINITY))))
+            group += VF
+        decay = top
+        top = max(block_top, top)
+        reference = 0.0 if top == -INFINITY else top
+        store(decays, exponential(fill(decay) - fill(reference)))
+        l = l * decays[0] + exponentials(scores, reference, group)
+        start = 0
+        while start < keys:
+            c = 0
+            while c < job.value_size:
+                count = min(job.value_size - c, <Py_ssize_t>VF)
+                chain = fill(0.0)
+                for s in range(start, min(start + CHAIN, keys)):
+                    chain = chain + fill(scores[s]) * load_part(
+                        row_of(value, key_rows, job.value_row, block + s) + c, count, 0.0)
+                if start > 0:
+                    chain = load(sums + c) + chain
+                store(sums + c, chain)
+                c += VF
+            start += CHAIN
+        c = 0
+        while c < job.value_size:
+            count = min(job.value_size - c, <Py_ssize_t>VF)
+            store_part(out + c, count,
+                       load_part(out + c, count, 0.0) * fill(decays[0]) + load(sums + c))
+            c += VF
+        block += BLOCK_KEYS
+    finish_query(job, out, 0, 0, 0, 0.0, l)
+
+
 cdef inline void attend(
     const Attention* job, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t_begin, Py_ssize_t t_end,
     float* workspace,
@@ -298,6 +388,11 @@ cdef inline void attend(
         value = value + job.key_starts[b] * job.value_row
     else:
         key_rows = job.key_rows + b * job.key_rows_stride
+    if is_one_plain_query(job, queries):
+        memset(out + t_begin * job.out_row, 0, job.value_size * sizeof(float))
+        attend_one(job, out + t_begin * job.out_row, query + t_begin * job.query_row, key, value,
+                   key_rows, item_end)
+        return
     for t in range(t_begin, t_end):
         tops[t - t_begin] = -INFINITY
         totals[t - t_begin] = 0.0

@@ -63,20 +63,47 @@ static inline vf load(const float *p) { return *(const unaligned_vf *)p; }
 static inline void store(float *p, vf v) { *(unaligned_vf *)p = v; }
 static inline vf fill(float x) { return x - (vf){0}; }
 
-/* The first `count` floats at p; the rest is `rest`. Reads nothing past them. */
+/* load_part: the first `count` floats at p, from 0 to VF, and `rest` in the other lanes. store_part:
+ * the first `count` lanes. Neither touches anything past them. Masks keep a part in one instruction;
+ * a part that goes through memory stalls the load of the whole vector behind it. */
+#if VF == 16
+static inline vf load_part(const float *p, Py_ssize_t count, float rest) {
+    return (vf)_mm512_mask_loadu_ps((__m512)fill(rest), (__mmask16)((1u << count) - 1), p);
+}
+static inline void store_part(float *p, Py_ssize_t count, vf v) {
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+}
+#elif VF == 8
+static inline __m256i first_lanes(Py_ssize_t count) {
+    __m256i lanes = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)count), lanes);
+}
+static inline vf load_part(const float *p, Py_ssize_t count, float rest) {
+    if (count == VF) return load(p);
+    __m256i mask = first_lanes(count);
+    __m256 v = _mm256_maskload_ps(p, mask);
+    return (vf)_mm256_blendv_ps((__m256)fill(rest), v, (__m256)mask);
+}
+static inline void store_part(float *p, Py_ssize_t count, vf v) {
+    if (count == VF)
+        store(p, v);
+    else
+        _mm256_maskstore_ps(p, first_lanes(count), (__m256)v);
+}
+#else
 static inline vf load_part(const float *p, Py_ssize_t count, float rest) {
     if (count == VF) return load(p);
     vf v = fill(rest);
     memcpy(&v, p, (size_t)count * sizeof(float));
     return v;
 }
-
 static inline void store_part(float *p, Py_ssize_t count, vf v) {
     if (count == VF)
         store(p, v);
     else
         memcpy(p, &v, (size_t)count * sizeof(float));
 }
+#endif
 
 static inline vd load_doubles(const float *p) {
     return __builtin_convertvector(*(const unaligned_half_vf *)p, vd);
