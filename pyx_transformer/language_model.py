@@ -98,8 +98,8 @@ class TransformerLM(TokenModel):
         """
         from pyx_transformer import generation
 
-        defaults = self.generation_options or generation.GenerationOptions()
-        options = defaults.with_changes("TransformerLM.generate", options, settings)
+        this = "TransformerLM.generate"
+        options = generation.GenerationOptions.chosen(this, self, options, settings)
         return generation.continue_prompts(self, prompt, prompt_lengths, options)
 
     def score(

@@ -132,8 +132,8 @@ class Transformer(TokenModel):
         """
         from pyx_transformer import generation
 
-        defaults = self.generation_options or generation.GenerationOptions()
-        options = defaults.with_changes("Transformer.generate", options, settings)
+        this = "Transformer.generate"
+        options = generation.GenerationOptions.chosen(this, self, options, settings)
         return generation.translate(self, src, src_lengths, options)
 
     def score(

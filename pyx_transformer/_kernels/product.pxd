@@ -24,8 +24,10 @@ cdef enum:
     # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
     # they are far above. This and the next numbers were chosen in bench/results/tuning.md.
     CHAIN = 32
-    # A tile asks for weights this many floats ahead.
+    # A tile asks for weights this many floats ahead; one of few rows reads faster than it computes,
+    # and the processor's own guess is the better one.
     AHEAD = 512
+    FEW_ROWS = 8
     # Threads share out rows where each gets this many and there are not far more weights than
     # inputs: each then works on inputs and outputs of its own. Else they share out panels, and each
     # weight is read once.
@@ -242,7 +244,7 @@ cdef inline void product_chunk(
                     row = row_begin + share(m, t, tiles)
                     rows = <int>(row_begin + share(m, t + 1, tiles) - row)
                     w = job.panels + (panel * job.k + start) * PANEL
-                    ahead = w + AHEAD
+                    ahead = w + AHEAD if m > FEW_ROWS else w
                     ahead_step = PANEL
                     if block_end - block > 1:  # each tile asks for its share of the next panel
                         ahead_step = PANEL // (block_end - block)

@@ -63,6 +63,11 @@ def save(model: Transformer | TransformerLM, directory: str | os.PathLike) -> No
         CONFIG: as_config_text(model).encode(),
     }
     if model.generation_options is not None:
+        if not isinstance(model.generation_options, GenerationOptions):
+            raise TypeError(
+                f"save: generation_options is {model.generation_options!r}, expected "
+                "GenerationOptions or None"
+            )
         files[GENERATION] = model.generation_options.to_json().encode()
     for attribute, name in VOCABULARIES.items():
         tokens = getattr(model, attribute, None)
@@ -103,8 +108,9 @@ def load(directory: str | os.PathLike) -> Transformer | TransformerLM:
         raise ValueError(f"load: {directory / WEIGHTS}: {error}") from error
     path = directory / GENERATION
     if path.exists():
+        text = read_text(path)
         try:
-            model.generation_options = GenerationOptions.from_json(read_text(path))
+            model.generation_options = GenerationOptions.from_json(text)
         except ValueError as error:
             raise ValueError(f"load: {path}: {error}") from error
     for attribute, name in VOCABULARIES.items():

@@ -6,10 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer import _checks
 from pyx_transformer.attention import Sequences
 from pyx_transformer.generation.results import Generation, Hypothesis
-from pyx_transformer.generation.sampling import uniform_numbers
 from pyx_transformer.generation.search import Search, Sentences
 
 if TYPE_CHECKING:
@@ -35,8 +33,8 @@ def translate(
     ids, sources = model.sequences(this, "src", src, src_lengths)
     batch = len(sources.counts)
     prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
-    check(this, model, options, prefixes)
-    max_length = as_max_length(this, model, options, prefixes)
+    check(this, model, options, "prefix", prefixes)
+    max_length = as_max_length(this, model, options, "prefix", prefixes)
     rows = np.split(ids, sources.starts[1:]) if batch else []
     hypotheses = [[empty(model)] for _ in range(batch)]
     for part in parts(sources.counts, options.max_batch_tokens):
@@ -46,8 +44,9 @@ def translate(
         own_rows = [rows[b] for b in part]
         if not own_rows:
             continue
-        encoded = model.encoder.apply(model.embed_source(np.concatenate(own_rows), own), own)
-        memory = model.decoder.project(encoded, own)
+        memory = model.decoder.project(
+            model.encoder.apply(model.embed_source(np.concatenate(own_rows), own), own), own
+        )
         own_prefixes = [prefixes[b] for b in part]
         found = search(model, options, max_length, part, own_prefixes, own_rows, memory)
         for b, hypothesis in zip(part, found, strict=True):
@@ -74,10 +73,12 @@ def continue_prompts(
             )
     ids, prompts = model.sequences(this, "prompt", prompt, prompt_lengths)
     prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
-    check(this, model, options, prefixes)
-    max_length = as_max_length(this, model, options, prefixes)
+    check(this, model, options, "prompt", prefixes)
+    max_length = as_max_length(this, model, options, "prompt", prefixes)
     hypotheses = [[] for _ in prefixes]
     for part in parts(prompts.counts, options.max_batch_tokens):
+        if not len(part):
+            continue
         own = [prefixes[b] for b in part]
         found = search(model, options, max_length, part, own, own, None)
         for b, hypothesis in zip(part, found, strict=True):
@@ -87,10 +88,7 @@ def continue_prompts(
 
 def search(model, options, max_length, numbers, prefixes, sources, memory):
     """The hypotheses of each sentence of one batch, everything filled in but the attention."""
-    uniform = None
-    if options.is_sampling:
-        uniform = uniform_numbers(options.seed, sources, options.branches, max_length)
-    sentences = Sentences(numbers, prefixes, memory, uniform)
+    sentences = Sentences(numbers, prefixes, memory, sources)
     found = Search(model, sentences, options, max_length).run()
     each = options.branches if options.branches > 1 else 1
     most = 1 if each > 1 else options.num_hypotheses
@@ -173,7 +171,7 @@ def as_prefixes(this, options, batch, because):
     return [np.array(ids, np.int64) for ids in options.prefix]
 
 
-def check(this, model, options, prefixes):
+def check(this, model, options, prefix_name, prefixes):
     """Raise ValueError for options that do not fit the model or the prefixes."""
     vocabulary = model.config.tgt_vocab_size
     end_tokens = options.end_tokens or (model.config.end_id,)
@@ -191,14 +189,14 @@ def check(this, model, options, prefixes):
         "suppress_tokens": options.suppress_tokens,
         "end_tokens": end_tokens,
         **{f"suppress_sequences[{i}]": ids for i, ids in enumerate(options.suppress_sequences)},
-        **{f"prefix[{i}]": ids.tolist() for i, ids in enumerate(prefixes)},
+        **{f"{prefix_name}[{i}]": ids.tolist() for i, ids in enumerate(prefixes)},
     }
     for name, ids in lists.items():
         if ids and max(ids) >= vocabulary:
             raise ValueError(
                 f"{this}: {name} holds {max(ids)}, expected token ids below {vocabulary}"
             )
-        if name.startswith("prefix") and (ends := sorted(set(end_tokens) & set(ids))):
+        if name.startswith(prefix_name) and (ends := sorted(set(end_tokens) & set(ids))):
             raise ValueError(f"{this}: {name} holds {ends[0]}, expected no end token")
     if len(set(options.suppress_tokens)) == vocabulary:
         raise ValueError(
@@ -206,17 +204,22 @@ def check(this, model, options, prefixes):
         )
 
 
-def as_max_length(this, model, options, prefixes):
+def as_max_length(this, model, options, prefix_name, prefixes):
     """max_length, or what it is unless given."""
     longest = 0
     if not options.prefix_bias:
         longest = max(map(len, prefixes), default=0)
     if options.max_length is not None:
-        what = "prefix and max_length together are" if longest else "max_length is"
+        what = f"{prefix_name} and max_length together are" if longest else "max_length is"
         model.check_length(this, what, longest + options.max_length)
         return options.max_length
     max_length = max(DEFAULT_LENGTH, options.min_length)
     if model.config.positions == "learned":
-        model.check_length(this, "the longest prefix has length", longest)
+        model.check_length(this, f"the longest {prefix_name} has length", longest)
         max_length = min(max_length, model.config.max_length - longest)
-    return _checks.as_integer(this, "max_length", max_length, minimum=options.min_length)
+    if options.min_length > max_length:
+        raise ValueError(
+            f"{this}: min_length is {options.min_length}, expected at most {max_length} because "
+            "positions are learned"
+        )
+    return max_length

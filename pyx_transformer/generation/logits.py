@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -75,7 +76,7 @@ class LogitsRules:
         if count < options.min_length:
             logits[:, self.end_tokens] = -np.inf
         if options.temperature is not None:
-            logits /= np.float32(options.temperature)
+            cool(logits, options.temperature)
         if self.prefixes is not None:
             for i, (sentence, own) in enumerate(zip(sentences, tokens, strict=True)):
                 self._lean_towards_prefix(logits[i], self.prefixes[sentence], own)
@@ -89,14 +90,19 @@ class LogitsRules:
             return logits
         because = ("the logits", shape)
         changed = _checks.as_float32(this, "logits_processor's result", changed, shape, because)
-        return changed if changed.flags.writeable else changed.copy()
+        return logits if changed is logits else changed.copy()  # the caller may keep its own
 
     def _apply_to_row(self, row, number, tokens):
         options = self.options
         if options.repetition_penalty != 1:
             there = np.unique(tokens)
-            penalty = np.float32(options.repetition_penalty)
-            row[there] = np.where(row[there] > 0, row[there] / penalty, row[there] * penalty)
+            old = row[there].astype(np.float64)
+            new = np.where(
+                old > 0, old / options.repetition_penalty, old * options.repetition_penalty
+            )
+            row[there] = np.where(
+                np.isinf(old), old, new.clip(-_checks.FLOAT32_MAX, _checks.FLOAT32_MAX)
+            )
         if options.no_repeat_ngram_size:
             row[repeating(tokens, options.no_repeat_ngram_size)] = -np.inf
         for *first, last in options.suppress_sequences:
@@ -105,9 +111,7 @@ class LogitsRules:
         if options.constraint is not None:
             allowed = options.constraint(number, tokens.copy())
             if allowed is not None:
-                allowed = _checks.as_token_ids(
-                    "generate", "constraint's result", np.array(list(allowed), np.int64), row.shape
-                )
+                allowed = as_allowed(allowed, len(row))
                 banned = np.full(len(row), -np.inf, np.float32)
                 banned[allowed] = row[allowed]
                 row[:] = banned
@@ -121,6 +125,23 @@ class LogitsRules:
         p[prefix[place]] += bias
         with np.errstate(divide="ignore"):
             row[:] = np.log(p)
+
+
+def cool(logits: NDArray[np.float32], temperature: float) -> None:
+    """logits / temperature, each row less its maximum, so that nothing overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits -= logits.max(axis=1, keepdims=True)
+        logits /= np.float32(max(temperature, _checks.FLOAT32_TINY))
+
+
+def as_allowed(ids: Iterable[int], vocabulary: int) -> NDArray[np.int64]:
+    """What a constraint returned, as token ids."""
+    this, name = "generate", "constraint's result"
+    if isinstance(ids, (str, bytes)) or not isinstance(ids, Iterable):
+        raise TypeError(f"{this}: {name} is {ids!r}, expected token ids or None")
+    if not isinstance(ids, np.ndarray):
+        ids = list(ids)
+    return _checks.as_integers(this, name, ids, 0, vocabulary - 1, ("tokens",))
 
 
 def repeating(tokens: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from pyx_transformer import _checks
@@ -141,16 +142,21 @@ class GenerationOptions:
             return self.num_samples or 1
         return self.num_hypotheses if self.return_alternatives else 1
 
-    def with_changes(self, this: str, options: GenerationOptions | None, settings: dict):
-        """`options` or else these, with single settings changed."""
-        if options is not None and not isinstance(options, GenerationOptions):
-            raise TypeError(f"{this}: options is {options!r}, expected GenerationOptions")
-        known = {field.name for field in fields(self)}
+    @classmethod
+    def chosen(cls, this: str, model, options: GenerationOptions | None, settings: dict):
+        """`options`, or else the model's, or else the defaults, with single settings changed."""
+        for name, value in (
+            ("options", options),
+            ("generation_options", model.generation_options),
+        ):
+            if value is not None and not isinstance(value, cls):
+                raise TypeError(f"{this}: {name} is {value!r}, expected GenerationOptions or None")
+        known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise TypeError(f"{this}: unknown options {unknown}; known are {sorted(known)}")
-        chosen = self if options is None else options
+        options = options or model.generation_options or DEFAULTS
         try:
-            return replace(chosen, **settings) if settings else chosen
+            return replace(options, **settings) if settings else options
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("GenerationOptions", this, 1)) from error
 
@@ -185,7 +191,8 @@ class GenerationOptions:
             raise ValueError(str(error)) from error
 
 
-# Least and largest value of each number; a bound that is excluded stands in OPEN.
+# Least value of each integer, least and largest of each number; a bound that is excluded stands in
+# OPEN.
 INTEGERS = {
     "beam_size": 1,
     "num_hypotheses": 1,
@@ -219,11 +226,11 @@ def _checked(this, name, value, default):
     if name in NUMBERS:
         return _number(this, name, value, *NUMBERS[name])
     if name == "early_stopping":
-        if value == "never" and isinstance(value, str):
-            return value
-        if not isinstance(value, bool):
-            raise ValueError(f"{this}: {name} is {value!r}, expected True, False or 'never'")
-        return value
+        is_flag = isinstance(value, (bool, np.bool_))
+        if not is_flag and not (isinstance(value, str) and value == "never"):
+            error = ValueError if isinstance(value, str) else TypeError
+            raise error(f"{this}: {name} is {value!r}, expected True, False or 'never'")
+        return bool(value) if is_flag else value
     if isinstance(default, bool):
         return _checks.as_flag(this, name, value)
     if name in ("suppress_tokens", "end_tokens"):
@@ -262,3 +269,6 @@ def _sequences(this, name, value, shortest):
         if len(ids) < shortest:
             raise ValueError(f"{this}: {name}[{i}] is empty, expected token ids")
     return sequences
+
+
+DEFAULTS = GenerationOptions()

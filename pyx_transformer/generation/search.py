@@ -15,7 +15,7 @@ import numpy as np
 from pyx_transformer import _runtime
 from pyx_transformer.generation.cache import KeyValueCache, run_starts
 from pyx_transformer.generation.logits import LogitsRules
-from pyx_transformer.generation.sampling import draw
+from pyx_transformer.generation.sampling import draw, uniform_numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ class Sentences(NamedTuple):
     numbers: NDArray[np.int64]  # the caller's
     prefixes: list[NDArray[np.int64]]  # what hypotheses begin with, forced or not
     memory: list[KeysValues] | None  # of each decoder layer
-    uniform: NDArray[np.float64] | None  # (units, max_length), for sampling
+    sources: list[NDArray[np.int64]]  # token ids, from which samples are seeded
 
 
 class Search:
@@ -61,6 +61,7 @@ class Search:
         self.options = options
         self.max_length = max_length
         self.end_tokens = np.array(end_tokens, np.int64)
+        self.is_sampling = options.is_sampling
         self.beams = options.beam_size
         self.branches = options.branches
         self.enough = max(1, int(options.beam_size * options.patience + 0.5))
@@ -77,6 +78,11 @@ class Search:
         capacity = int(self.prefix_lengths.max(initial=0)) + max_length
         width = self.branches * self.beams
         self.cache = KeyValueCache(model, batch, capacity, width=width, memory=sentences.memory)
+        self.uniform = None
+        if self.is_sampling:
+            self.uniform = uniform_numbers(
+                options.seed, sentences.sources, self.branches, max_length
+            )
         self.count = 0  # tokens after the prefix
         self.found: list[list[Found]] = [[] for _ in range(batch * self.branches)]
         self.streamed = [0] * batch
@@ -99,11 +105,10 @@ class Search:
             return self.found
         logits = self.first_logits()
         while True:
-            self.refuse_nan(logits)
             if self.rules.are_in_force(self.count):
                 sentences = self.unit // self.branches
                 logits = self.rules.apply(logits, sentences, self.known_tokens(), self.count)
-            if self.options.is_sampling:
+            if self.is_sampling:
                 self.sample(logits)
             elif self.count == 0 and self.options.return_alternatives:
                 self.branch_out(logits)
@@ -121,7 +126,7 @@ class Search:
         ids = np.concatenate([[start, *prefix] for prefix in self.prefixes]).astype(np.int64)
         counts = self.prefix_lengths + 1
         rows = self.forward(ids, counts)[counts.cumsum() - 1]
-        if self.options.is_sampling and self.branches > 1:
+        if self.is_sampling and self.branches > 1:
             rows = np.repeat(rows, self.branches, axis=0)
             self.take(
                 np.repeat(np.arange(len(self.unit)), self.branches),
@@ -172,8 +177,9 @@ class Search:
 
     def sample(self, logits):
         """One drawn token for each row."""
-        numbers = self.sentences.uniform[self.unit, self.count]
-        tokens, scores = draw(logits, numbers, self.options)
+        tokens, scores = draw(logits, self.uniform[self.unit, self.count], self.options)
+        if (tokens < 0).any():
+            refuse_no_numbers(logits)
         is_end = self.is_end(tokens)
         sums = self.sum + scores
         for row in np.flatnonzero(is_end):
@@ -211,6 +217,8 @@ class Search:
             np.append(first, len(self.unit)),
             _runtime.get_num_threads(),
         )
+        if (parents[:, 0] < 0).any():
+            refuse_no_numbers(logits)
         return values, tokens, parents, scores
 
     def go_on(self, parents, units, ranks, sums, tokens, scores):
@@ -279,7 +287,7 @@ class Search:
         length = self.count
         if self.options.early_stopping == "never" and self.options.length_penalty > 0:
             length = self.max_length
-        return best / length**self.options.length_penalty <= found[-1].score
+        return per_length(best, length, self.options.length_penalty) <= found[-1].score
 
     # Hypotheses.
 
@@ -305,9 +313,7 @@ class Search:
 
     def add(self, row, unit, total, scores, is_finished):
         options, length = self.options, len(scores)
-        score = float(total)
-        if length:
-            score /= float(length) ** options.length_penalty
+        score = per_length(total, length, options.length_penalty)
         sentence = unit // self.branches
         if self.coverage is not None and length:
             real = self.sentences.memory[0].counts[sentence]
@@ -335,6 +341,7 @@ class Search:
 
     def stream(self, stays, done):
         """Hand on the tokens that all hypotheses of a unit agree on."""
+        known = self.known_tokens()
         for unit in sorted({*done, *self.unit[stays].tolist()}):
             number = int(self.sentences.numbers[unit])
             rivals = [found.tokens for found in self.found[unit]]
@@ -342,16 +349,11 @@ class Search:
                 agreed = rivals[0]
             else:
                 own = np.flatnonzero(stays & (self.unit == unit))
-                known = self.known_tokens()
                 agreed = common_start(rivals + [known[row] for row in own])
             first = self.prefix_lengths[unit] + self.streamed[unit]
             for token in agreed[first:]:
                 self.options.on_token(number, int(token))
                 self.streamed[unit] += 1
-
-    def refuse_nan(self, logits):
-        if np.isnan(logits[:, 0]).any() and np.isnan(logits).all(axis=1).any():
-            raise ValueError("generate: the model's logits are NaN, expected numbers")
 
     def dead_end(self, unit):
         number = self.sentences.numbers[unit // self.branches]
@@ -369,9 +371,23 @@ class Search:
             if is_set
         ]
         return (
-            f"generate: no token is left for sentence {number} after {self.count} tokens, expected "
-            f"at least one that {', '.join(bans) or 'the model'} allows"
+            f"generate: no token is left for sentence {number} after {self.count - 1} tokens, "
+            f"expected at least one that {', '.join(bans) or 'the model'} allows"
         )
+
+
+def per_length(total: float, length: int, penalty: float) -> float:
+    """total / length ** penalty, without a limit to the penalty; the total of no token is 0."""
+    if length == 0:
+        return float(total)
+    with np.errstate(all="ignore"):
+        return float(np.float64(total) / np.float64(length) ** penalty)
+
+
+def refuse_no_numbers(logits: NDArray[np.float32]) -> None:
+    """Raise ValueError where no token can be chosen because logits are NaN or infinite."""
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise ValueError("generate: logits are NaN or infinite, expected finite numbers")
 
 
 def common_start(sequences: list[NDArray[np.int64]]) -> NDArray[np.int64]:

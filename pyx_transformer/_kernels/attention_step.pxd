@@ -1,0 +1,154 @@
+"""Attention of one query that sees all of its keys: a step of decoding, without packing.
+
+The sums are those of attention.pxd, in the same order, and so to the same bits.
+"""
+
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY
+from libc.stdint cimport int64_t
+from libc.string cimport memset
+
+from pyx_transformer._kernels.activation cimport exponential
+from pyx_transformer._kernels.attention_job cimport Attention, end_key, first_key
+from pyx_transformer._kernels.product cimport BLOCK_K, CHAIN, copy_tile
+from pyx_transformer._kernels.simd cimport (
+    VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store, store_part,
+    sum_lanes, transpose_lanes, vf,
+)
+
+cdef enum:
+    BLOCK_KEYS = 256
+    ONE_VALUE = 256     # values up to this size go without packing
+
+
+cdef inline float exponentials(float* scores, float top, Py_ssize_t width) noexcept nogil:
+    """scores = e^(scores - top) in place; their sum."""
+    cdef vf total = fill(0.0)
+    cdef vf p
+    cdef Py_ssize_t i = 0
+    while i < width:
+        p = exponential(load(scores + i) - fill(top))
+        store(scores + i, p)
+        total = total + p
+        i += VF
+    return sum_lanes(total)
+
+
+cdef inline void finish_query(
+    const Attention* job, float* out, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, float top,
+    float total,
+) noexcept nogil:
+    """Divide one query's output, and its weights if asked for, by the sum; zeros where nothing
+    was seen. Adding 0.0 makes -0.0 and 0.0 one."""
+    cdef float inverse = 0.0 if total == 0.0 else 1.0 / total
+    cdef Py_ssize_t i = 0, begin, end, count
+    cdef float* row
+    cdef vf score
+    while i < job.value_size:
+        count = min(job.value_size - i, <Py_ssize_t>VF)
+        store_part(out + i, count, load_part(out + i, count, 0.0) * fill(inverse) + fill(0.0))
+        i += VF
+    if job.weights == NULL:
+        return
+    row = job.weights + ((b * job.heads + h) * job.weights_rows + t) * job.weights_columns
+    begin = min(first_key(job, b, t), job.weights_columns)
+    end = max(begin, min(end_key(job, b, t), job.weights_columns))
+    memset(row, 0, begin * sizeof(float))
+    memset(row + end, 0, (job.weights_columns - end) * sizeof(float))
+    i = begin
+    while i < end:
+        count = min(end - i, <Py_ssize_t>VF)
+        score = load_part(row + i, count, 0.0)
+        # A masked key weighs nothing, in a row of NaN too.
+        store_part(row + i, count, select_less(
+            score, fill(-FLT_MAX), fill(0.0), exponential(score - fill(top)) * fill(inverse)))
+        i += VF
+
+
+cdef inline bint is_one_plain_query(const Attention* job, Py_ssize_t queries) noexcept nogil:
+    """Whether `attend_one` can take an item."""
+    return (queries == 1 and job.bool_mask == NULL and job.float_mask == NULL
+            and job.softcap == 0.0 and job.left < 0 and job.weights == NULL
+            and job.key_size <= BLOCK_K and job.value_size <= ONE_VALUE)
+
+
+cdef inline const float* row_of(
+    const float* base, const int64_t* rows, Py_ssize_t stride, Py_ssize_t s,
+) noexcept nogil:
+    """Row s, scattered where rows is given."""
+    return base + (s if rows == NULL else rows[s]) * stride
+
+
+cdef inline void attend_one(
+    const Attention* job, float* out, const float* query, const float* key, const float* value,
+    const int64_t* key_rows, Py_ssize_t end,
+) noexcept nogil:
+    """One query that sees keys 0 ... end - 1: a step of decoding. The sums are those of `attend`,
+    in the same order, but nothing is packed."""
+    cdef float scaled[BLOCK_K]
+    cdef float scores[BLOCK_KEYS]
+    cdef float sums[ONE_VALUE]
+    cdef vf rows[VF]
+    cdef vf total, chain
+    cdef float top = -INFINITY, block_top, reference, decay, l = 0.0
+    cdef float decays[VF]
+    cdef Py_ssize_t block = 0, keys, start, i, c, s, group, count, size = job.key_size
+    cdef int r
+    copy_tile(scaled, query, 0, size, 1, job.scale)
+    while block < end:
+        keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
+        block_top = -INFINITY
+        group = 0
+        while group < keys:  # VF keys at once, each in a lane
+            total = fill(0.0)
+            chain = fill(0.0)
+            i = 0
+            while i < size:
+                count = min(size - i, <Py_ssize_t>VF)
+                for r in range(VF):
+                    rows[r] = fill(0.0)
+                    if group + r < keys:
+                        rows[r] = load_part(
+                            row_of(key, key_rows, job.key_row, block + group + r) + i, count, 0.0)
+                transpose_lanes(rows)
+                for r in range(<int>count):
+                    chain = chain + fill(scaled[i + r]) * rows[r]
+                i += VF
+                if i % CHAIN == 0 or i >= size:
+                    if i > CHAIN:
+                        chain = total + chain
+                    total = chain
+                    chain = fill(0.0)
+            if keys - group < VF:
+                total = select_less(lanes_from(0.0), fill(<float>(keys - group)), total,
+                                    fill(-INFINITY))
+            store(scores + group, total)
+            block_top = max(block_top, maximum_lane(maximum(total, fill(-INFINITY))))
+            group += VF
+        decay = top
+        top = max(block_top, top)
+        reference = 0.0 if top == -INFINITY else top
+        store(decays, exponential(fill(decay) - fill(reference)))
+        l = l * decays[0] + exponentials(scores, reference, group)
+        start = 0
+        while start < keys:
+            c = 0
+            while c < job.value_size:
+                count = min(job.value_size - c, <Py_ssize_t>VF)
+                chain = fill(0.0)
+                for s in range(start, min(start + CHAIN, keys)):
+                    chain = chain + fill(scores[s]) * load_part(
+                        row_of(value, key_rows, job.value_row, block + s) + c, count, 0.0)
+                if start > 0:
+                    chain = load(sums + c) + chain
+                store(sums + c, chain)
+                c += VF
+            start += CHAIN
+        c = 0
+        while c < job.value_size:
+            count = min(job.value_size - c, <Py_ssize_t>VF)
+            store_part(out + c, count,
+                       load_part(out + c, count, 0.0) * fill(decays[0]) + load(sums + c))
+            c += VF
+        block += BLOCK_KEYS
+    finish_query(job, out, 0, 0, 0, 0.0, l)
