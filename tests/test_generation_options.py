@@ -758,7 +758,9 @@ def test_nan_in_the_weights(key, place, setting):
     state = model.state_dict()
     state[key][place] = np.nan
     model.load_state_dict(state)
-    with pytest.raises(ValueError, match=r"generate: the model's logits are NaN, expected numbers"):
+    with pytest.raises(
+        ValueError, match=r"generate: the model's logits are NaN or infinite, expected numbers"
+    ):
         generate(model=model, **SETTINGS[setting])
 
 

@@ -130,7 +130,7 @@ class LogitsRules:
 def cool(logits: NDArray[np.float32], temperature: float) -> None:
     """logits / temperature, each row less its maximum, so that nothing overflows."""
     with np.errstate(over="ignore", invalid="ignore"):
-        logits -= logits.max(axis=1, keepdims=True)
+        logits -= logits.max(axis=1, keepdims=True).clip(-_checks.FLOAT32_MAX)
         logits /= np.float32(max(temperature, _checks.FLOAT32_TINY))
 
 

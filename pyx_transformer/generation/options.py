@@ -150,7 +150,7 @@ class GenerationOptions:
             ("generation_options", model.generation_options),
         ):
             if value is not None and not isinstance(value, cls):
-                raise TypeError(f"{this}: {name} is {value!r}, expected GenerationOptions or None")
+                raise TypeError(f"{this}: {name} is {value!r}, expected GenerationOptions")
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise TypeError(f"{this}: unknown options {unknown}; known are {sorted(known)}")

@@ -387,7 +387,7 @@ def per_length(total: float, length: int, penalty: float) -> float:
 def refuse_no_numbers(logits: NDArray[np.float32]) -> None:
     """Raise ValueError where no token can be chosen because logits are NaN or infinite."""
     if np.isnan(logits).any() or np.isposinf(logits).any():
-        raise ValueError("generate: logits are NaN or infinite, expected finite numbers")
+        raise ValueError("generate: the model's logits are NaN or infinite, expected numbers")
 
 
 def common_start(sequences: list[NDArray[np.int64]]) -> NDArray[np.int64]:
