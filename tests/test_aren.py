@@ -137,6 +137,31 @@ def test_the_unknown_token(model):
         model.generate(np.where(ids == unknown, unknown + 1, ids))
 
 
+@pytest.mark.parametrize(("beam_size", "least"), [(1, 200), (4, 196)])
+def test_ctranslate2_finds_the_same(folder, shared_data, beam_size, least):
+    """On random strings: the best text of at least so many, and there its score.
+
+    CTranslate2 allows no end at the first step unless told to.
+    """
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="needs CTranslate2 as a peer")
+    model = pt.load(folder)
+    rng = np.random.default_rng(0)
+    letters = [token for token in model.src_vocabulary if len(token) == 1]
+    assert len(letters) > 30
+    sources = [rng.choice(letters, rng.integers(1, 13)).tolist() for _ in range(200)]
+    theirs = ctranslate2.Translator(str(shared_data / "aren"), compute_type="float32")
+    expected = theirs.translate_batch(sources, beam_size=beam_size, return_scores=True)
+    src, lengths = batch(sources, model.src_vocabulary)
+    found = model.generate(src, lengths, beam_size=beam_size, min_length=1, return_scores=True)
+    agreed = 0
+    for row, score, result in zip(found, found.scores, expected, strict=True):
+        tokens = [*model.tgt_vocabulary, "<unk>"]
+        if [tokens[i] for i in row] == result.hypotheses[0]:
+            agreed += 1
+            assert abs(score - result.scores[0]) < 1e-4
+    assert agreed >= least
+
+
 def test_it_goes_round(model, folder, examples, tmp_path):
     model.save(tmp_path)
     again = pt.load(tmp_path)

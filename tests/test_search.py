@@ -445,7 +445,7 @@ OPTIONS = {
     "no_repeat_ngram_size": lambda V: st.integers(1, 3),
     "suppress_tokens": lambda V: ids(V, min_size=1, max_size=3),
     "suppress_sequences": lambda V: st.lists(ids(V, min_size=1, max_size=3), min_size=1),
-    "end_tokens": lambda V: ids(V, min_size=1, max_size=3, unique=True),
+    "end_tokens": lambda V: ids(V, min_size=1, max_size=4, unique=True),
     "prefix": lambda V: st.lists(ids(V, max_size=3), min_size=3, max_size=3),
     "prefix_bias": lambda V: st.sampled_from([0.1, 0.5, 0.9]),
     "logits_processor": lambda V: st.builds(Scrambled, st.integers(0, 10), st.just(V)).flatmap(
@@ -536,7 +536,7 @@ def test_many_options(data):
 
 
 @pytest.mark.parametrize("name", ["patience", "top_p", "min_p", "num_samples"])
-@property_test(40)
+@property_test(25)
 @given(data=st.data())
 def test_a_large_vocabulary(name, data):
     other = data.draw(st.sampled_from(list(OPTIONS)))
@@ -577,22 +577,51 @@ def test_tokens_are_streamed_as_the_best_hypothesis(data):
             assert [*forced, *tokens] == generation[i].tolist()
 
 
-def test_of_equal_values_the_lower_id_then_the_better_row():
-    """Four tokens of the same probability: all values of a step are equal, to the bit."""
-    model = small_model(tgt_vocab_size=7)
+def indifferent(*bias):
+    """A model whose logits are always these."""
+    model = small_model(tgt_vocab_size=len(bias))
     state = model.state_dict()
     state["output_projection.weight"][:] = 0
-    state["output_projection.bias"][:] = [-99, 3, -99, 3, 3, -99, 3]
+    state["output_projection.bias"][:] = bias
     model.load_state_dict(state)
-    bias = state["output_projection.bias"]
-    beams = {"beam_size": 3, "num_hypotheses": 3, "max_length": 3}
-    for end_tokens in ([2], [3], [6], [1, 4]):
-        for early_stopping in (True, False, "never"):
-            options = {**beams, "end_tokens": end_tokens, "early_stopping": early_stopping}
-            expected = search(lambda tokens: bias, **options).hypotheses
-            (found,) = model.generate(np.array([[3, 4]]), **options).hypotheses
-            assert [h.sequence.tolist() for h in found] == [h.sequence for h in expected]
-            assert [h.is_finished for h in found] == [h.is_finished for h in expected]
+    return model
+
+
+def assert_as_expected_of(model, **options):
+    bias = model.state_dict()["output_projection.bias"]
+    expected = search(lambda tokens: bias, **options).hypotheses
+    (found,) = model.generate(np.array([[3, 4]]), **options).hypotheses
+    assert [h.sequence.tolist() for h in found] == [h.sequence for h in expected]
+    assert [h.is_finished for h in found] == [h.is_finished for h in expected]
+    return expected
+
+
+@pytest.mark.parametrize("early_stopping", [True, False, "never"])
+@pytest.mark.parametrize("end_tokens", [[2], [3], [6], [1, 4]], ids=str)
+def test_of_equal_values_the_lower_id_then_the_better_row(end_tokens, early_stopping):
+    """Four tokens of the same probability: all values of a step are equal, to the bit."""
+    assert_as_expected_of(
+        indifferent(-99, 3, -99, 3, 3, -99, 3),
+        beam_size=3,
+        num_hypotheses=3,
+        max_length=3,
+        end_tokens=end_tokens,
+        early_stopping=early_stopping,
+    )
+
+
+def test_however_many_ends_come_first_the_beam_stays_full():
+    """At the second step all three ends of all three rows rank before any row that goes on."""
+    longest = assert_as_expected_of(
+        indifferent(0.5, 3, 2.9, 2.8, 1, 0, -1),
+        beam_size=3,
+        num_hypotheses=3,
+        max_length=3,
+        end_tokens=[1, 2, 3],
+        patience=9.0,
+        length_penalty=5.0,
+    )
+    assert [(len(h.sequence), h.is_finished) for h in longest] == [(2, True)] * 3
 
 
 def test_attention_is_that_of_the_steps():
@@ -620,12 +649,44 @@ def test_attention_is_that_of_the_steps():
     assert 3 < ended < 16
 
 
+@pytest.mark.parametrize(
+    "bans",
+    [
+        {"constraint": lambda sentence, tokens: [] if sentence == 1 else None},
+        {"suppress_tokens": list(range(18)), "min_length": 2, "end_tokens": [18]},
+        {"suppress_sequences": [[v] for v in range(19)]},
+        {"suppress_tokens": list(range(18)), "no_repeat_ngram_size": 1, "end_tokens": [3]},
+    ],
+    ids=lambda bans: "-".join(bans),
+)
+@pytest.mark.parametrize(
+    "way",
+    [
+        {},
+        {"beam_size": 3},
+        {"num_samples": 2, "temperature": 0.5},
+        {"num_samples": 2, "top_k": 3},
+        {"num_hypotheses": 3, "return_alternatives": True},
+        {"prefix": [[17], [17]], "prefix_bias": 0.5},
+    ],
+    ids=str,
+)
+def test_nothing_left_to_choose(way, bans):
+    """An error that names the sentence and the bans, not a hypothesis of banned tokens."""
+    sentence = 1 if "constraint" in bans else 0
+    with pytest.raises(ValueError, match="no token is left") as error:
+        small_model().generate(np.array([[3, 4], [4, 5]]), max_length=5, **way, **bans)
+    assert f"sentence {sentence} " in str(error.value)
+    for name in bans.keys() - {"end_tokens"}:
+        assert name in str(error.value)
+
+
 # What holds without a reference.
 
 BANS = ("min_length", "no_repeat_ngram_size", "suppress_tokens", "suppress_sequences", "constraint")
 
 
-@property_test(600)
+@property_test(400)
 @given(st.data())
 def test_no_ban_is_ever_broken(data):
     others = [name for name in OPTIONS if name not in (*BANS, "prefix", "prefix_bias")]

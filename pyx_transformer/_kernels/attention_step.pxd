@@ -90,7 +90,7 @@ cdef inline void attend_one(
     cdef float sums[ONE_VALUE]
     cdef vf rows[VF]
     cdef vf total, chain
-    cdef float top = -INFINITY, block_top, reference, decay, l = 0.0
+    cdef float top = -INFINITY, block_top, reference, decay, weight = 0.0
     cdef float decays[VF]
     cdef Py_ssize_t block = 0, keys, start, i, c, s, group, count, size = job.key_size
     cdef int r
@@ -129,7 +129,7 @@ cdef inline void attend_one(
         top = max(block_top, top)
         reference = 0.0 if top == -INFINITY else top
         store(decays, exponential(fill(decay) - fill(reference)))
-        l = l * decays[0] + exponentials(scores, reference, group)
+        weight = weight * decays[0] + exponentials(scores, reference, group)
         start = 0
         while start < keys:
             c = 0
@@ -151,4 +151,4 @@ cdef inline void attend_one(
                        load_part(out + c, count, 0.0) * fill(decays[0]) + load(sums + c))
             c += VF
         block += BLOCK_KEYS
-    finish_query(job, out, 0, 0, 0, 0.0, l)
+    finish_query(job, out, 0, 0, 0, 0.0, weight)

@@ -120,6 +120,8 @@ class LogitsRules:
         place = len(tokens)
         if place >= len(prefix) or not np.array_equal(tokens, prefix[:place]):
             return
+        if np.isneginf(row).all():  # everything is banned, and what is left of p is no number
+            return
         bias = self.options.prefix_bias
         p = np.exp(ops.log_softmax(row).astype(np.float64)) * (1 - bias)
         p[prefix[place]] += bias
