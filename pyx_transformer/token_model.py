@@ -47,12 +47,22 @@ class TokenModel(Layer):
 
     def _embed(self, embedding: Embedding, learned: Embedding | None, ids, places):
         """ids (N,) at their places (N,) in their sequences -> rows (N, d_model)."""
+        length = int(places.max(initial=-1)) + 1
+        _, scale, positions = self._tables(embedding, learned, length)
+        return embedding.apply(ids, scale, positions, places)
+
+    def _tables(self, embedding: Embedding, learned: Embedding | None, length):
+        """What places below `length` are embedded with: table, its scale, positions or None."""
         config = self.config
         scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         positions = None if learned is None else learned.weight
         if config.positions == "sinusoidal":
-            positions = self._sinusoidal_up_to(int(places.max(initial=-1)) + 1)
-        return embedding.apply(ids, scale, positions, places)
+            positions = self._sinusoidal_up_to(length)
+        return embedding.weight, scale, positions
+
+    def target_tables(self, length):
+        """What `decode` embeds target ids with."""
+        return self._tables(self.tgt_embedding, self.tgt_positions, length)
 
     def _sinusoidal_up_to(self, length):
         """At least that many rows of the table, which grows by doubling."""

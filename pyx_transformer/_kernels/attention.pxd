@@ -255,7 +255,7 @@ cdef inline void attend(
         key = key + job.key_starts[b] * job.key_row
         value = value + job.key_starts[b] * job.value_row
     else:
-        key_rows = job.key_rows + b * job.key_rows_stride
+        key_rows = job.key_rows + job.key_slots[b] * job.key_rows_stride
     if is_one_plain_query(job, queries):
         memset(out + t_begin * job.out_row, 0, job.value_size * sizeof(float))
         attend_one(job, out + t_begin * job.out_row, query + t_begin * job.query_row, key, value,

@@ -72,59 +72,109 @@ cdef class CachedLayer:
 
 
 def decode(
-    float[:, ::1] x, list layers not None, const int64_t[::1] starts, const int64_t[::1] counts,
-    const int64_t[::1] slots, const int64_t[::1] offsets, const int64_t[::1] totals,
-    const int64_t[:, ::1] key_rows, const int64_t[::1] cross_starts,
-    const int64_t[::1] cross_counts, const int64_t[::1] memory_starts,
-    const int64_t[::1] memory_counts, float[:, :, :, ::1] cross_weights, int n_threads,
+    float[:, ::1] out, const int64_t[::1] ids, const int64_t[::1] slots,
+    const int64_t[::1] counts, int64_t[::1] lengths, int64_t[:, ::1] key_rows, Py_ssize_t width,
+    const float[:, ::1] table, float scale, const float[:, ::1] positions, list layers not None,
+    NormParameters norm, const int64_t[::1] memory_starts, const int64_t[::1] memory_counts,
+    float[:, :, :, ::1] cross_weights, int n_threads,
 ):
-    """The next tokens' rows x (N, d) through all `CachedLayer`s, in place, one nogil call each.
+    """out (N, d): the next tokens, ids (N), through embedding, all `CachedLayer`s and the norm.
 
-    counts[b] rows from starts[b] on come after the offsets[b] tokens that sequence b has, and are
-    added to the caches, seen as rows, from slots[b] on; key_rows (B, capacity) says where all
-    totals[b] keys lie, in the same order as the slots' where it is None. Cross-attention:
-    cross_counts[g] rows from cross_starts[g] on read memory_counts[g] places from row
-    memory_starts[g] of the memory; cross_weights (G, H, rows, S) takes the last layer's weights.
+    counts[b] of them come after the lengths[slots[b]] tokens that a slot holds, which they are
+    added to. `width` slots side by side belong to one sentence. key_rows (slots, capacity), where
+    it is given, says where each key of a slot lies, the caches seen as rows. Sentence i's memory is
+    memory_counts[i] places from row memory_starts[i] on; cross_weights (groups, H, rows, S) takes
+    the last layer's weights, a group being a run of slots of one sentence.
     """
     cdef CachedLayer layer
-    cdef Py_ssize_t m = x.shape[0], i
+    cdef Py_ssize_t m = ids.shape[0], d = out.shape[1], batch = slots.shape[0]
+    cdef Py_ssize_t rows_each = 0, row = 0, sentence, before = -1, b, i, slot
     cdef Attention own, cross
-    cdef Workspace workspace
+    cdef Lookup lookup
+    cdef Workspace numbers, workspace
+    cdef int64_t* starts
+    cdef int64_t* offsets
+    cdef int64_t* totals
+    cdef int64_t* first_rows
+    cdef int64_t* places
+    cdef int64_t* group
     cdef float* middle
     cdef double unheard = 0.0
     cdef float[:, :, :, ::1] weights
-    if not layers or m == 0:
+    if m == 0:
         return
-    layer = layers[0]
-    own = plain_job(layer.keys.shape[1], layer.query, layer.output)
-    own.query_starts = &starts[0]
-    own.query_counts = &counts[0]
-    own.key_starts = &slots[0]
-    own.key_counts = &totals[0]
-    own.offsets = &offsets[0]
-    own.batch = counts.shape[0]
-    own.is_causal = True
-    if key_rows is not None:
-        own.key_rows = &key_rows[0, 0]
-        own.key_rows_stride = key_rows.shape[1]
-    cross = own
-    if cross_counts is not None:
-        cross.key_rows = NULL
-        cross.query_starts = &cross_starts[0]
-        cross.query_counts = &cross_counts[0]
-        cross.key_starts = &memory_starts[0]
-        cross.key_counts = &memory_counts[0]
-        cross.batch = cross_counts.shape[0]
+    if layers:
+        layer = layers[0]
+        rows_each = layer.keys.shape[1] * layer.keys.shape[2]
+    numbers = Workspace(2 * (8 * batch + m))  # floats; an int64 takes two
+    starts = <int64_t*>numbers.floats
+    offsets = starts + batch
+    totals = offsets + batch
+    first_rows = totals + batch
+    group = first_rows + batch  # starts, counts, and the memory's; then the places
+    places = group + 4 * batch
+    cross.batch = 0
+    for b in range(batch):
+        slot = slots[b]
+        starts[b] = row
+        offsets[b] = lengths[slot]
+        totals[b] = lengths[slot] + counts[b]
+        first_rows[b] = slot * rows_each
+        for i in range(offsets[b], totals[b]):
+            places[row] = i
+            row += 1
+            if key_rows is not None:
+                key_rows[slot, i] = first_rows[b] + i
+        sentence = slot // width
+        if sentence != before and memory_starts is not None:
+            group[cross.batch] = starts[b]
+            group[batch + cross.batch] = 0
+            group[2 * batch + cross.batch] = memory_starts[sentence]
+            group[3 * batch + cross.batch] = memory_counts[sentence]
+            cross.batch += 1
+            before = sentence
+        if memory_starts is not None:
+            group[batch + cross.batch - 1] += counts[b]
+    lookup = Lookup(&out[0, 0], &ids[0], &table[0, 0], NULL, places, m, d, scale)
+    if positions is not None:
+        lookup.positions = &positions[0, 0]
+    with nogil:
+        embed_all(&lookup, n_threads)
+    if layers:
+        own = plain_job(layer.keys.shape[1], layer.query, layer.output)
+        own.query_starts = starts
+        own.query_counts = &counts[0]
+        own.key_starts = first_rows
+        own.key_counts = totals
+        own.offsets = offsets
+        own.batch = batch
+        own.is_causal = True
+        b = cross.batch
+        cross = own
+        cross.batch = b
+        cross.query_starts = group
+        cross.query_counts = group + batch
+        cross.key_starts = group + 2 * batch
+        cross.key_counts = group + 3 * batch
         cross.is_causal = False
-    workspace = Workspace(m * x.shape[1] + 16 + max(
-        attention_floats(&own, m, x.shape[1], n_threads),
-        feed_forward_run(m, layer.linear1) * (x.shape[1] + layer.linear1.out_features)))
-    middle = workspace.floats
-    for i in range(len(layers)):
-        layer = layers[i]
-        weights = cross_weights if i == len(layers) - 1 else None
-        layer.apply(&x[0, 0], middle, m, own, cross, &slots[0], weights,
-                    middle + (m * x.shape[1] + 15) // 16 * 16, n_threads, &unheard)
+        if key_rows is not None:
+            own.key_rows = &key_rows[0, 0]
+            own.key_rows_stride = key_rows.shape[1]
+            own.key_slots = &slots[0]
+        workspace = Workspace(m * d + 16 + max(
+            attention_floats(&own, m, d, n_threads),
+            feed_forward_run(m, layer.linear1) * (d + layer.linear1.out_features)))
+        middle = workspace.floats
+        for i in range(len(layers)):
+            layer = layers[i]
+            weights = cross_weights if i == len(layers) - 1 else None
+            layer.apply(&out[0, 0], middle, m, own, cross, first_rows, weights,
+                        middle + (m * d + 15) // 16 * 16, n_threads, &unheard)
+    if norm is not None:
+        with nogil:
+            norm.apply(&out[0, 0], &out[0, 0], m, d, n_threads)
+    for b in range(batch):  # not before: an interrupted pass has added nothing
+        lengths[slots[b]] = totals[b]
 
 
 def candidates(

@@ -64,7 +64,9 @@ class KeyValueCache:
         self.capacity = capacity
         self.width = width
         self.lengths = np.zeros(slots, np.int64)  # tokens held, by slot
-        self._starts = np.arange(slots) * (config.num_heads * capacity)
+        self._longest = 0  # no slot holds more than this
+        norm = model.decoder.norm
+        self._norm = None if norm is None else norm.parameters
 
     def extend(
         self, ids: NDArray[np.int64], slots: NDArray[np.int64], counts: NDArray[np.int64]
@@ -94,37 +96,26 @@ class KeyValueCache:
     def append(self, ids, slots, counts, cross_weights=None):
         """`extend`, unchecked. cross_weights (groups, H, rows, S), zeros, takes the weights of the
         last layer's cross-attention: a group is a run of slots of one sentence."""
-        offsets = self.lengths[slots]
-        totals = offsets + counts
-        starts = counts.cumsum() - counts
-        places = offsets
-        if len(ids) != len(slots):
-            places = np.repeat(offsets - starts, counts) + np.arange(len(ids))
-        first_rows = self._starts[slots]
-        key_rows = None
-        if self._key_rows is not None:
-            of_row = slots if len(ids) == len(slots) else np.repeat(slots, counts)
-            self._key_rows[of_row, places] = self._starts[of_row] + places
-            key_rows = self._key_rows[slots]
-        groups = (None,) * 4
-        if self._memory is not None:
-            groups = self._groups(slots, starts, counts)
-        rows = self.model.embed_target(ids, places)
+        model, memory = self.model, self._memory
+        self._longest += 1 if len(ids) == len(slots) else int(counts.max(initial=0))
+        out = np.empty((len(ids), model.config.d_model), np.float32)
         _runtime.kernels.decode(
-            rows,
-            self._layers,
-            starts,
+            out,
+            ids,
+            slots,
             counts,
-            first_rows,
-            offsets,
-            totals,
-            key_rows,
-            *groups,
+            self.lengths,
+            self._key_rows,
+            self.width,
+            *model.target_tables(min(self._longest, self.capacity)),
+            self._layers,
+            self._norm,
+            None if memory is None else memory.starts,
+            None if memory is None else memory.counts,
             cross_weights,
             _runtime.get_num_threads(),
         )
-        self.lengths[slots] = totals  # not before: an interrupted pass has added nothing
-        return self.model.decoder.finish(rows)
+        return out
 
     def reorder(self, slots: NDArray[np.int64], parents: NDArray[np.int64]) -> None:
         """Let slots[i] continue what parents[i], of the same sentence, holds."""
@@ -132,17 +123,6 @@ class KeyValueCache:
             held = int(self.lengths[parents].max(initial=0))
             self._key_rows[slots, :held] = self._key_rows[parents, :held]
         self.lengths[slots] = self.lengths[parents]
-
-    def _groups(self, slots, starts, counts):
-        """Rows of one sentence read its memory together: their starts and counts, and its own."""
-        sentences = slots
-        if self.width > 1:
-            sentences = slots // self.width
-            first = run_starts(sentences)
-            sentences = sentences[first]
-            if len(first):
-                starts, counts = starts[first], np.add.reduceat(counts, first)
-        return starts, counts, self._memory.starts[sentences], self._memory.counts[sentences]
 
 
 def run_starts(numbers: NDArray[np.int64]) -> NDArray[np.intp]:

@@ -64,6 +64,7 @@ class Search:
         self.is_sampling = options.is_sampling
         self.beams = options.beam_size
         self.branches = options.branches
+        self.is_silent = options.on_token is None and options.stop_when is None
         self.enough = max(1, int(options.beam_size * options.patience + 0.5))
         self.prefixes = sentences.prefixes
         if options.prefix_bias:
@@ -83,13 +84,21 @@ class Search:
             self.uniform = uniform_numbers(
                 options.seed, sentences.sources, self.branches, max_length
             )
+        # Candidates that a unit's step looks at. Greedy search ends with the first end token, and so
+        # needs no other candidate behind it.
+        self.most = self.beams * (1 + len(self.end_tokens))
+        if self.beams == self.enough == 1 and options.early_stopping is True:
+            self.most = 1
+        self.most = min(self.most, model.config.tgt_vocab_size * self.beams)
         self.count = 0  # tokens after the prefix
         self.found: list[list[Found]] = [[] for _ in range(batch * self.branches)]
         self.streamed = [0] * batch
         # One entry per row, first one row for the prefix of each sentence.
         self.unit = np.arange(batch) * self.branches
         self.slot = np.arange(batch) * width
+        self.length = self.prefix_lengths
         self.sum = np.zeros(batch)
+        self.last = np.empty(0, np.int64)  # tokens
         self.tokens = np.zeros((batch, capacity), np.int64)
         self.token_scores = np.zeros((batch, max_length), np.float32)
         for row, prefix in zip(self.tokens, self.prefixes, strict=True):
@@ -136,8 +145,8 @@ class Search:
         return self.model.output_projection.apply(rows)
 
     def next_logits(self):
-        ids = self.tokens[np.arange(len(self.unit)), self.lengths() - 1]
-        return self.model.output_projection.apply(self.forward(ids, np.ones_like(ids)))
+        rows = self.forward(self.last, np.ones_like(self.last))
+        return self.model.output_projection.apply(rows)
 
     def forward(self, ids, counts):
         """Rows of the decoder for the next counts[i] tokens of each row."""
@@ -161,9 +170,13 @@ class Search:
     def choose(self, logits):
         """Greedy and beam search: the best candidates of each unit."""
         first = np.arange(len(self.unit)) if self.beams == 1 else run_starts(self.unit)
-        most = min(self.beams * (1 + len(self.end_tokens)), logits.shape[1] * self.beams)
-        values, tokens, parents, scores = self.candidates(logits, first, most)
+        values, tokens, parents, scores = self.candidates(logits, first, self.most)
         is_end = self.is_end(tokens)
+        if (
+            self.most == 1 and not is_end.any() and parents.min() >= 0
+        ):  # most steps of most searches
+            self.go_on(None, self.unit, None, values.ravel(), tokens.ravel(), scores.ravel())
+            return
         if is_end[:, : self.beams].any():
             for unit, column in np.argwhere(is_end[:, : self.beams]):
                 parent = parents[unit, column]
@@ -222,13 +235,19 @@ class Search:
         return values, tokens, parents, scores
 
     def go_on(self, parents, units, ranks, sums, tokens, scores):
-        """The next rows: each a parent with one more token. Then see which units are done."""
+        """The next rows: each a parent with one more token; parents None: each its own. Then see
+        which units are done."""
         waiting = set(self.unit.tolist())
-        self.take(parents, units, ranks)
+        if parents is not None:
+            self.take(parents, units, ranks)
         self.sum = sums
-        self.tokens[np.arange(len(units)), self.lengths()] = tokens
+        self.last = tokens
+        self.tokens[np.arange(len(units)), self.length] = tokens
         self.token_scores[:, self.count] = scores
+        self.length = self.length + 1
         self.count += 1
+        if parents is None and self.is_silent and self.count < self.max_length:
+            return
         stays = np.ones(len(units), bool)
         if self.options.stop_when is not None:
             for row in range(len(units)):
@@ -244,8 +263,8 @@ class Search:
         if self.cache.width > 1:
             self.cache.reorder(slots, self.slot[parents])
         self.unit, self.slot = units, slots
-        if len(parents) != len(self.sum) or (parents != np.arange(len(parents))).any():
-            self.sum = self.sum[parents]
+        if len(parents) != len(self.length) or (parents != np.arange(len(parents))).any():
+            self.sum, self.length = self.sum[parents], self.length[parents]
             self.tokens = self.tokens[parents]
             self.token_scores = self.token_scores[parents]
             if self.coverage is not None:
@@ -270,6 +289,7 @@ class Search:
             self.stream(stays, done)
         if not stays.all():
             self.unit, self.slot, self.sum = self.unit[stays], self.slot[stays], self.sum[stays]
+            self.length, self.last = self.length[stays], self.last[stays]
             self.tokens, self.token_scores = self.tokens[stays], self.token_scores[stays]
             if self.coverage is not None:
                 self.coverage = self.coverage[stays]
@@ -332,12 +352,8 @@ class Search:
             return tokens == self.end_tokens[0]
         return np.isin(tokens, self.end_tokens)
 
-    def lengths(self):
-        """Tokens of each row, prefix included."""
-        return self.prefix_lengths[self.unit // self.branches] + self.count
-
     def known_tokens(self):
-        return [row[:length] for row, length in zip(self.tokens, self.lengths(), strict=True)]
+        return [row[:length] for row, length in zip(self.tokens, self.length, strict=True)]
 
     def stream(self, stays, done):
         """Hand on the tokens that all hypotheses of a unit agree on."""
