@@ -84,8 +84,8 @@ class Search:
             self.uniform = uniform_numbers(
                 options.seed, sentences.sources, self.branches, max_length
             )
-        # Candidates that a unit's step looks at. Greedy search ends with the first end token, and so
-        # needs no other candidate behind it.
+        # Candidates that a unit's step looks at. Greedy search ends with the first end token, and
+        # needs no candidate behind it.
         self.most = self.beams * (1 + len(self.end_tokens))
         if self.beams == self.enough == 1 and options.early_stopping is True:
             self.most = 1
