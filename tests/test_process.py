@@ -175,10 +175,11 @@ LONG_CALLS = {
 }
 
 CALL = """
-import sys, time
+import signal, time
 import numpy as np
 import pyx_transformer as pt
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may ignore it
 pt.set_num_threads(2)
 rng = np.random.default_rng(0)
 small = rng.standard_normal((64, 256), dtype=np.float32)
