@@ -60,7 +60,11 @@ class TransformerLM(TokenModel):
             self.load_state_dict(self.state_dict())
 
     def __call__(
-        self, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None, *, return_attention=False
+        self,
+        tgt: ArrayLike,
+        tgt_lengths: ArrayLike | None = None,
+        *,
+        return_attention: bool = False,
     ):
         """tgt (B, T) token ids -> logits (B, T, V), zeros from tgt_lengths[b] on.
 
@@ -89,7 +93,8 @@ class TransformerLM(TokenModel):
         """Hypotheses that begin with prompt (B, T) token ids, real up to prompt_lengths (B,).
 
         Before the prompt comes config.start_id; a prompt may be empty. It is read in one pass, and
-        plays the part of a forced prefix: it is returned, but counts in no score and no length.
+        plays the part of a forced prefix: it is returned, but counts in no score and no length, and
+        holds no end token.
         options and single settings: see `GenerationOptions`; neither coverage_penalty nor prefix
         nor return_attention.
 
@@ -113,7 +118,9 @@ class TransformerLM(TokenModel):
 
         return generation.score_alone(self, tgt, tgt_lengths)
 
-    def memory_estimate(self, batch: int, prompt_len: int, max_length: int, beam_size: int = 1):
+    def memory_estimate(
+        self, batch: int, prompt_len: int, max_length: int, beam_size: int = 1
+    ) -> int:
         """Bytes that `generate` needs at its peak, beyond the weights."""
         from pyx_transformer import generation
 

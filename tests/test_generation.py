@@ -303,6 +303,18 @@ def test_the_cache_stays_in_place(src, rng):
         assert_same_bits(array[:, :, :2], held)
 
 
+def test_one_slot_far_ahead_of_another(src, rng):
+    """Two tokens for one slot and none for the other, beyond the first rows of the positions."""
+    model = small_model()
+    cache = cache_for(model, src[:2], None, 100)
+    tgt = token_ids(rng, 19, 1, 100)
+    parts = [
+        cache.extend(tgt[0, i : i + 2], np.array([0, 1]), np.array([2, 0]))
+        for i in range(0, 100, 2)
+    ]
+    assert_same_bits(model.output_projection.apply(np.concatenate(parts)), model(src[:1], tgt)[0])
+
+
 def test_the_memory_is_projected_once(src, monkeypatch):
     model = lively_model()
     calls = []

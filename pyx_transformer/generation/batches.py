@@ -103,7 +103,8 @@ def search(model, options, max_length, numbers, prefixes, sources, memory):
 
 
 def parts(counts: NDArray[np.int64], most: int | None) -> Iterator[NDArray[np.int64]]:
-    """Numbers of the sentences of each batch: by length, at most `most` tokens in one."""
+    """Numbers of the sentences of each batch: by length, at most `most` tokens in one or, where
+    it is longer, a single sentence."""
     if most is None:
         yield np.arange(len(counts))
         return
@@ -184,6 +185,11 @@ def check(this, model, options, prefix_name, prefixes):
         raise ValueError(
             f"{this}: num_hypotheses is {options.num_hypotheses}, expected at most the "
             f"{vocabulary} tokens of the vocabulary"
+        )
+    if options.coverage_penalty and not model.decoder.layers:
+        raise ValueError(
+            f"{this}: coverage_penalty is {options.coverage_penalty}, expected 0 because the "
+            "decoder has no layers"
         )
     lists = {
         "suppress_tokens": options.suppress_tokens,

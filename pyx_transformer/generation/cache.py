@@ -97,7 +97,7 @@ class KeyValueCache:
         """`extend`, unchecked. cross_weights (groups, H, rows, S), zeros, takes the weights of the
         last layer's cross-attention: a group is a run of slots of one sentence."""
         model, memory = self.model, self._memory
-        self._longest += 1 if len(ids) == len(slots) else int(counts.max(initial=0))
+        self._longest += int(counts.max(initial=0))
         out = np.empty((len(ids), model.config.d_model), np.float32)
         _runtime.kernels.decode(
             out,
@@ -123,10 +123,3 @@ class KeyValueCache:
             held = int(self.lengths[parents].max(initial=0))
             self._key_rows[slots, :held] = self._key_rows[parents, :held]
         self.lengths[slots] = self.lengths[parents]
-
-
-def run_starts(numbers: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Where each run of equal numbers begins."""
-    is_first = np.ones(len(numbers), bool)
-    np.not_equal(numbers[1:], numbers[:-1], out=is_first[1:])
-    return is_first.nonzero()[0]

@@ -28,45 +28,51 @@ class GenerationOptions:
 
     Search. beam_size 1 is greedy. From the best beam_size * (1 + number of end tokens) candidates,
     end tokens among the first beam_size finish a hypothesis, and the first beam_size others go on.
-    num_hypotheses: how many of the best to return, at most beam_size. max_length: 256, or as far
-    as learned positions reach, unless given; what goes on until then is cut off, and ranks with
-    what is finished. min_length: no end before so many tokens.
+    num_hypotheses: how many of the best to return, at most beam_size; with patience below 1 there
+    may be fewer. max_length: 256, or as far as learned positions reach, unless given; what goes on
+    until then is cut off, and ranks with what is finished. min_length: no end before so many
+    tokens.
 
     Score: the sum of log-probabilities, divided by length ** length_penalty; the end token counts
     (Wu et al. 2016 with the plain power). coverage_penalty c adds c sum_j log(min(sum_t a_tj, 1)),
     the last layer's cross-attention averaged over heads (same paper).
 
     early_stopping: with N = beam_size * patience hypotheses finished (Kasai et al. 2022), True
-    stops; False stops when the best beam, scored as long as it is, cannot pass the N-th best of
-    them; "never" asks the same of its score at max_length, if length_penalty is above 0.
+    stops (what max_length cuts in the same step still ranks with them); False stops when the best
+    beam, scored as long as it is, cannot pass the N-th best of them; "never" asks the same of its
+    score at max_length, if length_penalty is above 0.
 
     Logits, before the softmax, so that what is left adds up to 1: logits_processor(logits) takes
     (rows, V) float32 and returns such an array, or None if it changed that one; repetition_penalty
     r divides the positive logits of tokens there already, and multiplies the negative ones (Keskar
-    et al. 2019); suppress_tokens, suppress_sequences, no_repeat_ngram_size and
-    constraint(sentence, tokens) -> allowed ids, or None for all, ban tokens. end_tokens end a
-    hypothesis in place of the config's end_id.
+    et al. 2019); suppress_tokens, suppress_sequences, no_repeat_ngram_size and constraint(sentence,
+    tokens) -> allowed ids, or None for all, ban tokens. end_tokens end a hypothesis in place of the
+    config's end_id.
 
-    prefix: token ids per sentence that its hypotheses begin with. They are returned, but count in
-    no score and no length. With prefix_bias b they are not forced: as long as a hypothesis follows
-    the prefix, the next token of it gets b + (1 - b) p and the others (1 - b) p; all then counts.
+    prefix: token ids per sentence that its hypotheses begin with, banned ones too. They are
+    returned, but count in no score and no length; an empty source has the empty translation all the
+    same. With prefix_bias b they are not forced: as long as a hypothesis follows the prefix, the
+    next token of it gets b + (1 - b) p and the others (1 - b) p, whatever bans it; all then counts.
 
     Sampling, if any of temperature, top_k, top_p, min_p, num_samples, seed is given: logits are
     divided by temperature; of the tokens in falling order of probability, top_k keeps the first
     ones, top_p as few as have that much of what is left, min_p those with at least that share of
     the first one's. num_samples hypotheses come in the order drawn. One counter-based generator
     (Philox) per sentence and sample is seeded with seed and the source, so that samples depend on
-    nothing else; without a seed, each call draws anew.
+    nothing else: equal sources draw the same. Without a seed, each call draws anew. A sample that
+    every token is banned from is left out, and where there is nothing to draw (an empty source,
+    max_length 0) there is one hypothesis.
 
-    return_alternatives: the num_hypotheses best tokens at the first free place, each continued by
-    a search of its own.
+    return_alternatives: the num_hypotheses best tokens at the first free place, each continued by a
+    search of its own.
 
     on_token(sentence, token) is called for each new token; with beams, for those on which all
     hypotheses in play agree. stop_when(sentence, tokens) -> True finishes that hypothesis. What
     these raise reaches the caller. tokens is the hypothesis so far, prefix included.
 
     max_batch_tokens: sentences are sorted by length and decoded in parts of at most so many source
-    tokens; results come in the caller's order, and are the same to the bit.
+    (or prompt) tokens, a longer sentence by itself; results come in the caller's order, and are the
+    same to the bit.
 
     Raises TypeError or ValueError, naming the option, for wrong kinds and values and for options
     that contradict each other.

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 class Hypothesis:
     """One generated sequence of token ids, int64 (T,), without start and end.
 
-    is_finished: its end came; False where max_length cut it off. score, token_scores and attention
-    are None unless asked for. token_scores, float32: the log-probability of each token, 0 for those
-    of a forced prefix, and of the end token where one came. attention, float32
-    (layers, heads, T', S): the cross-attention of the steps that chose these tokens and that end.
+    is_finished: its end came, or stop_when said so; False where max_length cut it off. score,
+    token_scores and attention are None unless asked for. token_scores, float32: the log-probability
+    of each token, 0 for those of a forced prefix, and of the end token where one came. attention,
+    float32 (layers, heads, T', S): the cross-attention of the steps that chose these tokens and
+    that end.
     """
 
     sequence: NDArray[np.int64]
@@ -32,7 +33,8 @@ class Hypothesis:
 
 @dataclass(frozen=True)
 class Generation:
-    """hypotheses[b]: those of sentence b, the best first (samples: in the order drawn).
+    """hypotheses[b]: those of sentence b, the best first; samples in the order drawn, alternatives
+    in that of their first tokens.
 
     All else, and iterating and indexing, is about the first hypothesis of each sentence.
     """

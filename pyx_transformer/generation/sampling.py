@@ -87,9 +87,9 @@ def choice(
         is_all = True
     cumulative = p.cumsum()
     limits = []
-    if options.top_p is not None:
+    if options.top_p is not None and options.top_p < 1:
         limits.append(int(np.searchsorted(cumulative, options.top_p)) + 1)
-    if options.min_p is not None:
+    if options.min_p:
         limits.append(int(np.searchsorted(-p, -options.min_p * p[0], side="right")))
     kept = min([len(p), *limits])
     if limits and kept == len(p) and not is_all:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -89,5 +88,8 @@ def score_targets(
 
 
 def perplexity(scores: Sequence[ArrayLike]) -> float:
-    """e to minus the mean of all log-probabilities that `score` gave."""
-    return math.exp(-np.concatenate(scores).mean(dtype=np.float64))
+    """e to minus the mean of all log-probabilities that `score` gave, at least one."""
+    if not len(scores):
+        raise ValueError("perplexity: scores is empty, expected what `score` gave")
+    with np.errstate(over="ignore"):
+        return float(np.exp(-np.concatenate(scores).mean(dtype=np.float64)))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyx_transformer import _runtime
-from pyx_transformer.generation.cache import KeyValueCache, run_starts
+from pyx_transformer.generation.cache import KeyValueCache
 from pyx_transformer.generation.logits import LogitsRules
 from pyx_transformer.generation.sampling import draw, uniform_numbers
 
@@ -320,7 +320,8 @@ class Search:
         """Ask stop_when about a row, and take it for finished if so."""
         unit = self.unit[row]
         number = self.sentences.numbers[unit // self.branches]
-        stopped = self.options.stop_when(int(number), self.known_tokens()[row].copy())
+        tokens = self.tokens[row, : self.length[row]].copy()
+        stopped = self.options.stop_when(int(number), tokens)
         if stopped:
             self.add(row, unit, self.sum[row], self.token_scores[row, : self.count].copy(), True)
         return stopped
@@ -412,3 +413,10 @@ def common_start(sequences: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     table = np.array([sequence[:shortest] for sequence in sequences])
     differs = (table != table[0]).any(axis=0)
     return table[0, : int(differs.argmax()) if differs.any() else shortest]
+
+
+def run_starts(numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Where each run of equal numbers begins."""
+    is_first = np.ones(len(numbers), bool)
+    np.not_equal(numbers[1:], numbers[:-1], out=is_first[1:])
+    return is_first.nonzero()[0]
