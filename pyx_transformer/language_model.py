@@ -42,17 +42,7 @@ class TransformerLM(TokenModel):
         self.tgt_positions = None
         if config.positions == "learned":
             self.tgt_positions = Embedding(config.max_length, config.d_model, rng=rng)
-        self.decoder = TransformerEncoder(
-            config.num_decoder_layers,
-            config.d_model,
-            config.num_heads,
-            config.d_ff,
-            activation=config.activation,
-            norm_first=config.norm_first,
-            final_norm=config.final_norm,
-            layer_norm_eps=config.layer_norm_eps,
-            rng=rng,
-        )
+        self.decoder = self._stack(TransformerEncoder, config.num_decoder_layers, rng)
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )

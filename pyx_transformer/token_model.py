@@ -24,6 +24,21 @@ class TokenModel(Layer):
         self.config = config
         self._sinusoidal = np.empty((0, config.d_model), np.float32)
 
+    def _stack(self, kind: type, num_layers: int, rng: np.random.Generator):
+        """An encoder or decoder of the config's sizes."""
+        config = self.config
+        return kind(
+            num_layers,
+            config.d_model,
+            config.num_heads,
+            config.d_ff,
+            activation=config.activation,
+            norm_first=config.norm_first,
+            final_norm=config.final_norm,
+            layer_norm_eps=config.layer_norm_eps,
+            rng=rng,
+        )
+
     def check_length(self, function, what, length):
         """Raise ValueError where learned positions do not reach as far as `length`."""
         if self.config.positions == "learned" and length > self.config.max_length:

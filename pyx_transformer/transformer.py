@@ -47,22 +47,14 @@ class Transformer(TokenModel):
         self.src_vocabulary: list[str] | None = None
         self.tgt_vocabulary: list[str] | None = None
         self.generation_options: GenerationOptions | None = None
-        options = {
-            "activation": config.activation,
-            "norm_first": config.norm_first,
-            "final_norm": config.final_norm,
-            "layer_norm_eps": config.layer_norm_eps,
-            "rng": rng,
-        }
-        sizes = (config.d_model, config.num_heads, config.d_ff)
         self.src_embedding = Embedding(config.src_vocab_size, config.d_model, rng=rng)
         self.tgt_embedding = Embedding(config.tgt_vocab_size, config.d_model, rng=rng)
         self.src_positions = self.tgt_positions = None
         if config.positions == "learned":
             self.src_positions = Embedding(config.max_length, config.d_model, rng=rng)
             self.tgt_positions = Embedding(config.max_length, config.d_model, rng=rng)
-        self.encoder = TransformerEncoder(config.num_encoder_layers, *sizes, **options)
-        self.decoder = TransformerDecoder(config.num_decoder_layers, *sizes, **options)
+        self.encoder = self._stack(TransformerEncoder, config.num_encoder_layers, rng)
+        self.decoder = self._stack(TransformerDecoder, config.num_decoder_layers, rng)
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,7 +54,7 @@ def translate(
             hypotheses[b] = hypothesis
     for source, own in zip(rows, hypotheses, strict=True):
         if options.return_attention:
-            own[:] = [with_attention(model, source, one) for one in own]
+            own[:] = with_attention(model, source, own)
     return Generation([[without(one, options) for one in own] for own in hypotheses])
 
 
@@ -142,20 +143,25 @@ def without(hypothesis, options):
     )
 
 
-def with_attention(model, source, hypothesis):
-    """The hypothesis with its cross-attention: one more pass, which gives the same to the bit as
-    the steps that found it."""
+def with_attention(model, source, hypotheses):
+    """A sentence's hypotheses with their cross-attention: one more pass, which gives the same to
+    the bit as the steps that found them."""
     if not len(source):
-        return hypothesis
-    tokens = hypothesis.sequence
-    steps = len(hypothesis.token_scores)
-    inputs = np.append(model.config.start_id, tokens)[:steps]
-    _, weights = model(source[None], inputs[None], return_attention=True)
-    shape = (len(weights.cross), model.config.num_heads, steps, len(source))
-    attention = np.array([layer[0] for layer in weights.cross], np.float32).reshape(shape)
-    return Hypothesis(
-        tokens, hypothesis.is_finished, hypothesis.score, hypothesis.token_scores, attention
+        return hypotheses
+    steps = np.array([len(one.token_scores) for one in hypotheses])
+    inputs = np.full((len(hypotheses), max(steps)), model.config.start_id)
+    for row, one, count in zip(inputs, hypotheses, steps, strict=True):
+        row[1:count] = one.sequence[: max(count - 1, 0)]
+    sources = np.repeat(source[None], len(hypotheses), axis=0)
+    _, weights = model(sources, inputs, tgt_lengths=steps, return_attention=True)
+    layers, heads = len(weights.cross), model.config.num_heads
+    attention = np.array(weights.cross, np.float32).reshape(
+        layers, len(hypotheses), heads, max(steps), len(source)
     )
+    return [
+        replace(one, attention=attention[:, i, :, :count].copy())
+        for i, (one, count) in enumerate(zip(hypotheses, steps, strict=True))
+    ]
 
 
 # What depends on the model or on the sentences.
