@@ -172,7 +172,30 @@ def decode(
     memory_counts: _Integers | None,
     cross_weights: _Floats | None,
     n_threads: int,
-) -> None: ...
+) -> int: ...
+def decode_greedily(
+    logits: _Floats,
+    projection: PackedLinear,
+    sums: NDArray[np.float64],
+    tokens: _Integers,
+    token_counts: _Integers,
+    token_scores: _Floats,
+    count: int,
+    most: int,
+    end_tokens: _Integers,
+    slots: _Integers,
+    lengths: _Integers,
+    key_rows: _Integers | None,
+    width: int,
+    table: _Floats,
+    scale: float,
+    positions: _Floats | None,
+    layers: list[CachedLayer],
+    norm: NormParameters | None,
+    memory_starts: _Integers | None,
+    memory_counts: _Integers | None,
+    n_threads: int,
+) -> int: ...
 def candidates(
     values: NDArray[np.float64],
     tokens: _Integers,
@@ -182,6 +205,6 @@ def candidates(
     sums: NDArray[np.float64],
     group_starts: _Integers,
     n_threads: int,
-) -> None: ...
+) -> int: ...
 def fma_peak(seconds: float, n_threads: int) -> float: ...
 def read_seconds(array: _Floats, n_threads: int) -> float: ...

@@ -71,13 +71,13 @@ cdef class CachedLayer:
         return 0
 
 
-def decode(
+cpdef int decode(
     float[:, ::1] out, const int64_t[::1] ids, const int64_t[::1] slots,
     const int64_t[::1] counts, int64_t[::1] lengths, int64_t[:, ::1] key_rows, Py_ssize_t width,
-    const float[:, ::1] table, float scale, const float[:, ::1] positions, list layers not None,
+    const float[:, ::1] table, float scale, const float[:, ::1] positions, list layers,
     NormParameters norm, const int64_t[::1] memory_starts, const int64_t[::1] memory_counts,
     float[:, :, :, ::1] cross_weights, int n_threads,
-):
+) except -1:
     """out (N, d): the next tokens, ids (N), through embedding, all `CachedLayer`s and the norm.
 
     counts[b] of them come after the lengths[slots[b]] tokens that a slot holds, which they are
@@ -102,7 +102,7 @@ def decode(
     cdef double unheard = 0.0
     cdef float[:, :, :, ::1] weights
     if m == 0:
-        return
+        return 0
     if layers:
         layer = layers[0]
         rows_each = layer.keys.shape[1] * layer.keys.shape[2]
@@ -175,13 +175,62 @@ def decode(
             norm.apply(&out[0, 0], &out[0, 0], m, d, n_threads)
     for b in range(batch):  # not before: an interrupted pass has added nothing
         lengths[slots[b]] = totals[b]
+    return 0
 
 
-def candidates(
+def decode_greedily(
+    float[:, ::1] logits, PackedLinear projection not None, double[::1] sums,
+    int64_t[:, ::1] tokens, int64_t[::1] token_counts, float[:, ::1] token_scores,
+    Py_ssize_t count, Py_ssize_t most, const int64_t[::1] end_tokens, const int64_t[::1] slots,
+    int64_t[::1] lengths, int64_t[:, ::1] key_rows, Py_ssize_t width, const float[:, ::1] table,
+    float scale, const float[:, ::1] positions, list layers not None, NormParameters norm,
+    const int64_t[::1] memory_starts, const int64_t[::1] memory_counts, int n_threads,
+):
+    """Up to `most` steps, each taking the best token of every row; how many were made.
+
+    A step adds to a row of tokens (N, capacity), of which token_counts (N) are there, to column
+    `count` and those after it of token_scores (N, columns) and to sums (N), and replaces the row
+    of logits (N, V), which `projection` makes of what `decode` gives. Before a step in which some
+    row would end, or can take no token, all is left as it is.
+    """
+    cdef Py_ssize_t rows = logits.shape[0], step, row, i
+    cdef double[:, ::1] values = np.empty((rows, 1))
+    cdef int64_t[:, ::1] parents = np.empty((rows, 1), np.int64)
+    cdef float[:, ::1] scores = np.empty((rows, 1), np.float32)
+    cdef int64_t[:, ::1] best = np.empty((rows, 1), np.int64)
+    cdef int64_t[::1] ids = np.empty(rows, np.int64)
+    cdef int64_t[::1] ones = np.ones(rows, np.int64)
+    cdef int64_t[::1] groups = np.arange(rows + 1)
+    cdef float[:, ::1] decoded = np.empty((rows, projection.in_features), np.float32)
+    cdef Product job = projection.job(&logits[0, 0], &decoded[0, 0], rows)
+    cdef double unheard = 0.0
+    for step in range(most):
+        candidates(values, best, parents, scores, logits, sums, groups, n_threads)
+        for row in range(rows):
+            if parents[row, 0] < 0:
+                return step
+            for i in range(end_tokens.shape[0]):
+                if best[row, 0] == end_tokens[i]:
+                    return step
+        for row in range(rows):
+            ids[row] = best[row, 0]
+            tokens[row, token_counts[row]] = ids[row]
+            token_counts[row] += 1
+            token_scores[row, count + step] = scores[row, 0]
+            sums[row] = values[row, 0]
+        decode(decoded, ids, slots, ones, lengths, key_rows, width, table, scale, positions, layers,
+               norm, memory_starts, memory_counts, None, n_threads)
+        with nogil:
+            product(&job, n_threads, &unheard)
+        PyErr_CheckSignals()
+    return most
+
+
+cpdef int candidates(
     double[:, ::1] values, int64_t[:, ::1] tokens, int64_t[:, ::1] rows,
     float[:, ::1] log_probabilities, const float[:, ::1] logits, const double[::1] sums,
     const int64_t[::1] group_starts, int n_threads,
-):
+) except -1:
     """The best of sums[row] + log_softmax(logits (N, V))[row, token] for each group of rows.
 
     Group g's rows are group_starts[g] ... group_starts[g + 1] - 1; values, tokens, rows and
@@ -200,3 +249,4 @@ def candidates(
     job.vocabulary = logits.shape[1]
     with nogil:
         find(&job, n_threads)
+    return 0

@@ -96,26 +96,63 @@ class KeyValueCache:
     def append(self, ids, slots, counts, cross_weights=None):
         """`extend`, unchecked. cross_weights (groups, H, rows, S), zeros, takes the weights of the
         last layer's cross-attention: a group is a run of slots of one sentence."""
-        model, memory = self.model, self._memory
         self._longest += int(counts.max(initial=0))
-        out = np.empty((len(ids), model.config.d_model), np.float32)
+        out = np.empty((len(ids), self.model.config.d_model), np.float32)
         _runtime.kernels.decode(
             out,
             ids,
             slots,
             counts,
-            self.lengths,
-            self._key_rows,
-            self.width,
-            *model.target_tables(min(self._longest, self.capacity)),
-            self._layers,
-            self._norm,
-            None if memory is None else memory.starts,
-            None if memory is None else memory.counts,
+            *self._state(self.model.target_tables(min(self._longest, self.capacity))),
             cross_weights,
             _runtime.get_num_threads(),
         )
         return out
+
+    def append_best(
+        self, logits, slots, sums, tokens, token_counts, token_scores, done, end_tokens
+    ):
+        """Decode the best token of each row of logits (N, V) again and again, in place, until a
+        row would end or can take no token, or one column of token_scores is left; how many times.
+
+        `done` columns of token_scores are filled. See `decode_greedily` of the kernels.
+        """
+        most = token_scores.shape[1] - done - 1
+        if most <= 0:
+            return 0
+        tables = self.model.target_tables(min(self._longest + 1, self.capacity))
+        if tables[-1] is not None:  # positions
+            most = min(most, len(tables[-1]) - self._longest)
+        steps = _runtime.kernels.decode_greedily(
+            logits,
+            self.model.output_projection.packed,
+            sums,
+            tokens,
+            token_counts,
+            token_scores,
+            done,
+            most,
+            end_tokens,
+            slots,
+            *self._state(tables),
+            _runtime.get_num_threads(),
+        )
+        self._longest += steps
+        return steps
+
+    def _state(self, tables):
+        """What the kernels decode with, the model's tables among it."""
+        memory = self._memory
+        return (
+            self.lengths,
+            self._key_rows,
+            self.width,
+            *tables,
+            self._layers,
+            self._norm,
+            None if memory is None else memory.starts,
+            None if memory is None else memory.counts,
+        )
 
     def reorder(self, slots: NDArray[np.int64], parents: NDArray[np.int64]) -> None:
         """Let slots[i] continue what parents[i], of the same sentence, holds."""

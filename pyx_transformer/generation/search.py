@@ -64,7 +64,6 @@ class Search:
         self.is_sampling = options.is_sampling
         self.beams = options.beam_size
         self.branches = options.branches
-        self.is_silent = options.on_token is None and options.stop_when is None
         self.enough = max(1, int(options.beam_size * options.patience + 0.5))
         self.prefixes = sentences.prefixes
         if options.prefix_bias:
@@ -90,6 +89,13 @@ class Search:
         if self.beams == self.enough == 1 and options.early_stopping is True:
             self.most = 1
         self.most = min(self.most, model.config.tgt_vocab_size * self.beams)
+        self.is_plain = (
+            self.most == 1
+            and not options.is_sampling
+            and not options.coverage_penalty
+            and options.on_token is None
+            and options.stop_when is None
+        )
         self.count = 0  # tokens after the prefix
         self.found: list[list[Found]] = [[] for _ in range(batch * self.branches)]
         self.streamed = [0] * batch
@@ -114,7 +120,10 @@ class Search:
             return self.found
         logits = self.first_logits()
         while True:
-            if self.rules.are_in_force(self.count):
+            if not self.rules.are_in_force(self.count):
+                if self.is_plain and (self.count or not self.options.return_alternatives):
+                    self.run_greedily(logits)
+            else:
                 sentences = self.unit // self.branches
                 logits = self.rules.apply(logits, sentences, self.known_tokens(), self.count)
             if self.is_sampling:
@@ -165,6 +174,21 @@ class Search:
         self.coverage = self.coverage + means[group, place][counts.cumsum() - 1]
         return rows
 
+    def run_greedily(self, logits):
+        """All steps that need no look at the rows, in one compiled call; logits become those after
+        them. Rules in force for one of these steps would be so for the first."""
+        self.length = self.length.copy()  # the prefixes' own at first
+        self.count += self.cache.append_best(
+            logits,
+            self.slot,
+            self.sum,
+            self.tokens,
+            self.length,
+            self.token_scores,
+            self.count,
+            self.end_tokens,
+        )
+
     # What becomes of the rows.
 
     def choose(self, logits):
@@ -172,11 +196,6 @@ class Search:
         first = np.arange(len(self.unit)) if self.beams == 1 else run_starts(self.unit)
         values, tokens, parents, scores = self.candidates(logits, first, self.most)
         is_end = self.is_end(tokens)
-        if (
-            self.most == 1 and not is_end.any() and parents.min() >= 0
-        ):  # most steps of most searches
-            self.go_on(None, self.unit, None, values.ravel(), tokens.ravel(), scores.ravel())
-            return
         if is_end[:, : self.beams].any():
             for unit, column in np.argwhere(is_end[:, : self.beams]):
                 parent = parents[unit, column]
@@ -235,19 +254,15 @@ class Search:
         return values, tokens, parents, scores
 
     def go_on(self, parents, units, ranks, sums, tokens, scores):
-        """The next rows: each a parent with one more token; parents None: each its own. Then see
-        which units are done."""
+        """The next rows: each a parent with one more token. Then see which units are done."""
         waiting = set(self.unit.tolist())
-        if parents is not None:
-            self.take(parents, units, ranks)
+        self.take(parents, units, ranks)
         self.sum = sums
         self.last = tokens
         self.tokens[np.arange(len(units)), self.length] = tokens
         self.token_scores[:, self.count] = scores
         self.length = self.length + 1
         self.count += 1
-        if parents is None and self.is_silent and self.count < self.max_length:
-            return
         stays = np.ones(len(units), bool)
         if self.options.stop_when is not None:
             for row in range(len(units)):
