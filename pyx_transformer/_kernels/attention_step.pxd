@@ -19,6 +19,7 @@ from pyx_transformer._kernels.simd cimport (
 cdef enum:
     BLOCK_KEYS = 256
     ONE_VALUE = 256     # values up to this size go without packing
+    TOGETHER = 8        # vectors of values summed side by side, so that no sum waits for another
 
 
 cdef inline float exponentials(float* scores, float top, Py_ssize_t width) noexcept nogil:
@@ -79,6 +80,33 @@ cdef inline const float* row_of(
     return base + (s if rows == NULL else rows[s]) * stride
 
 
+cdef inline void weigh_values(
+    float* sums, const float* scores, const float* value, const int64_t* rows, Py_ssize_t stride,
+    Py_ssize_t block, Py_ssize_t start, Py_ssize_t stop, const int vectors, Py_ssize_t count,
+) noexcept nogil:
+    """sums (vectors VF) += one chain: the values of keys start ... stop - 1 of a block, by scores.
+
+    The first chain of a block begins the sums. count: floats of the only vector that are there.
+    """
+    cdef vf chains[TOGETHER]
+    cdef vf score
+    cdef const float* row
+    cdef Py_ssize_t s
+    cdef int v
+    for v in range(vectors):
+        chains[v] = fill(0.0)
+    for s in range(start, stop):
+        row = row_of(value, rows, stride, block + s)
+        score = fill(scores[s])
+        for v in range(vectors):
+            chains[v] = chains[v] + score * (
+                load(row + v * VF) if vectors > 1 else load_part(row, count, 0.0))
+    for v in range(vectors):
+        if start > 0:
+            chains[v] = load(sums + v * VF) + chains[v]
+        store(sums + v * VF, chains[v])
+
+
 cdef inline void attend_one(
     const Attention* job, float* out, const float* query, const float* key, const float* value,
     const int64_t* key_rows, Py_ssize_t end,
@@ -92,7 +120,7 @@ cdef inline void attend_one(
     cdef vf total, chain
     cdef float top = -INFINITY, block_top, reference, decay, weight = 0.0
     cdef float decays[VF]
-    cdef Py_ssize_t block = 0, keys, start, i, c, s, group, count, size = job.key_size
+    cdef Py_ssize_t block = 0, keys, start, stop, i, c, group, count, size = job.key_size
     cdef int r
     copy_tile(scaled, query, 0, size, 1, job.scale)
     while block < end:
@@ -132,17 +160,18 @@ cdef inline void attend_one(
         weight = weight * decays[0] + exponentials(scores, reference, group)
         start = 0
         while start < keys:
+            stop = min(start + CHAIN, keys)
             c = 0
             while c < job.value_size:
-                count = min(job.value_size - c, <Py_ssize_t>VF)
-                chain = fill(0.0)
-                for s in range(start, min(start + CHAIN, keys)):
-                    chain = chain + fill(scores[s]) * load_part(
-                        row_of(value, key_rows, job.value_row, block + s) + c, count, 0.0)
-                if start > 0:
-                    chain = load(sums + c) + chain
-                store(sums + c, chain)
-                c += VF
+                count = min(job.value_size - c, <Py_ssize_t>(TOGETHER * VF))
+                if count == TOGETHER * VF:
+                    weigh_values(sums + c, scores, value + c, key_rows, job.value_row, block,
+                                 start, stop, TOGETHER, VF)
+                else:
+                    count = min(count, <Py_ssize_t>VF)
+                    weigh_values(sums + c, scores, value + c, key_rows, job.value_row, block,
+                                 start, stop, 1, count)
+                c += count
             start += CHAIN
         c = 0
         while c < job.value_size:

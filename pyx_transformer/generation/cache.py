@@ -113,7 +113,8 @@ class KeyValueCache:
         self, logits, slots, sums, tokens, token_counts, token_scores, done, end_tokens
     ):
         """Decode the best token of each row of logits (N, V) again and again, in place, until a
-        row would end or can take no token, or one column of token_scores is left; how many times.
+        row would end or can take no token, one column of token_scores is left, or the table of
+        positions has to grow; how many times.
 
         `done` columns of token_scores are filled. See `decode_greedily` of the kernels.
         """
@@ -121,8 +122,9 @@ class KeyValueCache:
         if most <= 0:
             return 0
         tables = self.model.target_tables(min(self._longest + 1, self.capacity))
-        if tables[-1] is not None:  # positions
-            most = min(most, len(tables[-1]) - self._longest)
+        *_, positions = tables
+        if positions is not None:
+            most = min(most, len(positions) - self._longest)
         steps = _runtime.kernels.decode_greedily(
             logits,
             self.model.output_projection.packed,

@@ -102,7 +102,7 @@ class Search:
         # One entry per row, first one row for the prefix of each sentence.
         self.unit = np.arange(batch) * self.branches
         self.slot = np.arange(batch) * width
-        self.length = self.prefix_lengths
+        self.length = self.prefix_lengths.copy()
         self.sum = np.zeros(batch)
         self.last = np.empty(0, np.int64)  # tokens
         self.tokens = np.zeros((batch, capacity), np.int64)
@@ -177,7 +177,6 @@ class Search:
     def run_greedily(self, logits):
         """All steps that need no look at the rows, in one compiled call; logits become those after
         them. Rules in force for one of these steps would be so for the first."""
-        self.length = self.length.copy()  # the prefixes' own at first
         self.count += self.cache.append_best(
             logits,
             self.slot,
