@@ -171,6 +171,31 @@ def test_max_length_is_256_unless_given(src):
     assert [len(row) for row in model.generate(src)] == [256] * 4
 
 
+@pytest.mark.parametrize("max_length", (1, 2, 63, 64, 65, 150))
+@pytest.mark.parametrize("prefix", (None, [[3], [], [4, 5, 6], []]), ids=("free", "prefixes"))
+def test_steps_in_one_call_are_those_one_by_one(prefix, max_length, src):
+    """A callback has each step made by itself. The table of positions grows after 64 places."""
+    model = lively_model(norm_first=True)
+    model = with_end(model, end_inside(model.generate(src, max_length=20)))
+    if prefix is not None:
+        prefix = [[token for token in own if token != model.config.end_id] for own in prefix]
+    options = pt.GenerationOptions(
+        prefix=prefix, max_length=max_length, return_scores=True, return_token_scores=True
+    )
+    streamed = [[] for _ in src]
+    slow = model.generate(
+        src, options=options, on_token=lambda sentence, token: streamed[sentence].append(token)
+    )
+    fast = model.generate(src, options=options)
+    assert as_lists(fast) == as_lists(slow)
+    for row, own, tokens in zip(fast, prefix or [[]] * 4, streamed, strict=True):
+        assert row[len(own) :].tolist() == tokens
+    assert fast.is_finished.tolist() == slow.is_finished.tolist()
+    assert fast.scores.tolist() == slow.scores.tolist()
+    for ours, theirs in zip(fast.token_scores, slow.token_scores, strict=True):
+        assert_same_bits(ours, theirs)
+
+
 @pytest.mark.parametrize("shape", [(2, 0), (0, 5), (0, 0)], ids=str)
 def test_nothing_to_translate(shape):
     generation = lively_model().generate(np.zeros(shape, int), max_length=5)
