@@ -21,7 +21,7 @@ from pyx_transformer._kernels.attention_job cimport (
     Attention, end_key, first_key, mask_place, masked, may_attend,
 )
 from pyx_transformer._kernels.attention_step cimport (
-    BLOCK_KEYS, attend_one, exponentials, finish_query, is_one_plain_query,
+    BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
 )
 from pyx_transformer._kernels.product cimport (
     AHEAD, BLOCK_K, CHAIN, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
@@ -116,18 +116,25 @@ cdef inline void sum_attended(
             c += VF
 
 
-cdef inline void pack_values(
+cdef inline bint pack_values(
     float* panels, const float* value, Py_ssize_t value_row, Py_ssize_t keys, Py_ssize_t size,
 ) noexcept nogil:
-    """Rows of values (keys, size) into panels (ceil(size / PANEL), BLOCK_KEYS, PANEL)."""
-    cdef Py_ssize_t s, c, count
-    for s in range(keys):
-        c = 0
-        while c < (size + PANEL - 1) // PANEL * PANEL:
-            count = min(max(size - c, <Py_ssize_t>0), <Py_ssize_t>VF)
-            store(panels + (c // PANEL * BLOCK_KEYS + s) * PANEL + c % PANEL,
-                  load_part(value + s * value_row + c, count, 0.0))
-            c += VF
+    """Rows of values (keys, size) into panels (ceil(size / PANEL), BLOCK_KEYS, PANEL). True where
+    none of them is infinite or NaN."""
+    cdef vf zero = fill(0.0), part
+    cdef Py_ssize_t _s, column, count
+    cdef Py_ssize_t padded = (size + PANEL - 1) // PANEL * PANEL
+    for _s in range(keys):
+        column = 0
+        while column < padded:
+            count = min(max(size - column, <Py_ssize_t>0), <Py_ssize_t>VF)
+            part = load_part(value + column, count, 0.0)
+            zero = zero + part * fill(0.0)
+            store(panels + column // PANEL * (BLOCK_KEYS * PANEL) + column % PANEL, part)
+            column += VF
+        value += value_row
+        panels += PANEL
+    return sum_lanes(zero) == 0.0
 
 
 cdef inline void gather_rows(
@@ -177,15 +184,21 @@ cdef inline void score_tile(
 
 
 cdef inline void add_values(
-    const Attention* job, float* out, const float* p, const float* decay, const float* values,
-    Py_ssize_t values_stride, Py_ssize_t panel_stride, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t,
-    Py_ssize_t block, int rows, Py_ssize_t keys,
+    const Attention* job, float* out, const float* p, const float* decay, const float* totals,
+    const float* values, Py_ssize_t values_stride, Py_ssize_t panel_stride, bint finite,
+    bint first, bint last, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, Py_ssize_t block, int rows,
+    Py_ssize_t keys,
 ) noexcept nogil:
-    """out (rows, value_size) = out decay + p (rows, keys) V (keys, value_size)."""
+    """out (rows, value_size) = out decay + p (rows, keys) V (keys, value_size); without out decay
+    in the first block, and divided by totals after the last.
+
+    finite: none of V is infinite or NaN; False where that is not known.
+    """
     cdef float sums[2 * TILE_ROWS * PANEL]
     cdef Py_ssize_t panels = (job.value_size + PANEL - 1) // PANEL
     cdef Py_ssize_t panel = 0, column, count
     cdef float* place
+    cdef vf total
     cdef int group, r, q
     while panel < panels:
         group = 1
@@ -193,7 +206,7 @@ cdef inline void add_values(
             group = panels_at_once(rows)
         tile(sums, group * PANEL, p, values + panel * panel_stride, values_stride, panel_stride,
              keys, rows, group, values + panel * panel_stride + AHEAD, values_stride)
-        if not all_finite(sums, rows * group * PANEL):
+        if not finite and not all_finite(sums, rows * group * PANEL):
             for q in range(group):
                 sum_attended(job, sums + q * PANEL, group * PANEL, p,
                              values + (panel + q) * panel_stride, values_stride, b, h, t, block,
@@ -203,8 +216,12 @@ cdef inline void add_values(
             while column < min((panel + group) * PANEL, job.value_size):
                 place = out + r * job.out_row + column
                 count = min(job.value_size - column, <Py_ssize_t>VF)
-                store_part(place, count, load_part(place, count, 0.0) * fill(decay[r])
-                           + load(sums + r * group * PANEL + column - panel * PANEL))
+                total = load(sums + r * group * PANEL + column - panel * PANEL)
+                if not first:
+                    total = load_part(place, count, 0.0) * fill(decay[r]) + total
+                if last:
+                    total = divided(total, totals[r])
+                store_part(place, count, total)
                 column += VF
         panel += group
 
@@ -220,6 +237,30 @@ cdef inline void keep_scores(
     for s in range(max(first_key(job, b, t) - block, <Py_ssize_t>0),
                    min(end_key(job, b, t) - block, width)):
         row[block + s] = scores[s]
+
+
+cdef inline void normalise_weights(
+    const Attention* job, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, float top, float total,
+) noexcept nogil:
+    """One query's kept scores become weights: e^(score - top) / total, zeros where nothing was
+    seen."""
+    cdef float* row = (
+        job.weights + ((b * job.heads + h) * job.weights_rows + t) * job.weights_columns)
+    cdef Py_ssize_t i = min(first_key(job, b, t), job.weights_columns)
+    cdef Py_ssize_t end = max(i, min(end_key(job, b, t), job.weights_columns))
+    cdef Py_ssize_t count
+    cdef float reference = 0.0 if top == -INFINITY else top
+    cdef vf score
+    memset(row, 0, i * sizeof(float))
+    memset(row + end, 0, (job.weights_columns - end) * sizeof(float))
+    while i < end:
+        count = min(end - i, <Py_ssize_t>VF)
+        score = load_part(row + i, count, 0.0)
+        # A masked key weighs nothing, in a row of NaN too.
+        store_part(row + i, count, select_less(
+            score, fill(-FLT_MAX), fill(0.0),
+            divided(exponential(score - fill(reference)), total)))
+        i += VF
 
 
 cdef inline void attend(
@@ -246,25 +287,24 @@ cdef inline void attend(
     cdef Py_ssize_t tiles = (queries + TILE_ROWS - 1) // TILE_ROWS
     cdef Py_ssize_t item_end = end_key(job, b, t_end - 1)
     cdef Py_ssize_t block = first_key(job, b, t_begin) // BLOCK_KEYS * BLOCK_KEYS
-    cdef Py_ssize_t t, i, keys, tile_keys, width
+    cdef Py_ssize_t t, i, keys, tile_begin, tile_end, tile_keys, width
     cdef const float* values
     cdef Py_ssize_t values_stride, panel_stride
     cdef float top
     cdef int rows, r
+    cdef bint finite
     if job.key_rows == NULL:
         key = key + job.key_starts[b] * job.key_row
         value = value + job.key_starts[b] * job.value_row
     else:
         key_rows = job.key_rows + job.key_slots[b] * job.key_rows_stride
     if is_one_plain_query(job, queries):
-        memset(out + t_begin * job.out_row, 0, job.value_size * sizeof(float))
         attend_one(job, out + t_begin * job.out_row, query + t_begin * job.query_row, key, value,
                    key_rows, item_end)
         return
-    for t in range(t_begin, t_end):
-        tops[t - t_begin] = -INFINITY
-        totals[t - t_begin] = 0.0
-        memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
+    for t in range(queries):
+        tops[t] = -INFINITY
+        totals[t] = 0.0
     while block < item_end:
         keys = min(item_end - block, <Py_ssize_t>BLOCK_KEYS)
         if key_rows == NULL:
@@ -279,17 +319,20 @@ cdef inline void attend(
             values_stride = job.value_size
         if tiles == 1 and job.value_size % PANEL == 0:
             panel_stride = PANEL
+            finite = False
         else:
-            pack_values(value_panels, values, values_stride, keys, job.value_size)
+            finite = pack_values(value_panels, values, values_stride, keys, job.value_size)
             values = value_panels
             values_stride = PANEL
             panel_stride = BLOCK_KEYS * PANEL
         for i in range(tiles):
             t = t_begin + share(queries, i, tiles)
             rows = <int>(t_begin + share(queries, i + 1, tiles) - t)
-            tile_keys = min(end_key(job, b, t + rows - 1) - block, keys)
-            if tile_keys <= 0 or first_key(job, b, t) >= block + keys:
+            tile_begin = first_key(job, b, t)
+            tile_end = end_key(job, b, t + rows - 1)
+            if tile_end <= max(block, tile_begin) or tile_begin >= block + keys:
                 continue
+            tile_keys = min(tile_end - block, keys)
             width = (tile_keys + PANEL - 1) // PANEL * PANEL
             score_tile(scores, query + t * job.query_row, job.query_row, job.scale, key_panels,
                        job.key_size, rows, <int>(width // PANEL))
@@ -308,13 +351,15 @@ cdef inline void attend(
             for r in range(rows):
                 totals[t + r - t_begin] = totals[t + r - t_begin] * decay[r] + exponentials(
                     scores + r * TILE_STRIDE, references[r], width)
-            add_values(job, out + t * job.out_row, scores, decay, values, values_stride,
-                       panel_stride, b, h, t, block, rows, tile_keys)
+            add_values(job, out + t * job.out_row, scores, decay, totals + t - t_begin, values,
+                       values_stride, panel_stride, finite, tile_begin >= block,
+                       tile_end <= block + keys, b, h, t, block, rows, tile_keys)
         block += BLOCK_KEYS
     for t in range(t_begin, t_end):
-        top = tops[t - t_begin]
-        finish_query(job, out + t * job.out_row, b, h, t, 0.0 if top == -INFINITY else top,
-                     totals[t - t_begin])
+        if totals[t - t_begin] == 0.0:  # no block may have come by
+            memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
+        if job.weights != NULL:
+            normalise_weights(job, b, h, t, tops[t - t_begin], totals[t - t_begin])
 
 
 cdef inline double item_work(

@@ -3,13 +3,12 @@
 The sums are those of attention.pxd, in the same order, and so to the same bits.
 """
 
-from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport exponential
-from pyx_transformer._kernels.attention_job cimport Attention, end_key, first_key
+from pyx_transformer._kernels.attention_job cimport Attention
 from pyx_transformer._kernels.product cimport BLOCK_K, CHAIN, copy_tile
 from pyx_transformer._kernels.simd cimport (
     VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store, store_part,
@@ -24,46 +23,27 @@ cdef enum:
 
 cdef inline float exponentials(float* scores, float top, Py_ssize_t width) noexcept nogil:
     """scores = e^(scores - top) in place; their sum."""
-    cdef vf total = fill(0.0)
-    cdef vf p
+    cdef vf even = fill(0.0), odd = fill(0.0)
+    cdef vf p, q
     cdef Py_ssize_t i = 0
-    while i < width:
+    while i + VF < width:
+        p = exponential(load(scores + i) - fill(top))
+        q = exponential(load(scores + i + VF) - fill(top))
+        store(scores + i, p)
+        store(scores + i + VF, q)
+        even = even + p
+        odd = odd + q
+        i += 2 * VF
+    if i < width:
         p = exponential(load(scores + i) - fill(top))
         store(scores + i, p)
-        total = total + p
-        i += VF
-    return sum_lanes(total)
+        even = even + p
+    return sum_lanes(even + odd)
 
 
-cdef inline void finish_query(
-    const Attention* job, float* out, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t, float top,
-    float total,
-) noexcept nogil:
-    """Divide one query's output, and its weights if asked for, by the sum; zeros where nothing
-    was seen. Adding 0.0 makes -0.0 and 0.0 one."""
-    cdef float inverse = 0.0 if total == 0.0 else 1.0 / total
-    cdef Py_ssize_t i = 0, begin, end, count
-    cdef float* row
-    cdef vf score
-    while i < job.value_size:
-        count = min(job.value_size - i, <Py_ssize_t>VF)
-        store_part(out + i, count, load_part(out + i, count, 0.0) * fill(inverse) + fill(0.0))
-        i += VF
-    if job.weights == NULL:
-        return
-    row = job.weights + ((b * job.heads + h) * job.weights_rows + t) * job.weights_columns
-    begin = min(first_key(job, b, t), job.weights_columns)
-    end = max(begin, min(end_key(job, b, t), job.weights_columns))
-    memset(row, 0, begin * sizeof(float))
-    memset(row + end, 0, (job.weights_columns - end) * sizeof(float))
-    i = begin
-    while i < end:
-        count = min(end - i, <Py_ssize_t>VF)
-        score = load_part(row + i, count, 0.0)
-        # A masked key weighs nothing, in a row of NaN too.
-        store_part(row + i, count, select_less(
-            score, fill(-FLT_MAX), fill(0.0), exponential(score - fill(top)) * fill(inverse)))
-        i += VF
+cdef inline vf divided(vf sums, float total) noexcept nogil:
+    """sums / total, zeros where nothing was seen. Adding 0.0 makes -0.0 and 0.0 one."""
+    return sums * fill(0.0 if total == 0.0 else 1.0 / total) + fill(0.0)
 
 
 cdef inline bint is_one_plain_query(const Attention* job, Py_ssize_t queries) noexcept nogil:
@@ -122,6 +102,8 @@ cdef inline void attend_one(
     cdef float decays[VF]
     cdef Py_ssize_t block = 0, keys, start, stop, i, c, group, count, size = job.key_size
     cdef int r
+    if end <= 0:
+        memset(out, 0, job.value_size * sizeof(float))
     copy_tile(scaled, query, 0, size, 1, job.scale)
     while block < end:
         keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
@@ -176,8 +158,11 @@ cdef inline void attend_one(
         c = 0
         while c < job.value_size:
             count = min(job.value_size - c, <Py_ssize_t>VF)
-            store_part(out + c, count,
-                       load_part(out + c, count, 0.0) * fill(decays[0]) + load(sums + c))
+            total = load(sums + c)
+            if block > 0:
+                total = load_part(out + c, count, 0.0) * fill(decays[0]) + total
+            if block + keys == end:
+                total = divided(total, weight)
+            store_part(out + c, count, total)
             c += VF
         block += BLOCK_KEYS
-    finish_query(job, out, 0, 0, 0, 0.0, weight)

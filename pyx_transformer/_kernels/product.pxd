@@ -154,14 +154,17 @@ cdef inline void copy_tile(
     float* out, const float* x, Py_ssize_t x_stride, Py_ssize_t k, int rows, float scale,
 ) noexcept nogil:
     """Rows of x, times scale, TILE_STRIDE apart."""
-    cdef Py_ssize_t i = 0, count
-    cdef int r
-    while i < k:
-        count = min(k - i, <Py_ssize_t>VF)
-        for r in range(rows):
-            store_part(out + r * TILE_STRIDE + i, count,
-                       load_part(x + r * x_stride + i, count, 0.0) * fill(scale))
-        i += VF
+    cdef Py_ssize_t whole = k // VF * VF, i
+    cdef int _r
+    for _r in range(rows):
+        i = 0
+        while i < whole:
+            store(out + i, load(x + i) * fill(scale))
+            i += VF
+        if whole < k:
+            store(out + whole, load_part(x + whole, k - whole, 0.0) * fill(scale))
+        out += TILE_STRIDE
+        x += x_stride
 
 
 cdef struct Product:
@@ -350,6 +353,7 @@ cdef inline void pack(
     """Rows of weight (n, k) into panels (ceil(n / PANEL), k, PANEL), zeros past n."""
     cdef vf block[VF]
     cdef Py_ssize_t row = 0, column, count
+    cdef const float* corner
     cdef float* panel
     cdef int r
     while row < (n + PANEL - 1) // PANEL * PANEL:
@@ -357,11 +361,15 @@ cdef inline void pack(
         column = 0
         while column < k:
             count = min(k - column, <Py_ssize_t>VF)
-            for r in range(VF):
-                if row + r >= n:
+            corner = weight + row * weight_stride + column
+            if count == VF and row + VF <= n:
+                for r in range(VF):
+                    block[r] = load(corner + r * weight_stride)
+            else:
+                for r in range(VF):
                     block[r] = fill(0.0)
-                else:
-                    block[r] = load_part(weight + (row + r) * weight_stride + column, count, 0.0)
+                    if row + r < n:
+                        block[r] = load_part(corner + r * weight_stride, count, 0.0)
             transpose_lanes(block)
             for r in range(<int>count):
                 store(panel + (column + r) * PANEL, block[r])
