@@ -199,6 +199,39 @@ def as_window(function, name, value):
     return tuple(sides)
 
 
+def as_heads(
+    this, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
+):
+    """The arguments of scaled_dot_product_attention, in the same order but for the window's two
+    sides, as the kernels take them: see there. `this` is the function that was called."""
+    query = as_float32(this, "query", query, ("B", "H", "T", "K"))
+    B, H, T, K = query.shape
+    expected = (B, "Hkv", "S", K)
+    key = as_float32(this, "key", key, expected, ("query", query.shape))
+    _, Hkv, S, _ = key.shape
+    value = as_float32(this, "value", value, (B, Hkv, S, "Kv"), ("key", key.shape))
+    if H % Hkv if Hkv else H:
+        raise ValueError(
+            f"{this}: query has H = {H} heads, expected a multiple of Hkv = {Hkv} because key is "
+            f"{key.shape}"
+        )
+    if mask is not None:
+        mask = as_mask(this, "mask", mask, (B, H, T, S))
+    if lengths is None:
+        lengths = np.full(B, S, np.int64)
+    else:
+        lengths = as_lengths(this, "lengths", lengths, B, S, ("key", key.shape))
+    offsets = as_positions(this, "query_offset", query_offset, B, ("query", query.shape))
+    is_causal = as_flag(this, "is_causal", is_causal)
+    left, right = as_window(this, "window", window)
+    if softcap is not None:
+        softcap = as_number(this, "softcap", softcap, minimum=FLOAT32_TINY)
+    # Without a single feature every score is 0, whatever the scale.
+    scale = 1 / math.sqrt(max(K, 1)) if scale is None else as_number(this, "scale", scale)
+    softcap = softcap or 0.0  # none
+    return query, key, value, mask, lengths, offsets, is_causal, left, right, softcap, scale
+
+
 def as_choice(function, name, value, choices):
     """`value`, if it is one of `choices`: strings, or None."""
     is_name = value is None or isinstance(value, str)

@@ -218,52 +218,15 @@ def scaled_dot_product_attention(
     Attention operator of ONNX.
     """
     this = "scaled_dot_product_attention"
-    query = _checks.as_float32(this, "query", query, ("B", "H", "T", "K"))
-    B, H, T, K = query.shape
-    expected = (B, "Hkv", "S", K)
-    key = _checks.as_float32(this, "key", key, expected, ("query", query.shape))
-    _, Hkv, S, _ = key.shape
-    value = _checks.as_float32(this, "value", value, (B, Hkv, S, "Kv"), ("key", key.shape))
-    if H % Hkv if Hkv else H:
-        raise ValueError(
-            f"{this}: query has H = {H} heads, expected a multiple of Hkv = {Hkv} because key is "
-            f"{key.shape}"
-        )
-    if mask is not None:
-        mask = _checks.as_mask(this, "mask", mask, (B, H, T, S))
-    if lengths is None:
-        lengths = np.full(B, S, np.int64)
-    else:
-        lengths = _checks.as_lengths(this, "lengths", lengths, B, S, ("key", key.shape))
-    offsets = _checks.as_positions(this, "query_offset", query_offset, B, ("query", query.shape))
-    is_causal = _checks.as_flag(this, "is_causal", is_causal)
-    left, right = _checks.as_window(this, "window", window)
-    if softcap is None:
-        softcap = 0.0
-    else:
-        softcap = _checks.as_number(this, "softcap", softcap, minimum=_checks.FLOAT32_TINY)
-    # Without a single feature every score is 0, whatever the scale.
-    scale = 1 / math.sqrt(max(K, 1)) if scale is None else _checks.as_number(this, "scale", scale)
+    heads = _checks.as_heads(
+        this, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
+    )
     return_weights = _checks.as_flag(this, "return_weights", return_weights)
 
-    out = _empty(this, (B, H, T, value.shape[-1]))
-    weights = _empty(this, (B, H, T, S)) if return_weights else None
-    _runtime.kernels.attention(
-        out,
-        query,
-        key,
-        value,
-        mask,
-        lengths,
-        offsets,
-        is_causal,
-        left,
-        right,
-        softcap,
-        scale,
-        weights,
-        _runtime.get_num_threads(),
-    )
+    query, key, value = heads[:3]
+    out = _empty(this, (*query.shape[:3], value.shape[3]))
+    weights = _empty(this, (*query.shape[:3], key.shape[2])) if return_weights else None
+    _runtime.kernels.attention(out, weights, (*heads, None), _runtime.get_num_threads())
     return (out, weights) if return_weights else out
 
 

@@ -42,6 +42,12 @@ def kernels(request):
     return _runtime.load_kernels(request.param)
 
 
+@pytest.fixture
+def use_threads(monkeypatch):
+    """A function that sets the number of threads of the calls to come."""
+    return lambda n: monkeypatch.setattr(_runtime, "get_num_threads", lambda: n)
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of trained models and texts beside the repository (PYX_TRANSFORMER_TEST_DATA).

@@ -61,12 +61,6 @@ def results_start_as_nan(monkeypatch):
     monkeypatch.setattr(ops, "_empty", lambda function, shape: nan_array(*shape))
 
 
-@pytest.fixture
-def use_threads(monkeypatch):
-    """A function that sets the number of threads of the calls to come."""
-    return lambda n: monkeypatch.setattr(_runtime, "get_num_threads", lambda: n)
-
-
 @pytest.fixture(scope="module")
 def torch():
     return pytest.importorskip("torch", reason="needs PyTorch to compare errors with")

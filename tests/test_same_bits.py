@@ -19,12 +19,6 @@ def each_instruction_set(kernels, monkeypatch):
     monkeypatch.setattr(_runtime, "kernels", kernels)
 
 
-@pytest.fixture
-def use_threads(monkeypatch):
-    """A function that sets the number of threads of the calls to come."""
-    return lambda n: monkeypatch.setattr(_runtime, "get_num_threads", lambda: n)
-
-
 def assert_same_bits(actual, expected):
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 

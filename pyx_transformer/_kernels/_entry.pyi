@@ -4,6 +4,8 @@ Arrays are float32 and C-contiguous unless said otherwise; outputs come first, a
 Shapes, dtypes and ranges are for the caller to check: here they are trusted.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -67,21 +69,28 @@ def embedding(
     position_ids: _Integers | None,
     n_threads: int,
 ) -> None: ...
+
+class HeadsJob:
+    """The arguments of attention on arrays of heads: for the entry points' own use."""
+
+    def __init__(
+        self,
+        query: _Floats,
+        key: _Floats,
+        value: _Floats,
+        mask: NDArray[np.bool_] | _Floats | None,
+        lengths: _Integers,
+        offsets: _Integers,
+        is_causal: bool,
+        left: int,
+        right: int,
+        softcap: float,
+        scale: float,
+        log_sums: _Floats | None,
+    ) -> None: ...
+
 def attention(
-    out: _Floats,
-    query: _Floats,
-    key: _Floats,
-    value: _Floats,
-    mask: NDArray[np.bool_] | _Floats | None,
-    lengths: _Integers,
-    offsets: _Integers,
-    is_causal: bool,
-    left: int,
-    right: int,
-    softcap: float,
-    scale: float,
-    weights: _Floats | None,
-    n_threads: int,
+    out: _Floats, weights: _Floats | None, heads: tuple[Any, ...], n_threads: int
 ) -> None: ...
 def project_keys_values(
     keys: _Floats,
@@ -206,5 +215,46 @@ def candidates(
     group_starts: _Integers,
     n_threads: int,
 ) -> int: ...
+def linear_input_gradient(
+    grad_x: _Floats, grad: _Floats, weight: _Floats, n_threads: int
+) -> None: ...
+def linear_weight_gradient(
+    grad_weight: _Floats, grad_bias: _Floats | None, grad: _Floats, x: _Floats, n_threads: int
+) -> None: ...
+def norm_gradients(
+    grad_x: _Floats,
+    grad_weight: _Floats | None,
+    grad_bias: _Floats | None,
+    grad: _Floats,
+    x: _Floats,
+    weight: _Floats | None,
+    eps: float,
+    rms: bool,
+    n_threads: int,
+) -> None: ...
+def activation_gradient(
+    grad_x: _Floats, grad: _Floats, x: _Floats, activation: int, n_threads: int
+) -> None: ...
+def embedding_gradient(
+    grad_table: _Floats, ids: _Integers, grad: _Floats, scale: float, n_threads: int
+) -> None: ...
+def cross_entropy(
+    losses: NDArray[np.float64],
+    logits: _Floats,
+    targets: _Integers,
+    smoothing: float,
+    factor: float,
+    n_threads: int,
+) -> None: ...
+def dropout(out: _Floats, x: _Floats, rate: float, seed: int, n_threads: int) -> None: ...
+def attention_gradient(
+    grad_query: _Floats,
+    grad_key: _Floats,
+    grad_value: _Floats,
+    grad: _Floats,
+    out: _Floats,
+    heads: tuple[Any, ...],
+    n_threads: int,
+) -> None: ...
 def fma_peak(seconds: float, n_threads: int) -> float: ...
 def read_seconds(array: _Floats, n_threads: int) -> float: ...

@@ -124,3 +124,53 @@ cdef inline void activate_all(
     """out (n) = activation(x (n))"""
     cdef Values job = Values(out, x, n, activation)
     in_parallel(activate_share, &job, threads_for(10.0 * n, n_threads))
+
+
+cdef inline vf slope(vf x, int activation) noexcept nogil:
+    """The derivative of the activation of that code, elementwise; 0 at 0 for ReLU."""
+    cdef vf y = minimum(fill(1e4), maximum(fill(-1e4), x))  # flat beyond, and no overflow
+    cdef vf s, steep
+    if activation == RELU:
+        return select_less(fill(0.0), x, fill(1.0), fill(0.0))
+    elif activation == GELU:
+        s = normal_tail(maximum(fill(0.0) - y, y))
+        s = select_less(y, fill(0.0), s, fill(1.0) - s)
+        return s + y * fill(0.3989422804014327) * exponential(fill(-0.5) * y * y)
+    elif activation == GELU_TANH:
+        steep = fill(1.5957691216057308) + fill(0.21406671925) * y * y
+        s = fill(1.0) / (fill(1.0) + exponential(
+            fill(-1.5957691216057308) * (y + fill(0.044715) * y * y * y)))
+        return s + y * s * (fill(1.0) - s) * steep
+    elif activation == QUICK_GELU or activation == SILU:
+        steep = fill(1.702 if activation == QUICK_GELU else 1.0)
+        s = fill(1.0) / (fill(1.0) + exponential(fill(0.0) - steep * y))
+        return s + y * s * (fill(1.0) - s) * steep
+    return fill(1.0)
+
+
+cdef struct Slopes:
+    # out (n) = grad (n) slope(x (n)); out may be grad
+    float* out
+    const float* grad
+    const float* x
+    Py_ssize_t n
+    int activation
+
+
+cdef inline void slopes_share(const void* work, int part, int parts) noexcept nogil:
+    cdef const Slopes* job = <const Slopes*>work
+    cdef Py_ssize_t i = share(job.n, part, parts), end = share(job.n, part + 1, parts), count
+    while i < end:
+        count = min(end - i, <Py_ssize_t>VF)
+        store_part(job.out + i, count,
+                   load_part(job.grad + i, count, 0.0)
+                   * slope(load_part(job.x + i, count, 0.0), job.activation))
+        i += VF
+
+
+cdef inline void activation_gradient(
+    float* out, const float* grad, const float* x, Py_ssize_t n, int activation, int n_threads,
+) noexcept nogil:
+    """out (n) = grad (n) times the activation's derivative at x (n)"""
+    cdef Slopes job = Slopes(out, grad, x, n, activation)
+    in_parallel(slopes_share, &job, threads_for(10.0 * n, n_threads))

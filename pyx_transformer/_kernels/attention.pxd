@@ -12,7 +12,7 @@ exact zero, so a query's result depends on itself and on the keys it sees, and o
 """
 
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY
+from libc.math cimport INFINITY, log
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -23,8 +23,9 @@ from pyx_transformer._kernels.attention_job cimport (
 from pyx_transformer._kernels.attention_step cimport (
     BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
 )
+from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows
 from pyx_transformer._kernels.product cimport (
-    AHEAD, BLOCK_K, CHAIN, PANEL, TILE_STRIDE, copy_tile, pack, panels_at_once, tile,
+    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, panels_at_once, tile,
 )
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
@@ -114,27 +115,6 @@ cdef inline void sum_attended(
                 start += CHAIN
             store(sums + r * sums_stride + c, total)
             c += VF
-
-
-cdef inline bint pack_values(
-    float* panels, const float* value, Py_ssize_t value_row, Py_ssize_t keys, Py_ssize_t size,
-) noexcept nogil:
-    """Rows of values (keys, size) into panels (ceil(size / PANEL), BLOCK_KEYS, PANEL). True where
-    none of them is infinite or NaN."""
-    cdef vf zero = fill(0.0), part
-    cdef Py_ssize_t _s, column, count
-    cdef Py_ssize_t padded = (size + PANEL - 1) // PANEL * PANEL
-    for _s in range(keys):
-        column = 0
-        while column < padded:
-            count = min(max(size - column, <Py_ssize_t>0), <Py_ssize_t>VF)
-            part = load_part(value + column, count, 0.0)
-            zero = zero + part * fill(0.0)
-            store(panels + column // PANEL * (BLOCK_KEYS * PANEL) + column % PANEL, part)
-            column += VF
-        value += value_row
-        panels += PANEL
-    return sum_lanes(zero) == 0.0
 
 
 cdef inline void gather_rows(
@@ -321,7 +301,8 @@ cdef inline void attend(
             panel_stride = PANEL
             finite = False
         else:
-            finite = pack_values(value_panels, values, values_stride, keys, job.value_size)
+            finite = pack_rows(value_panels, BLOCK_KEYS, values, values_stride, keys,
+                               job.value_size)
             values = value_panels
             values_stride = PANEL
             panel_stride = BLOCK_KEYS * PANEL
@@ -358,6 +339,9 @@ cdef inline void attend(
     for t in range(t_begin, t_end):
         if totals[t - t_begin] == 0.0:  # no block may have come by
             memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
+        if job.log_sums != NULL:
+            job.log_sums[(b * job.heads + h) * job.log_sums_rows + t] = <float>(
+                tops[t - t_begin] + log(totals[t - t_begin]))
         if job.weights != NULL:
             normalise_weights(job, b, h, t, tops[t - t_begin], totals[t - t_begin])
 

@@ -1,4 +1,4 @@
-"""Embedding lookup: out = table[ids] scale + positions[position_ids]."""
+"""Embedding lookup, out = table[ids] scale + positions[position_ids], and its table's gradient."""
 
 from libc.stdint cimport int64_t
 
@@ -47,3 +47,36 @@ cdef inline void embed_rows(const void* work, int part, int parts) noexcept nogi
 cdef inline void embed_all(const Lookup* job, int n_threads) noexcept nogil:
     """The whole lookup."""
     in_parallel(embed_rows, job, threads_for(2.0 * job.m * job.d, n_threads))
+
+
+cdef struct Scatter:
+    # table (V, d) += scale grad (m, d) in rows ids (m), which are in range
+    float* table
+    const int64_t* ids
+    const float* grad
+    Py_ssize_t m
+    Py_ssize_t d
+    float scale
+
+
+cdef inline void scatter_columns(const void* work, int part, int parts) noexcept nogil:
+    """One thread's share: some columns of every row, so that each sum has one order."""
+    cdef const Scatter* job = <const Scatter*>work
+    cdef Py_ssize_t strips = (job.d + VF - 1) // VF
+    cdef Py_ssize_t begin = share(strips, part, parts) * VF
+    cdef Py_ssize_t end = min(share(strips, part + 1, parts) * VF, job.d)
+    cdef Py_ssize_t row, i, count
+    cdef float* place
+    for row in range(job.m):
+        i = begin
+        while i < end:
+            count = min(end - i, <Py_ssize_t>VF)
+            place = job.table + job.ids[row] * job.d + i
+            store_part(place, count, load_part(place, count, 0.0)
+                       + fill(job.scale) * load_part(job.grad + row * job.d + i, count, 0.0))
+            i += VF
+
+
+cdef inline void scatter_add(const Scatter* job, int n_threads) noexcept nogil:
+    """The whole sum: see `Scatter`."""
+    in_parallel(scatter_columns, job, threads_for(2.0 * job.m * job.d, n_threads))

@@ -16,7 +16,8 @@ from pyx_transformer._kernels.activation cimport activate_all
 from pyx_transformer._kernels.attention cimport Attention
 from pyx_transformer._kernels.embedding cimport Lookup, embed_all
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
-from pyx_transformer._kernels.product cimport PANEL, Product, pack, product, products, unpack
+from pyx_transformer._kernels.packing cimport PANEL, pack, unpack
+from pyx_transformer._kernels.product cimport Product, product, products
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
 
@@ -243,54 +244,71 @@ cdef void set_weights(Attention* job, float[:, :, :, ::1] weights) noexcept:
         job.weights_columns = weights.shape[3]
 
 
-def attention(float[:, :, :, ::1] out, const float[:, :, :, ::1] query,
-              const float[:, :, :, ::1] key, const float[:, :, :, ::1] value, mask,
-              const int64_t[::1] lengths, const int64_t[::1] offsets, bint is_causal,
-              Py_ssize_t left, Py_ssize_t right, float softcap, float scale,
-              float[:, :, :, ::1] weights, int n_threads):
-    """out (B, H, T, Kv) = softmax(scale query (B, H, T, K) key (B, Hkv, S, K)^T, masked) value"""
+cdef class HeadsJob:
+    """Attention on query (B, H, T, K), key (B, Hkv, S, K) and value (B, Hkv, S, Kv), and the arrays
+    that its job points to."""
     cdef Attention job
+    cdef object arrays
+
+    def __init__(self, const float[:, :, :, ::1] query, const float[:, :, :, ::1] key,
+                 const float[:, :, :, ::1] value, mask, const int64_t[::1] lengths,
+                 const int64_t[::1] offsets, bint is_causal, Py_ssize_t left, Py_ssize_t right,
+                 float softcap, float scale, float[:, :, ::1] log_sums):
+        cdef Py_ssize_t batch = query.shape[0], heads = query.shape[1], queries = query.shape[2]
+        cdef int64_t[::1] query_starts = np.arange(batch) * (heads * queries)
+        cdef int64_t[::1] query_counts = np.full(batch, queries)
+        cdef int64_t[::1] key_starts = np.arange(batch) * (key.shape[1] * key.shape[2])
+        self.arrays = query, key, value, mask, lengths, offsets, log_sums, (
+            query_starts, query_counts, key_starts)
+        self.job.query = &query[0, 0, 0, 0]
+        self.job.key = &key[0, 0, 0, 0]
+        self.job.value = &value[0, 0, 0, 0]
+        self.job.key_size = query.shape[3]
+        self.job.value_size = value.shape[3]
+        self.job.out_row = self.job.value_size
+        self.job.query_row = self.job.key_size
+        self.job.key_row = self.job.key_size
+        self.job.value_row = self.job.value_size
+        self.job.out_head = queries * self.job.out_row
+        self.job.query_head = queries * self.job.query_row
+        self.job.key_head = key.shape[2] * self.job.key_row
+        self.job.value_head = key.shape[2] * self.job.value_row
+        self.job.query_starts = &query_starts[0]
+        self.job.query_counts = &query_counts[0]
+        self.job.key_starts = &key_starts[0]
+        self.job.key_counts = &lengths[0]
+        self.job.offsets = &offsets[0]
+        self.job.batch = batch
+        self.job.heads = heads
+        self.job.group = heads // max(key.shape[1], 1)
+        self.job.key_rows = NULL
+        self.job.is_causal = is_causal
+        self.job.left = left
+        self.job.right = right
+        self.job.softcap = softcap
+        self.job.scale = scale
+        self.job.weights = NULL
+        self.job.log_sums = NULL
+        if log_sums is not None:
+            self.job.log_sums = &log_sums[0, 0, 0]
+            self.job.log_sums_rows = queries
+        set_mask(&self.job, mask)
+
+
+def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, heads, int n_threads):
+    """out (B, H, T, Kv) = softmax(scale query (B, H, T, K) key (B, Hkv, S, K)^T, masked) value;
+    heads: the arguments of HeadsJob"""
+    cdef HeadsJob arguments = HeadsJob(*heads)
     cdef Workspace workspace
     cdef double unheard = 0.0
-    cdef Py_ssize_t batch = query.shape[0], heads = query.shape[1], queries = query.shape[2]
-    cdef int64_t[::1] query_starts = np.arange(batch) * (heads * queries)
-    cdef int64_t[::1] query_counts = np.full(batch, queries)
-    cdef int64_t[::1] key_starts = np.arange(batch) * (key.shape[1] * key.shape[2])
-    job.out = &out[0, 0, 0, 0]
-    job.query = &query[0, 0, 0, 0]
-    job.key = &key[0, 0, 0, 0]
-    job.value = &value[0, 0, 0, 0]
-    job.key_size = query.shape[3]
-    job.value_size = value.shape[3]
-    job.out_row = job.value_size
-    job.query_row = job.key_size
-    job.key_row = job.key_size
-    job.value_row = job.value_size
-    job.out_head = queries * job.out_row
-    job.query_head = queries * job.query_row
-    job.key_head = key.shape[2] * job.key_row
-    job.value_head = key.shape[2] * job.value_row
-    job.query_starts = &query_starts[0]
-    job.query_counts = &query_counts[0]
-    job.key_starts = &key_starts[0]
-    job.key_counts = &lengths[0]
-    job.offsets = &offsets[0]
-    job.batch = batch
-    job.heads = heads
-    job.group = heads // max(key.shape[1], 1)
-    job.key_rows = NULL
-    job.is_causal = is_causal
-    job.left = left
-    job.right = right
-    job.softcap = softcap
-    job.scale = scale
-    set_mask(&job, mask)
-    set_weights(&job, weights)
-    workspace = Workspace(n_threads * attention_kernel.attention_workspace(&job))
+    arguments.job.out = &out[0, 0, 0, 0]
+    set_weights(&arguments.job, weights)
+    workspace = Workspace(n_threads * attention_kernel.attention_workspace(&arguments.job))
     with nogil:
-        attention_kernel.attention(&job, workspace.floats, n_threads, &unheard)
+        attention_kernel.attention(&arguments.job, workspace.floats, n_threads, &unheard)
 
 
 include "blocks.pxi"
 include "decoding.pxi"
+include "gradients.pxi"
 include "limits.pxi"

@@ -9,7 +9,7 @@ from libc.math cimport INFINITY, log, sqrt
 from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.simd cimport (
     VF, fill, fill_double, load, load_doubles, load_part, maximum, maximum_lane, store,
-    store_doubles, store_part, sum_doubles, vd, vf,
+    store_doubles, store_part, sum_doubles, sum_lanes, vd, vf,
 )
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
@@ -68,26 +68,44 @@ cdef inline double row_squares(const float* x, double mean, Py_ssize_t d) noexce
     return sum
 
 
+cdef struct Standard:
+    # What takes a row to (x - mean) scale. Mean and scale are each two floats, the second what
+    # rounding took from the first, the mean's times scale: x less the first mean is exact where x
+    # is near it.
+    float mean
+    float scale
+    float scale_rest
+    float shift
+
+
+cdef inline Standard standard_of(
+    const float* x, Py_ssize_t d, double eps, int norm,
+) noexcept nogil:
+    """A row's mean, 0 for RMS norm, and 1 / sqrt(mean (x - mean)^2 + eps)."""
+    cdef double mean = row_sum(x, d) / d if norm == LAYER_NORM else 0.0
+    cdef double scale = 1.0 / sqrt(row_squares(x, mean, d) / d + eps)
+    return Standard(<float>mean, <float>scale, <float>(scale - <float>scale),
+                    <float>((<float>mean - mean) * scale))
+
+
+cdef inline vf standardised(const Standard* standard, vf x) noexcept nogil:
+    """(x - mean) scale"""
+    cdef vf y = x - fill(standard.mean)
+    return y * fill(standard.scale) + (y * fill(standard.scale_rest) + fill(standard.shift))
+
+
 cdef inline void normalise_row(
     float* out, const float* x, const float* weight, const float* bias, Py_ssize_t d, double eps,
     int norm,
 ) noexcept nogil:
     """(x - mean) / sqrt(mean (x - mean)^2 + eps) * weight + bias (Ba et al. 2016); RMS norm (Zhang
     and Sennrich 2019) leaves the mean in."""
-    cdef double mean = row_sum(x, d) / d if norm == LAYER_NORM else 0.0
-    cdef double scale = 1.0 / sqrt(row_squares(x, mean, d) / d + eps)
-    # Mean and scale are each two floats, the second what rounding took from the first: x less the
-    # first mean is exact where x is near it.
-    cdef vf mean_rounded = fill(<float>mean)
-    cdef vf scale_rounded = fill(<float>scale)
-    cdef vf scale_rest = fill(<float>(scale - <float>scale))
-    cdef vf shift = fill(<float>((<float>mean - mean) * scale))
+    cdef Standard standard = standard_of(x, d, eps, norm)
     cdef Py_ssize_t i = 0, count
     cdef vf y
     while i < d:
         count = min(d - i, <Py_ssize_t>VF)
-        y = load_part(x + i, count, 0.0) - mean_rounded
-        y = y * scale_rounded + (y * scale_rest + shift)
+        y = standardised(&standard, load_part(x + i, count, 0.0))
         if weight != NULL:
             y = y * load_part(weight + i, count, 0.0)
         if bias != NULL:
@@ -204,3 +222,96 @@ cdef inline void normalise(
     """All rows: see `Rows`."""
     cdef Rows job = Rows(out, x, weight, bias, m, d, eps, norm)
     in_parallel(normalise_rows, &job, threads_for(10.0 * m * d, n_threads))
+
+
+cdef struct NormGradient:
+    # Of out = standardised(x (m, d)) weight + bias, and grad (m, d) that out gets back: grad_x
+    # (m, d), grad_weight (d) and grad_bias (d), each of the last two NULL where it is not wanted.
+    # standards (m) is workspace.
+    float* grad_x
+    float* grad_weight
+    float* grad_bias
+    Standard* standards
+    const float* grad
+    const float* x
+    const float* weight
+    Py_ssize_t m
+    Py_ssize_t d
+    double eps
+    int norm
+
+
+cdef inline void norm_gradient_row(
+    float* grad_x, const float* grad, const float* x, const float* weight, const Standard* standard,
+    Py_ssize_t d, int norm,
+) noexcept nogil:
+    """scale (g - mean g - y mean(g y)), with y = standardised(x) and g = grad weight; RMS norm
+    leaves mean g out."""
+    cdef vf sum_g = fill(0.0), sum_gy = fill(0.0)
+    cdef vf g, y, mean_g, mean_gy
+    cdef Py_ssize_t i = 0, count
+    while i < d:
+        count = min(d - i, <Py_ssize_t>VF)
+        g = load_part(grad + i, count, 0.0)
+        if weight != NULL:
+            g = g * load_part(weight + i, count, 0.0)
+        sum_g = sum_g + g
+        sum_gy = sum_gy + g * standardised(standard, load_part(x + i, count, 0.0))
+        i += VF
+    mean_g = fill(sum_lanes(sum_g) / d if norm == LAYER_NORM else 0.0)
+    mean_gy = fill(sum_lanes(sum_gy) / d)
+    i = 0
+    while i < d:
+        count = min(d - i, <Py_ssize_t>VF)
+        g = load_part(grad + i, count, 0.0)
+        if weight != NULL:
+            g = g * load_part(weight + i, count, 0.0)
+        y = standardised(standard, load_part(x + i, count, 0.0))
+        store_part(grad_x + i, count, fill(standard.scale) * (g - mean_g - y * mean_gy))
+        i += VF
+
+
+cdef inline void norm_gradient_rows(const void* work, int part, int parts) noexcept nogil:
+    cdef const NormGradient* job = <const NormGradient*>work
+    cdef Py_ssize_t d = job.d, row
+    for row in range(share(job.m, part, parts), share(job.m, part + 1, parts)):
+        job.standards[row] = standard_of(job.x + row * d, d, job.eps, job.norm)
+        norm_gradient_row(job.grad_x + row * d, job.grad + row * d, job.x + row * d, job.weight,
+                          &job.standards[row], d, job.norm)
+
+
+cdef inline void norm_gradient_columns(const void* work, int part, int parts) noexcept nogil:
+    """grad_weight = sum grad standardised(x), grad_bias = sum grad, over the rows, in double."""
+    cdef const NormGradient* job = <const NormGradient*>work
+    cdef Py_ssize_t strips = (job.d + VF - 1) // VF
+    cdef Py_ssize_t strip, place, row, count
+    cdef float terms[2 * VF]
+    cdef vd sums[4]
+    cdef vf g
+    cdef int s
+    for strip in range(share(strips, part, parts), share(strips, part + 1, parts)):
+        count = min(job.d - strip * VF, <Py_ssize_t>VF)
+        for s in range(4):
+            sums[s] = fill_double(0.0)
+        for row in range(job.m):
+            place = row * job.d + strip * VF
+            g = load_part(job.grad + place, count, 0.0)
+            store(terms, g * standardised(
+                &job.standards[row], load_part(job.x + place, count, 0.0)))
+            store(terms + VF, g)
+            for s in range(4):
+                sums[s] = sums[s] + load_doubles(terms + s * HALF)
+        for s in range(4):
+            store_doubles(terms + s * HALF, sums[s])
+        if job.grad_weight != NULL:
+            store_part(job.grad_weight + strip * VF, count, load(terms))
+        if job.grad_bias != NULL:
+            store_part(job.grad_bias + strip * VF, count, load(terms + VF))
+
+
+cdef inline void norm_gradient(const NormGradient* job, int n_threads) noexcept nogil:
+    """All rows: see `NormGradient`."""
+    cdef int threads = threads_for(20.0 * job.m * job.d, n_threads)
+    in_parallel(norm_gradient_rows, job, threads)
+    if job.grad_weight != NULL or job.grad_bias != NULL:
+        in_parallel(norm_gradient_columns, job, threads)

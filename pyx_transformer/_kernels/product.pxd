@@ -1,8 +1,7 @@
 """Matrix product with packed weights: out = activation(x w^T + bias) + residual.
 
-Weights w (n, k) are stored in panels of PANEL = 2 VF columns of w^T: panel p holds, for each of
-the k inputs in turn, its weights for the PANEL outputs from p PANEL on, zeros past n. A tile
-multiplies up to TILE_ROWS rows of x with one panel and keeps all its sums in registers.
+Weights w (n, k) are stored in panels (see packing.pxd). A tile multiplies up to TILE_ROWS rows of x
+with one panel and keeps all its sums in registers.
 
 Every output is the same sum whatever the rows around it: CHAIN products are added up one after the
 other, the chains of a block one after the other, and so are the blocks. The number of rows, their
@@ -12,15 +11,16 @@ place in a tile and the number of threads change who computes an output, never h
 from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport IDENTITY, activate
+from pyx_transformer._kernels.packing cimport PANEL
 from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, load, load_part, pin, prefetch, store, store_part, transpose_lanes, vf,
+    TILE_ROWS, VF, fill, fill_double, load, load_doubles, load_part, pin, prefetch, store,
+    store_doubles, store_part, vd, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 
 cdef enum:
-    PANEL = 2 * VF
     BLOCK_K = 1024
     # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
     # they are far above. This and the next numbers were chosen in bench/results/tuning.md.
@@ -40,6 +40,7 @@ cdef enum:
     BLOCK_TILES = 5
     # Weights that meet all rows before the next ones do: 4 MB, which stay in the last-level cache.
     CHUNK_FLOATS = 1 << 20
+    HALF = VF // 2
     MOST_JOBS = 3           # products that share a parallel region
 
 
@@ -347,41 +348,39 @@ cdef inline int product(const Product* job, int n_threads, double* unheard) exce
     return products(job, 1, n_threads, unheard)
 
 
-cdef inline void pack(
-    float* panels, const float* weight, Py_ssize_t weight_stride, Py_ssize_t n, Py_ssize_t k,
-) noexcept nogil:
-    """Rows of weight (n, k) into panels (ceil(n / PANEL), k, PANEL), zeros past n."""
-    cdef vf block[VF]
-    cdef Py_ssize_t row = 0, column, count
-    cdef const float* corner
-    cdef float* panel
-    cdef int r
-    while row < (n + PANEL - 1) // PANEL * PANEL:
-        panel = panels + row // PANEL * PANEL * k + row % PANEL
-        column = 0
-        while column < k:
-            count = min(k - column, <Py_ssize_t>VF)
-            corner = weight + row * weight_stride + column
-            if count == VF and row + VF <= n:
-                for r in range(VF):
-                    block[r] = load(corner + r * weight_stride)
-            else:
-                for r in range(VF):
-                    block[r] = fill(0.0)
-                    if row + r < n:
-                        block[r] = load_part(corner + r * weight_stride, count, 0.0)
-            transpose_lanes(block)
-            for r in range(<int>count):
-                store(panel + (column + r) * PANEL, block[r])
-            column += VF
-        row += VF
+cdef struct Columns:
+    # out (d) = the sums of the columns of x (m, d)
+    float* out
+    const float* x
+    Py_ssize_t m
+    Py_ssize_t d
 
 
-cdef inline void unpack(
-    float* weight, const float* panels, Py_ssize_t n, Py_ssize_t k,
+cdef inline void sum_strips(const void* work, int part, int parts) noexcept nogil:
+    """One thread's share: whole columns, row after row in double."""
+    cdef const Columns* job = <const Columns*>work
+    cdef Py_ssize_t strips = (job.d + HALF - 1) // HALF
+    cdef Py_ssize_t strip, column, row
+    cdef double sum
+    cdef vd sums
+    for strip in range(share(strips, part, parts), share(strips, part + 1, parts)):
+        column = strip * HALF
+        if column + HALF <= job.d:
+            sums = fill_double(0.0)
+            for row in range(job.m):
+                sums = sums + load_doubles(job.x + row * job.d + column)
+            store_doubles(job.out + column, sums)
+        else:
+            for column in range(strip * HALF, job.d):
+                sum = 0.0
+                for row in range(job.m):
+                    sum += job.x[row * job.d + column]
+                job.out[column] = <float>sum
+
+
+cdef inline void sum_columns(
+    float* out, const float* x, Py_ssize_t m, Py_ssize_t d, int n_threads,
 ) noexcept nogil:
-    """The weight (n, k) that was packed."""
-    cdef Py_ssize_t row, column
-    for row in range(n):
-        for column in range(k):
-            weight[row * k + column] = panels[(row // PANEL * k + column) * PANEL + row % PANEL]
+    """out (d) = sum over the rows of x (m, d): what a bias gets back."""
+    cdef Columns job = Columns(out, x, m, d)
+    in_parallel(sum_strips, &job, threads_for(1.0 * m * d, n_threads))

@@ -36,6 +36,7 @@
 
 typedef float vf __attribute__((vector_size(VF * 4)));
 typedef int vi __attribute__((vector_size(VF * 4)));
+typedef unsigned vu __attribute__((vector_size(VF * 4)));
 typedef double vd __attribute__((vector_size(VF * 4)));
 typedef float half_vf __attribute__((vector_size(VF * 2)));
 typedef float unaligned_vf __attribute__((vector_size(VF * 4), aligned(4), may_alias));
@@ -216,6 +217,22 @@ static inline vf power_of_two(vf t) { return (vf)((((vi)t) << 23) + 0x3f800000);
 /* Lane numbers as floats, counted from `first`: exact below 2^24 lanes. */
 static inline vf lanes_from(float first) {
     return __builtin_convertvector(lane_numbers(), vf) + first;
+}
+
+/* Numbers `counter` to `counter` + VF - 1 of the stream `seed`: uniform in [0, 1), 24 bits each. The
+ * counter's halves and the seed's meet between rounds of a mixing function in which each bit of the
+ * input turns half of those of the output (constants: Wellons, "lowbias32"). */
+static inline vu mix_bits(vu x) {
+    x = (x ^ (x >> 16)) * 0x7feb352du;
+    x = (x ^ (x >> 15)) * 0x846ca68bu;
+    return x ^ (x >> 16);
+}
+static inline vf uniform(unsigned long long seed, unsigned long long counter) {
+    vu x = (vu)lane_numbers() + (unsigned)counter; /* a multiple of VF: no carry */
+    x = mix_bits(x ^ (unsigned)seed);
+    x = mix_bits(x ^ (unsigned)(seed >> 32));
+    x = mix_bits(x + (unsigned)(counter >> 32) * 0x9e3779b9u);
+    return __builtin_convertvector((vi)(x >> 8), vf) * 0x1p-24f;
 }
 
 /* 1.0 where the byte is set, 0.0 where it is not and past `count`. */

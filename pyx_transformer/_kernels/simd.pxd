@@ -30,3 +30,4 @@ cdef extern from "simd.h" nogil:
     void transpose_lanes(vf* rows)
     vf power_of_two(vf t)
     vf lanes_from(float first)
+    vf uniform(unsigned long long seed, unsigned long long counter)

@@ -1,0 +1,300 @@
+"""What queries, keys and values get back from attention's output, without a T x S matrix.
+
+With P = softmax(S), S = scale Q K^T masked, and dO the gradient of O = P V (Dao et al. 2022, where
+the row sums of dP P are those of dO O):
+
+    dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum dO O),  dQ = scale dS K,  dK = scale dS^T Q
+
+P comes again from the scores and from the logarithms of their sums, which the forward pass kept. A
+run of queries meets the keys in tiles of TILE_ROWS keys, scores transposed: queries lie in the
+lanes. Each (sequence, key head) belongs to one thread, which fixes the order of every sum.
+"""
+
+from libc.float cimport FLT_MAX
+from libc.math cimport INFINITY
+from libc.string cimport memset
+
+from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
+from pyx_transformer._kernels.attention_job cimport (
+    Attention, end_key, first_key, mask_place, may_attend,
+)
+from pyx_transformer._kernels.attention_step cimport BLOCK_KEYS
+from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows
+from pyx_transformer._kernels.product cimport AHEAD, TILE_STRIDE, copy_tile, tile
+from pyx_transformer._kernels.simd cimport (
+    TILE_ROWS, VF, fill, load, load_part, select_less, store, store_part, sum_lanes, vf,
+)
+from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
+
+cdef enum:
+    RUN_QUERIES = 128       # queries that meet the keys together; a multiple of PANEL
+
+
+cdef struct AttentionGradient:
+    # Gradients lie as query, key, value and out do; those of keys and values are added to.
+    Attention forward
+    float* grad_query
+    float* grad_key
+    float* grad_value
+    const float* grad
+    float* workspace
+    Py_ssize_t size             # floats of the workspace that each thread has
+
+
+cdef struct Run:
+    # The queries t ... t + count - 1 of a head, padded to `width` with queries that see nothing.
+    Py_ssize_t b
+    Py_ssize_t h
+    Py_ssize_t t
+    Py_ssize_t count
+    Py_ssize_t width
+    float begins[RUN_QUERIES]       # the keys that each sees, masks aside
+    float ends[RUN_QUERIES]
+    float log_sums[RUN_QUERIES]
+    float products[RUN_QUERIES]     # sum dO O
+    float* query_panels             # as weights: scores = keys times these
+    float* grad_panels
+    float* query_rows               # as values: sums over queries
+    float* grad_rows
+    float* key_rows                 # a block of keys, as values
+    float* slopes                   # dS (RUN_QUERIES, BLOCK_KEYS), rows TILE_STRIDE apart
+
+
+cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
+    """n rounded up to whole panels."""
+    return (n + PANEL - 1) // PANEL * PANEL
+
+
+cdef inline Py_ssize_t gradient_workspace(const Attention* job) noexcept nogil:
+    """Floats that one thread needs."""
+    cdef Py_ssize_t keys = padded(job.key_size), values = padded(job.value_size)
+    return RUN_QUERIES * (2 * keys + 2 * values + TILE_STRIDE) + BLOCK_KEYS * keys
+
+
+cdef inline float dot(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
+    cdef vf total = fill(0.0)
+    cdef Py_ssize_t i = 0, count
+    while i < n:
+        count = min(n - i, <Py_ssize_t>VF)
+        total = total + load_part(x + i, count, 0.0) * load_part(y + i, count, 0.0)
+        i += VF
+    return sum_lanes(total)
+
+
+cdef inline void begin_run(
+    const AttentionGradient* job, Run* run, const float* query, const float* out,
+    const float* grad,
+) noexcept nogil:
+    """Pack the queries and their gradients, and what goes with each of them."""
+    cdef const Attention* forward = &job.forward
+    cdef const float* log_sums = (
+        forward.log_sums + (run.b * forward.heads + run.h) * forward.log_sums_rows + run.t)
+    cdef Py_ssize_t i
+    pack(run.query_panels, query, forward.query_row, run.count, forward.key_size)
+    pack(run.grad_panels, grad, forward.out_row, run.count, forward.value_size)
+    pack_rows(run.query_rows, RUN_QUERIES, query, forward.query_row, run.count, forward.key_size)
+    pack_rows(run.grad_rows, RUN_QUERIES, grad, forward.out_row, run.count, forward.value_size)
+    for i in range(run.width):
+        run.begins[i] = 0.0
+        run.ends[i] = 0.0
+        run.log_sums[i] = 0.0
+        run.products[i] = 0.0
+    for i in range(run.count):
+        run.begins[i] = <float>first_key(forward, run.b, run.t + i)
+        run.ends[i] = <float>end_key(forward, run.b, run.t + i)
+        run.log_sums[i] = log_sums[i]
+        run.products[i] = dot(grad + i * forward.out_row, out + i * forward.out_row,
+                              forward.value_size)
+
+
+cdef inline void multiply_panels(
+    float* out, const float* x, const float* panels, Py_ssize_t k, int rows, Py_ssize_t columns,
+) noexcept nogil:
+    """out (rows, columns), rows TILE_STRIDE apart like those of x, = x (rows, k) times panels."""
+    cdef Py_ssize_t column = 0
+    while column < columns:
+        tile(out + column, TILE_STRIDE, x, panels + column * k, PANEL, 0, k, rows, 1,
+             panels + column * k + AHEAD, PANEL)
+        column += PANEL
+
+
+cdef inline void add_product(
+    float* out, Py_ssize_t out_row, const float* x, const float* values, Py_ssize_t room,
+    Py_ssize_t k, int rows, Py_ssize_t size,
+) noexcept nogil:
+    """out (rows, size) += x (rows, k), rows TILE_STRIDE apart, times values (k, size), packed with
+    that room."""
+    cdef float sums[TILE_ROWS * PANEL]
+    cdef Py_ssize_t column = 0, i, count
+    cdef const float* panel = values
+    cdef float* place
+    cdef int r
+    while column < size:
+        tile(sums, PANEL, x, panel, PANEL, 0, k, rows, 1, panel + AHEAD, PANEL)
+        for r in range(rows):
+            i = 0
+            while i < PANEL and column + i < size:
+                count = min(size - column - i, <Py_ssize_t>VF)
+                place = out + r * out_row + column + i
+                store_part(place, count, load_part(place, count, 0.0) + load(sums + r * PANEL + i))
+                i += VF
+        panel += room * PANEL
+        column += PANEL
+
+
+cdef inline vf masked_lanes(
+    const Attention* job, const Run* run, vf scores, Py_ssize_t i, Py_ssize_t s,
+) noexcept nogil:
+    """The mask on the scores of key s for queries i ... i + VF - 1 of a run: -inf where they may
+    not attend."""
+    cdef float lanes[VF]
+    cdef Py_ssize_t place
+    cdef int lane
+    store(lanes, scores)
+    for lane in range(VF):
+        if i + lane < run.count:
+            if not may_attend(job, run.b, run.h, run.t + i + lane, s):
+                lanes[lane] = -INFINITY
+            elif job.float_mask != NULL:
+                place = mask_place(job, run.b, run.h, run.t + i + lane, s)
+                lanes[lane] = lanes[lane] + job.float_mask[place]
+    return load(lanes)
+
+
+cdef inline void slopes_of_tile(
+    const Attention* job, const Run* run, float* scores, float* slopes, Py_ssize_t s, int rows,
+) noexcept nogil:
+    """scores become P^T and slopes, dP^T before, scale dS^T, for keys s ... s + rows - 1."""
+    cdef bint has_mask = job.bool_mask != NULL or job.float_mask != NULL
+    cdef vf key, score, capped, p, slope
+    cdef vf zero = fill(0.0)
+    cdef Py_ssize_t i
+    cdef int r
+    for r in range(rows):
+        key = fill(<float>(s + r))
+        i = 0
+        while i < run.width:
+            score = load(scores + r * TILE_STRIDE + i)
+            capped = zero
+            if job.softcap != 0.0:
+                capped = hyperbolic_tangent(score / fill(job.softcap))
+                score = fill(job.softcap) * capped
+            if has_mask:
+                score = masked_lanes(job, run, score, i, s + r)
+            p = exponential(score - load(run.log_sums + i))
+            slope = fill(job.scale) * p * (load(slopes + r * TILE_STRIDE + i)
+                                           - load(run.products + i))
+            slope = slope * (fill(1.0) - capped * capped)
+            # A key that a query may not see gives nothing, be it NaN.
+            if has_mask:
+                slope = select_less(score, fill(-FLT_MAX), zero, slope)
+                p = select_less(score, fill(-FLT_MAX), zero, p)
+            slope = select_less(key, load(run.begins + i), zero, slope)
+            slope = select_less(key, load(run.ends + i), slope, zero)
+            p = select_less(key, load(run.begins + i), zero, p)
+            p = select_less(key, load(run.ends + i), p, zero)
+            store(scores + r * TILE_STRIDE + i, p)
+            store(slopes + r * TILE_STRIDE + i, slope)
+            i += VF
+
+
+cdef inline void gradient_of_run(
+    const AttentionGradient* job, Run* run, float* grad_query, float* grad_key, float* grad_value,
+    const float* key, const float* value,
+) noexcept nogil:
+    """Add what a run of queries gives to its keys and values, and what it gets from them."""
+    cdef const Attention* forward = &job.forward
+    cdef float x[TILE_ROWS * TILE_STRIDE]
+    cdef float scores[TILE_ROWS * TILE_STRIDE]
+    cdef float slopes[TILE_ROWS * TILE_STRIDE]
+    cdef Py_ssize_t end = end_key(forward, run.b, run.t + run.count - 1)
+    cdef Py_ssize_t block = first_key(forward, run.b, run.t) // BLOCK_KEYS * BLOCK_KEYS
+    cdef Py_ssize_t keys, s, i
+    cdef int rows, r
+    while block < end:
+        keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
+        s = block
+        while s < block + keys:
+            rows = <int>min(block + keys - s, <Py_ssize_t>TILE_ROWS)
+            copy_tile(x, key + s * forward.key_row, forward.key_row, forward.key_size, rows,
+                      forward.scale)
+            multiply_panels(scores, x, run.query_panels, forward.key_size, rows, run.width)
+            copy_tile(x, value + s * forward.value_row, forward.value_row, forward.value_size,
+                      rows, 1.0)
+            multiply_panels(slopes, x, run.grad_panels, forward.value_size, rows, run.width)
+            slopes_of_tile(forward, run, scores, slopes, s, rows)
+            add_product(grad_value + s * forward.value_row, forward.value_row, scores,
+                        run.grad_rows, RUN_QUERIES, run.count, rows, forward.value_size)
+            add_product(grad_key + s * forward.key_row, forward.key_row, slopes, run.query_rows,
+                        RUN_QUERIES, run.count, rows, forward.key_size)
+            for i in range(run.count):
+                for r in range(rows):
+                    run.slopes[i * TILE_STRIDE + s - block + r] = slopes[r * TILE_STRIDE + i]
+            s += TILE_ROWS
+        pack_rows(run.key_rows, BLOCK_KEYS, key + block * forward.key_row, forward.key_row, keys,
+                  forward.key_size)
+        i = 0
+        while i < run.count:
+            rows = <int>min(run.count - i, <Py_ssize_t>TILE_ROWS)
+            add_product(grad_query + i * forward.query_row, forward.query_row,
+                        run.slopes + i * TILE_STRIDE, run.key_rows, BLOCK_KEYS, keys, rows,
+                        forward.key_size)
+            i += TILE_ROWS
+        block += BLOCK_KEYS
+
+
+cdef inline void gradient_of_key_head(
+    const AttentionGradient* job, Py_ssize_t b, Py_ssize_t key_head, float* workspace,
+) noexcept nogil:
+    """All queries of one sequence that share a key head."""
+    cdef const Attention* forward = &job.forward
+    cdef Py_ssize_t first = forward.key_starts[b]
+    cdef Py_ssize_t key_place = first * forward.key_row + key_head * forward.key_head
+    cdef Py_ssize_t value_place = first * forward.value_row + key_head * forward.value_head
+    cdef Py_ssize_t queries = forward.query_counts[b]
+    cdef Py_ssize_t query_place, out_place, row
+    cdef Run run
+    run.b = b
+    run.query_panels = workspace
+    run.query_rows = run.query_panels + RUN_QUERIES * padded(forward.key_size)
+    run.grad_panels = run.query_rows + RUN_QUERIES * padded(forward.key_size)
+    run.grad_rows = run.grad_panels + RUN_QUERIES * padded(forward.value_size)
+    run.slopes = run.grad_rows + RUN_QUERIES * padded(forward.value_size)
+    run.key_rows = run.slopes + RUN_QUERIES * TILE_STRIDE
+    for run.h in range(key_head * forward.group, (key_head + 1) * forward.group):
+        query_place = forward.query_starts[b] * forward.query_row + run.h * forward.query_head
+        out_place = forward.query_starts[b] * forward.out_row + run.h * forward.out_head
+        for row in range(queries):
+            memset(job.grad_query + query_place + row * forward.query_row, 0,
+                   forward.key_size * sizeof(float))
+        run.t = 0
+        while run.t < queries:
+            run.count = min(queries - run.t, <Py_ssize_t>RUN_QUERIES)
+            run.width = padded(run.count)
+            begin_run(job, &run, forward.query + query_place + run.t * forward.query_row,
+                      forward.out + out_place + run.t * forward.out_row,
+                      job.grad + out_place + run.t * forward.out_row)
+            gradient_of_run(job, &run, job.grad_query + query_place + run.t * forward.query_row,
+                            job.grad_key + key_place, job.grad_value + value_place,
+                            forward.key + key_place, forward.value + value_place)
+            run.t += RUN_QUERIES
+
+
+cdef inline void gradient_share(const void* work, int part, int parts) noexcept nogil:
+    """One thread's share of the (sequence, key head) pairs."""
+    cdef const AttentionGradient* job = <const AttentionGradient*>work
+    cdef Py_ssize_t key_heads = job.forward.heads // job.forward.group
+    cdef Py_ssize_t total = job.forward.batch * key_heads, pair
+    for pair in range(share(total, part, parts), share(total, part + 1, parts)):
+        gradient_of_key_head(job, pair // key_heads, pair % key_heads,
+                             job.workspace + part * job.size)
+
+
+cdef inline void attention_gradient(const AttentionGradient* job, int n_threads) noexcept nogil:
+    """All heads of all sequences; those of keys and values start as zeros."""
+    cdef double work = 0.0
+    cdef Py_ssize_t b
+    for b in range(job.forward.batch):
+        work += 5.0 * job.forward.heads * (job.forward.key_size + job.forward.value_size) * (
+            <double>job.forward.query_counts[b] * job.forward.key_counts[b])
+    in_parallel(gradient_share, job, threads_for(work, n_threads))

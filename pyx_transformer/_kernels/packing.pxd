@@ -1,0 +1,97 @@
+"""Weights in the order in which the product reads them, and back.
+
+Panels of w (n, k) are blocks (ceil(n / PANEL), k, PANEL): panel p holds, for each of the k inputs
+in turn, its weights for the PANEL = 2 VF outputs from p PANEL on, zeros past n.
+"""
+
+from pyx_transformer._kernels.simd cimport (
+    VF, fill, load, load_part, store, store_part, sum_lanes, transpose_lanes, vf,
+)
+
+cdef enum:
+    PANEL = 2 * VF
+
+
+cdef inline void pack(
+    float* panels, const float* weight, Py_ssize_t weight_stride, Py_ssize_t n, Py_ssize_t k,
+) noexcept nogil:
+    """Rows of weight (n, k) into panels."""
+    cdef vf block[VF]
+    cdef Py_ssize_t row = 0, column, count
+    cdef const float* corner
+    cdef float* panel
+    cdef int r
+    while row < (n + PANEL - 1) // PANEL * PANEL:
+        panel = panels + row // PANEL * PANEL * k + row % PANEL
+        column = 0
+        while column < k:
+            count = min(k - column, <Py_ssize_t>VF)
+            corner = weight + row * weight_stride + column
+            if count == VF and row + VF <= n:
+                for r in range(VF):
+                    block[r] = load(corner + r * weight_stride)
+            else:
+                for r in range(VF):
+                    block[r] = fill(0.0)
+                    if row + r < n:
+                        block[r] = load_part(corner + r * weight_stride, count, 0.0)
+            transpose_lanes(block)
+            for r in range(<int>count):
+                store(panel + (column + r) * PANEL, block[r])
+            column += VF
+        row += VF
+
+
+cdef inline void unpack(
+    float* weight, const float* panels, Py_ssize_t n, Py_ssize_t k,
+) noexcept nogil:
+    """The weight (n, k) that was packed."""
+    cdef Py_ssize_t row, column
+    for row in range(n):
+        for column in range(k):
+            weight[row * k + column] = panels[(row // PANEL * k + column) * PANEL + row % PANEL]
+
+
+cdef inline bint pack_rows(
+    float* panels, Py_ssize_t room, const float* x, Py_ssize_t x_stride, Py_ssize_t m,
+    Py_ssize_t n,
+) noexcept nogil:
+    """The panels of x^T, for x (m, n), with room for that many rows in each. True where no value is
+    infinite or NaN."""
+    cdef vf zero = fill(0.0), part
+    cdef Py_ssize_t _row, column, count
+    cdef Py_ssize_t padded = (n + PANEL - 1) // PANEL * PANEL
+    for _row in range(m):
+        column = 0
+        while column < padded:
+            count = min(max(n - column, <Py_ssize_t>0), <Py_ssize_t>VF)
+            part = load_part(x + column, count, 0.0)
+            zero = zero + part * fill(0.0)
+            store(panels + column // PANEL * (room * PANEL) + column % PANEL, part)
+            column += VF
+        x += x_stride
+        panels += PANEL
+    return sum_lanes(zero) == 0.0
+
+
+cdef inline void transpose(
+    float* out, const float* x, Py_ssize_t m, Py_ssize_t n,
+) noexcept nogil:
+    """out (n, m) = x (m, n)^T"""
+    cdef vf block[VF]
+    cdef Py_ssize_t row = 0, column, rows, columns
+    cdef int r
+    while row < m:
+        rows = min(m - row, <Py_ssize_t>VF)
+        column = 0
+        while column < n:
+            columns = min(n - column, <Py_ssize_t>VF)
+            for r in range(VF):
+                block[r] = fill(0.0)
+                if r < rows:
+                    block[r] = load_part(x + (row + r) * n + column, columns, 0.0)
+            transpose_lanes(block)
+            for r in range(<int>columns):
+                store_part(out + (column + r) * m + row, rows, block[r])
+            column += VF
+        row += VF

@@ -1,0 +1,1 @@
+"""Training: so far operations with their gradients."""
