@@ -202,8 +202,8 @@ def as_window(function, name, value):
 def as_heads(
     this, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
 ):
-    """The arguments of scaled_dot_product_attention, in the same order but for the window's two
-    sides, as the kernels take them: see there. `this` is the function that was called."""
+    """The arguments of scaled_dot_product_attention as the kernels take them: query, key, value,
+    mask, lengths, offsets, is_causal, left, right, softcap, scale. `this` was called."""
     query = as_float32(this, "query", query, ("B", "H", "T", "K"))
     B, H, T, K = query.shape
     expected = (B, "Hkv", "S", K)

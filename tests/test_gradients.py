@@ -103,6 +103,12 @@ def test_layer_norm(m, d, weight, bias):
     )
 
 
+@pytest.mark.parametrize("d", range(1, 20))
+def test_layer_norm_of_a_constant_row_of_huge_values_is_finite(d):
+    _, back = functions.layer_norm(np.full((1, d), 3e36, np.float32))
+    assert np.isfinite(back(np.arange(d)[None])[0]).all()
+
+
 @pytest.mark.parametrize("m, d", [(1, 1), (3, 2), (5, 17), (40, 33)])
 @pytest.mark.parametrize("weight", [True, False])
 def test_rms_norm(m, d, weight):
@@ -229,6 +235,52 @@ def test_attention(name):
         assert_close(gradient, right, tolerance=5e-6)
 
 
+def test_attention_with_a_finite_number_for_minus_infinity():
+    arrays, _ = attention_case((1, 1, 1, 5, 6, 4, 4))
+    grad = draw(1, 1, 5, 4, seed=9)
+    lowest = np.full(6, np.finfo(np.float32).min)
+    _, back = functions.scaled_dot_product_attention(*arrays, mask=lowest)
+    query_gradient, key_gradient, value_gradient = back(grad)
+    assert_close(value_gradient, np.broadcast_to(grad.sum(axis=2, keepdims=True) / 6, (1, 1, 6, 4)))
+    assert np.isfinite(query_gradient).all()
+    assert np.isfinite(key_gradient).all()
+
+
+def test_attention_without_key_features():
+    query, key, value = np.ones((1, 1, 2, 0)), np.ones((1, 1, 4, 0)), np.ones((1, 1, 4, 3))
+    out, back = functions.scaled_dot_product_attention(query, key, value)
+    np.testing.assert_array_equal(back(out)[2], np.full((1, 1, 4, 3), 0.5))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(mask=[True] * 5 + [False]),
+        dict(is_causal=True),
+        dict(lengths=[5]),
+        dict(window=(None, 0)),
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_no_query_sees_reaches_no_gradient(options, bad):
+    arrays, _ = attention_case((1, 2, 2, 5, 6, 7, 9))
+    grad = draw(1, 2, 5, 9, seed=9)
+    expected = functions.scaled_dot_product_attention(*arrays, **options)[1](grad)
+    query, key, value = (a.copy() for a in arrays)
+    key[:, :, 5] = value[:, :, 5] = bad
+    gradients = functions.scaled_dot_product_attention(query, key, value, **options)[1](grad)
+    for one, other in zip(gradients, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_key_seen_alone_gets_nothing():
+    arrays, _ = attention_case((1, 1, 1, 9, 1, 8, 64))
+    gradients = functions.scaled_dot_product_attention(*arrays)[1](draw(1, 1, 9, 64, seed=9))
+    assert not gradients[0].any()
+    assert not gradients[1].any()
+
+
 LONG_ATTENTION = {
     "long": dict(shape=(1, 2, 1, 300, 700, 64, 64)),
     "causal": dict(shape=(1, 1, 1, 530, 530, 33, 70), is_causal=True),
@@ -287,6 +339,10 @@ def test_dropout_has_no_visible_pattern():
     tosses = [functions.dropout(ones, 0.5, seed=seed)[0] - 1 for seed in seeds]
     pairs = [(a, b) for i, a in enumerate(tosses) for b in tosses[:i]]
     pairs += [(a[:-lag], a[lag:]) for a in tosses for lag in (1, 2, 3, 8, 16, 512)]
+    # A stream is not another one in a different order.
+    assert len({toss.sum() for toss in tosses}) == len(tosses)
+    swapped = [toss.reshape(-1, 2)[:, ::-1].ravel() for toss in tosses]
+    pairs += [(a, b) for a in tosses for b in swapped]
     for a, b in pairs:
         assert abs(np.mean(a * b)) < 5 / np.sqrt(len(a))
 

@@ -86,7 +86,7 @@ class HeadsJob:
         right: int,
         softcap: float,
         scale: float,
-        log_sums: _Floats | None,
+        extrema: _Floats | None,
     ) -> None: ...
 
 def attention(

@@ -12,7 +12,7 @@ exact zero, so a query's result depends on itself and on the keys it sees, and o
 """
 
 from libc.float cimport FLT_MAX
-from libc.math cimport INFINITY, log
+from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
@@ -270,6 +270,7 @@ cdef inline void attend(
     cdef Py_ssize_t t, i, keys, tile_begin, tile_end, tile_keys, width
     cdef const float* values
     cdef Py_ssize_t values_stride, panel_stride
+    cdef float* extrema
     cdef float top
     cdef int rows, r
     cdef bint finite
@@ -339,9 +340,10 @@ cdef inline void attend(
     for t in range(t_begin, t_end):
         if totals[t - t_begin] == 0.0:  # no block may have come by
             memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
-        if job.log_sums != NULL:
-            job.log_sums[(b * job.heads + h) * job.log_sums_rows + t] = <float>(
-                tops[t - t_begin] + log(totals[t - t_begin]))
+        if job.extrema != NULL:
+            extrema = job.extrema + 2 * ((b * job.heads + h) * job.extrema_rows + t)
+            extrema[0] = 0.0 if tops[t - t_begin] == -INFINITY else tops[t - t_begin]
+            extrema[1] = 0.0 if totals[t - t_begin] == 0.0 else 1.0 / totals[t - t_begin]
         if job.weights != NULL:
             normalise_weights(job, b, h, t, tops[t - t_begin], totals[t - t_begin])
 

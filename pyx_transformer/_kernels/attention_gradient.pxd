@@ -5,9 +5,10 @@ the row sums of dP P are those of dO O):
 
     dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum dO O),  dQ = scale dS K,  dK = scale dS^T Q
 
-P comes again from the scores and from the logarithms of their sums, which the forward pass kept. A
-run of queries meets the keys in tiles of TILE_ROWS keys, scores transposed: queries lie in the
-lanes. Each (sequence, key head) belongs to one thread, which fixes the order of every sum.
+P comes again from the scores, which are the same to the bit, and from each query's largest score
+and sum, which the forward pass kept. A run of queries meets the keys in tiles of TILE_ROWS keys,
+scores transposed: queries lie in the lanes. Each (sequence, key head) belongs to one thread, which
+fixes the order of every sum.
 """
 
 from libc.float cimport FLT_MAX
@@ -20,9 +21,10 @@ from pyx_transformer._kernels.attention_job cimport (
 )
 from pyx_transformer._kernels.attention_step cimport BLOCK_KEYS
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows
-from pyx_transformer._kernels.product cimport AHEAD, TILE_STRIDE, copy_tile, tile
+from pyx_transformer._kernels.product cimport AHEAD, CHAIN, TILE_STRIDE, copy_tile, tile
 from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, load, load_part, select_less, store, store_part, sum_lanes, vf,
+    TILE_ROWS, VF, fill, load, load_part, maximum_lane, pin, select_less, store,
+    store_part, vf,
 )
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
@@ -48,11 +50,15 @@ cdef struct Run:
     Py_ssize_t t
     Py_ssize_t count
     Py_ssize_t width
-    float begins[RUN_QUERIES]       # the keys that each sees, masks aside
+    float begins[RUN_QUERIES]       # the keys of a block that each sees, masks aside
     float ends[RUN_QUERIES]
-    float log_sums[RUN_QUERIES]
+    float tops[RUN_QUERIES]         # the largest score, and 1 / sum e^(score - it)
+    float inverses[RUN_QUERIES]
     float products[RUN_QUERIES]     # sum dO O
-    float* query_panels             # as weights: scores = keys times these
+    bint finite_queries             # none of the queries is infinite or NaN; and so on
+    bint finite_grads
+    bint finite_keys
+    float* query_panels             # as weights, times scale: scores = keys times these
     float* grad_panels
     float* query_rows               # as values: sums over queries
     float* grad_rows
@@ -72,13 +78,19 @@ cdef inline Py_ssize_t gradient_workspace(const Attention* job) noexcept nogil:
 
 
 cdef inline float dot(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
-    cdef vf total = fill(0.0)
-    cdef Py_ssize_t i = 0, count
-    while i < n:
-        count = min(n - i, <Py_ssize_t>VF)
-        total = total + load_part(x + i, count, 0.0) * load_part(y + i, count, 0.0)
-        i += VF
-    return sum_lanes(total)
+    """sum x y in the order of the product: where a query sees one key, it is dP of that key. Every
+    lane holds it, and a factor is pinned: else the compiler multiplies single floats, unfused."""
+    cdef vf total = fill(0.0), chain, factor
+    cdef Py_ssize_t start = 0, i
+    while start < n:
+        chain = fill(0.0)
+        for i in range(start, min(start + CHAIN, n)):
+            factor = fill(x[i])
+            pin(factor)
+            chain = chain + factor * fill(y[i])
+        total = total + chain
+        start += CHAIN
+    return maximum_lane(total)
 
 
 cdef inline void begin_run(
@@ -87,24 +99,42 @@ cdef inline void begin_run(
 ) noexcept nogil:
     """Pack the queries and their gradients, and what goes with each of them."""
     cdef const Attention* forward = &job.forward
-    cdef const float* log_sums = (
-        forward.log_sums + (run.b * forward.heads + run.h) * forward.log_sums_rows + run.t)
+    cdef const float* extrema = forward.extrema + 2 * (
+        (run.b * forward.heads + run.h) * forward.extrema_rows + run.t)
     cdef Py_ssize_t i
     pack(run.query_panels, query, forward.query_row, run.count, forward.key_size)
+    for i in range(run.width * forward.key_size):
+        run.query_panels[i] = run.query_panels[i] * forward.scale
     pack(run.grad_panels, grad, forward.out_row, run.count, forward.value_size)
-    pack_rows(run.query_rows, RUN_QUERIES, query, forward.query_row, run.count, forward.key_size)
-    pack_rows(run.grad_rows, RUN_QUERIES, grad, forward.out_row, run.count, forward.value_size)
-    for i in range(run.width):
-        run.begins[i] = 0.0
-        run.ends[i] = 0.0
-        run.log_sums[i] = 0.0
+    run.finite_queries = pack_rows(run.query_rows, RUN_QUERIES, query, forward.query_row,
+                                   run.count, forward.key_size)
+    run.finite_grads = pack_rows(run.grad_rows, RUN_QUERIES, grad, forward.out_row, run.count,
+                                 forward.value_size)
+    for i in range(run.count, run.width):
+        run.tops[i] = 0.0
+        run.inverses[i] = 0.0
         run.products[i] = 0.0
     for i in range(run.count):
-        run.begins[i] = <float>first_key(forward, run.b, run.t + i)
-        run.ends[i] = <float>end_key(forward, run.b, run.t + i)
-        run.log_sums[i] = log_sums[i]
+        run.tops[i] = extrema[2 * i]
+        run.inverses[i] = extrema[2 * i + 1]
         run.products[i] = dot(grad + i * forward.out_row, out + i * forward.out_row,
                               forward.value_size)
+
+
+cdef inline void begin_block(
+    const AttentionGradient* job, Run* run, const float* key, Py_ssize_t block, Py_ssize_t keys,
+) noexcept nogil:
+    """Pack a block of keys, and which of them each query sees."""
+    cdef const Attention* forward = &job.forward
+    cdef Py_ssize_t i
+    run.finite_keys = pack_rows(run.key_rows, BLOCK_KEYS, key + block * forward.key_row,
+                                forward.key_row, keys, forward.key_size)
+    for i in range(run.count):
+        run.begins[i] = <float>(first_key(forward, run.b, run.t + i) - block)
+        run.ends[i] = <float>(end_key(forward, run.b, run.t + i) - block)
+    for i in range(run.count, run.width):
+        run.begins[i] = 0.0
+        run.ends[i] = 0.0
 
 
 cdef inline void multiply_panels(
@@ -118,19 +148,45 @@ cdef inline void multiply_panels(
         column += PANEL
 
 
+cdef inline void multiply_seen(
+    float* sums, const float* x, const float* panel, Py_ssize_t k, int rows,
+) noexcept nogil:
+    """sums (rows, PANEL) = x times a panel, as a tile computes it, but that a weight of zero takes
+    nothing from a value that is infinite or NaN: a pair that does not see each other has such."""
+    cdef vf total, chain
+    cdef Py_ssize_t start, i, half
+    cdef int r
+    for r in range(rows):
+        for half in range(2):
+            total = fill(0.0)
+            start = 0
+            while start < k:
+                chain = fill(0.0)
+                for i in range(start, min(start + CHAIN, k)):
+                    if x[r * TILE_STRIDE + i] != 0.0:
+                        chain = chain + fill(x[r * TILE_STRIDE + i]) * load(
+                            panel + i * PANEL + half * VF)
+                total = total + chain
+                start += CHAIN
+            store(sums + r * PANEL + half * VF, total)
+
+
 cdef inline void add_product(
     float* out, Py_ssize_t out_row, const float* x, const float* values, Py_ssize_t room,
-    Py_ssize_t k, int rows, Py_ssize_t size,
+    bint finite, Py_ssize_t k, int rows, Py_ssize_t size,
 ) noexcept nogil:
     """out (rows, size) += x (rows, k), rows TILE_STRIDE apart, times values (k, size), packed with
-    that room."""
+    that room; finite: none of them is infinite or NaN."""
     cdef float sums[TILE_ROWS * PANEL]
     cdef Py_ssize_t column = 0, i, count
     cdef const float* panel = values
     cdef float* place
     cdef int r
     while column < size:
-        tile(sums, PANEL, x, panel, PANEL, 0, k, rows, 1, panel + AHEAD, PANEL)
+        if finite:
+            tile(sums, PANEL, x, panel, PANEL, 0, k, rows, 1, panel + AHEAD, PANEL)
+        else:
+            multiply_seen(sums, x, panel, k, rows)
         for r in range(rows):
             i = 0
             while i < PANEL and column + i < size:
@@ -162,9 +218,11 @@ cdef inline vf masked_lanes(
 
 
 cdef inline void slopes_of_tile(
-    const Attention* job, const Run* run, float* scores, float* slopes, Py_ssize_t s, int rows,
+    const Attention* job, const Run* run, float* scores, float* slopes, Py_ssize_t block,
+    Py_ssize_t s, int rows,
 ) noexcept nogil:
-    """scores become P^T and slopes, dP^T before, scale dS^T, for keys s ... s + rows - 1."""
+    """scores become P^T and slopes, dP^T before, scale dS^T, for the keys of a block from its key
+    number s on."""
     cdef bint has_mask = job.bool_mask != NULL or job.float_mask != NULL
     cdef vf key, score, capped, p, slope
     cdef vf zero = fill(0.0)
@@ -180,8 +238,8 @@ cdef inline void slopes_of_tile(
                 capped = hyperbolic_tangent(score / fill(job.softcap))
                 score = fill(job.softcap) * capped
             if has_mask:
-                score = masked_lanes(job, run, score, i, s + r)
-            p = exponential(score - load(run.log_sums + i))
+                score = masked_lanes(job, run, score, i, block + s + r)
+            p = exponential(score - load(run.tops + i)) * load(run.inverses + i)
             slope = fill(job.scale) * p * (load(slopes + r * TILE_STRIDE + i)
                                            - load(run.products + i))
             slope = slope * (fill(1.0) - capped * capped)
@@ -213,32 +271,32 @@ cdef inline void gradient_of_run(
     cdef int rows, r
     while block < end:
         keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
+        begin_block(job, run, key, block, keys)
         s = block
         while s < block + keys:
             rows = <int>min(block + keys - s, <Py_ssize_t>TILE_ROWS)
             copy_tile(x, key + s * forward.key_row, forward.key_row, forward.key_size, rows,
-                      forward.scale)
+                      1.0)
             multiply_panels(scores, x, run.query_panels, forward.key_size, rows, run.width)
             copy_tile(x, value + s * forward.value_row, forward.value_row, forward.value_size,
                       rows, 1.0)
             multiply_panels(slopes, x, run.grad_panels, forward.value_size, rows, run.width)
-            slopes_of_tile(forward, run, scores, slopes, s, rows)
+            slopes_of_tile(forward, run, scores, slopes, block, s - block, rows)
             add_product(grad_value + s * forward.value_row, forward.value_row, scores,
-                        run.grad_rows, RUN_QUERIES, run.count, rows, forward.value_size)
+                        run.grad_rows, RUN_QUERIES, run.finite_grads, run.count, rows,
+                        forward.value_size)
             add_product(grad_key + s * forward.key_row, forward.key_row, slopes, run.query_rows,
-                        RUN_QUERIES, run.count, rows, forward.key_size)
+                        RUN_QUERIES, run.finite_queries, run.count, rows, forward.key_size)
             for i in range(run.count):
                 for r in range(rows):
                     run.slopes[i * TILE_STRIDE + s - block + r] = slopes[r * TILE_STRIDE + i]
             s += TILE_ROWS
-        pack_rows(run.key_rows, BLOCK_KEYS, key + block * forward.key_row, forward.key_row, keys,
-                  forward.key_size)
         i = 0
         while i < run.count:
             rows = <int>min(run.count - i, <Py_ssize_t>TILE_ROWS)
             add_product(grad_query + i * forward.query_row, forward.query_row,
-                        run.slopes + i * TILE_STRIDE, run.key_rows, BLOCK_KEYS, keys, rows,
-                        forward.key_size)
+                        run.slopes + i * TILE_STRIDE, run.key_rows, BLOCK_KEYS, run.finite_keys,
+                        keys, rows, forward.key_size)
             i += TILE_ROWS
         block += BLOCK_KEYS
 

@@ -65,7 +65,7 @@ cdef Attention plain_job(
     job.bool_mask = NULL
     job.float_mask = NULL
     job.weights = NULL
-    job.log_sums = NULL
+    job.extrema = NULL
     return job
 
 

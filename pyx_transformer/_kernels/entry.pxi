@@ -253,12 +253,12 @@ cdef class HeadsJob:
     def __init__(self, const float[:, :, :, ::1] query, const float[:, :, :, ::1] key,
                  const float[:, :, :, ::1] value, mask, const int64_t[::1] lengths,
                  const int64_t[::1] offsets, bint is_causal, Py_ssize_t left, Py_ssize_t right,
-                 float softcap, float scale, float[:, :, ::1] log_sums):
+                 float softcap, float scale, float[:, :, :, ::1] extrema):
         cdef Py_ssize_t batch = query.shape[0], heads = query.shape[1], queries = query.shape[2]
         cdef int64_t[::1] query_starts = np.arange(batch) * (heads * queries)
         cdef int64_t[::1] query_counts = np.full(batch, queries)
         cdef int64_t[::1] key_starts = np.arange(batch) * (key.shape[1] * key.shape[2])
-        self.arrays = query, key, value, mask, lengths, offsets, log_sums, (
+        self.arrays = query, key, value, mask, lengths, offsets, extrema, (
             query_starts, query_counts, key_starts)
         self.job.query = &query[0, 0, 0, 0]
         self.job.key = &key[0, 0, 0, 0]
@@ -288,10 +288,10 @@ cdef class HeadsJob:
         self.job.softcap = softcap
         self.job.scale = scale
         self.job.weights = NULL
-        self.job.log_sums = NULL
-        if log_sums is not None:
-            self.job.log_sums = &log_sums[0, 0, 0]
-            self.job.log_sums_rows = queries
+        self.job.extrema = NULL
+        if extrema is not None:
+            self.job.extrema = &extrema[0, 0, 0, 0]
+            self.job.extrema_rows = queries
         set_mask(&self.job, mask)
 
 

@@ -15,6 +15,9 @@ from pyx_transformer._kernels.norm cimport NormGradient, Standard, norm_gradient
 from pyx_transformer._kernels.packing cimport pack_rows, transpose
 from pyx_transformer._kernels.product cimport sum_columns
 
+cdef enum:
+    TRANSPOSED = 1024   # output features whose gradients lie side by side at a time
+
 
 cdef Py_ssize_t in_panels(Py_ssize_t n) noexcept nogil:
     """n rounded up to whole panels."""
@@ -56,16 +59,19 @@ def linear_input_gradient(float[:, ::1] grad_x, const float[:, ::1] grad,
 def linear_weight_gradient(float[:, ::1] grad_weight, float[::1] grad_bias,
                            const float[:, ::1] grad, const float[:, ::1] x, int n_threads):
     """grad_weight (n, k) = grad (m, n)^T x (m, k); grad_bias (n), or None, = sum of grad's rows"""
-    cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1]
+    cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1], start = 0, rows
     cdef Workspace panels = Workspace(in_panels(k) * m)
-    cdef Workspace transposed = Workspace(n * m)
+    cdef Workspace transposed = Workspace(min(n, <Py_ssize_t>TRANSPOSED) * m)
     cdef Product job
     cdef double unheard = 0.0
     with nogil:
         pack_rows(panels.floats, m, &x[0, 0], k, m, k)
-        transpose(transposed.floats, &grad[0, 0], m, n)
-        job = product_of(&grad_weight[0, 0], transposed.floats, panels.floats, n, k, m)
-        product(&job, n_threads, &unheard)
+        while start < n:
+            rows = min(n - start, <Py_ssize_t>TRANSPOSED)
+            transpose(transposed.floats, &grad[0, start], n, m, rows)
+            job = product_of(&grad_weight[start, 0], transposed.floats, panels.floats, rows, k, m)
+            product(&job, n_threads, &unheard)
+            start += rows
         if grad_bias is not None:
             sum_columns(&grad_bias[0], &grad[0, 0], m, n, n_threads)
 
@@ -133,7 +139,7 @@ def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_
                        float[:, :, :, ::1] grad_value, const float[:, :, :, ::1] grad,
                        float[:, :, :, ::1] out, heads, int n_threads):
     """What query, key and value get from grad (B, H, T, Kv), the gradient of out; heads: as for
-    `attention`, with the log_sums that it left. grad_key and grad_value are zeros before."""
+    `attention`, with the extrema that it left. grad_key and grad_value are zeros before."""
     cdef HeadsJob arguments = HeadsJob(*heads)
     cdef AttentionGradient job
     cdef Workspace workspace

@@ -256,7 +256,7 @@ cdef inline void norm_gradient_row(
         if weight != NULL:
             g = g * load_part(weight + i, count, 0.0)
         sum_g = sum_g + g
-        sum_gy = sum_gy + g * standardised(standard, load_part(x + i, count, 0.0))
+        sum_gy = sum_gy + g * standardised(standard, load_part(x + i, count, standard.mean))
         i += VF
     mean_g = fill(sum_lanes(sum_g) / d if norm == LAYER_NORM else 0.0)
     mean_gy = fill(sum_lanes(sum_gy) / d)

@@ -75,7 +75,7 @@ cdef inline bint pack_rows(
 
 
 cdef inline void transpose(
-    float* out, const float* x, Py_ssize_t m, Py_ssize_t n,
+    float* out, const float* x, Py_ssize_t x_stride, Py_ssize_t m, Py_ssize_t n,
 ) noexcept nogil:
     """out (n, m) = x (m, n)^T"""
     cdef vf block[VF]
@@ -89,7 +89,7 @@ cdef inline void transpose(
             for r in range(VF):
                 block[r] = fill(0.0)
                 if r < rows:
-                    block[r] = load_part(x + (row + r) * n + column, columns, 0.0)
+                    block[r] = load_part(x + (row + r) * x_stride + column, columns, 0.0)
             transpose_lanes(block)
             for r in range(<int>columns):
                 store_part(out + (column + r) * m + row, rows, block[r])

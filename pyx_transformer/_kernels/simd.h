@@ -220,8 +220,9 @@ static inline vf lanes_from(float first) {
 }
 
 /* Numbers `counter` to `counter` + VF - 1 of the stream `seed`: uniform in [0, 1), 24 bits each. The
- * counter's halves and the seed's meet between rounds of a mixing function in which each bit of the
- * input turns half of those of the output (constants: Wellons, "lowbias32"). */
+ * counter is mixed before it meets the seed: else one seed's numbers would be another's in a
+ * different order. In the mixing function each bit of the input turns half of those of the output
+ * (constants: Wellons, "lowbias32"). */
 static inline vu mix_bits(vu x) {
     x = (x ^ (x >> 16)) * 0x7feb352du;
     x = (x ^ (x >> 15)) * 0x846ca68bu;
@@ -229,8 +230,8 @@ static inline vu mix_bits(vu x) {
 }
 static inline vf uniform(unsigned long long seed, unsigned long long counter) {
     vu x = (vu)lane_numbers() + (unsigned)counter; /* a multiple of VF: no carry */
-    x = mix_bits(x ^ (unsigned)seed);
-    x = mix_bits(x ^ (unsigned)(seed >> 32));
+    x = mix_bits(mix_bits(x) ^ (unsigned)seed);
+    x = mix_bits(x + (unsigned)(seed >> 32) * 0x85ebca6bu);
     x = mix_bits(x + (unsigned)(counter >> 32) * 0x9e3779b9u);
     return __builtin_convertvector((vi)(x >> 8), vf) * 0x1p-24f;
 }

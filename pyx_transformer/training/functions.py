@@ -6,7 +6,8 @@ elsewhere: who calls the functions of a layer in turn calls their `back` in the 
 
 Arrays are as in `ops`: anything that np.asarray understands as real numbers, converted once to
 C-contiguous float32; gradients are new float32 arrays, or float32 arrays that the caller may keep.
-A gradient is the same to the bit for any number of threads. What raises, and what "..." in a shape
+`back` reads them again: they have to stay as they are until then. A gradient is the same to the bit
+for any number of threads. What raises, and what "..." in a shape
 means, is said in `ops` too.
 """
 
@@ -142,7 +143,7 @@ def scaled_dot_product_attention(
     """Attention, as `ops.scaled_dot_product_attention`; back(grad) gives the gradients of query,
     key and value.
 
-    The scores are computed again from what one number per query says of them: no array of T x S
+    The scores are computed again from what two numbers per query say of them: no array of T x S
     values exists (Dao et al., 2022). A query that may attend to nothing gives and gets zeros. Heads
     are at most 1,024 wide.
     """
@@ -157,13 +158,13 @@ def scaled_dot_product_attention(
             f"{WIDEST_HEAD} to train"
         )
     out = np.empty((*query.shape[:3], value.shape[3]), np.float32)
-    heads = (*heads, np.empty(query.shape[:3], np.float32))
+    heads = (*heads, np.empty((*query.shape[:3], 2), np.float32))
     _runtime.kernels.attention(out, None, heads, _runtime.get_num_threads())
 
     def back(grad: ArrayLike) -> Gradients:
         grad = _gradient(this, grad, out.shape)
         gradients = [np.zeros(a.shape, np.float32) for a in (query, key, value)]
-        if grad.size and key.size:
+        if grad.size and value.size:
             threads = _runtime.get_num_threads()
             _runtime.kernels.attention_gradient(*gradients, grad, out, heads, threads)
         return tuple(gradients)
@@ -212,7 +213,7 @@ def cross_entropy(
     q_j = (1 - label_smoothing) [j = target] + label_smoothing / V (Szegedy et al., 2016), and the
     mean is over the places that count, 0 if there are none. label_smoothing is from 0 to 1.
     back() gives the gradients of x, weight and bias. One array (places, V) exists at a time: the
-    logits, which become their own gradient.
+    logits, which become their own gradient. x has to be finite in places of padding too.
     """
     this = "cross_entropy"
     x = _checks.as_float32(this, "x", x, (..., "D"))
@@ -233,7 +234,7 @@ def cross_entropy(
         _runtime.kernels.cross_entropy(
             losses, _rows(logits), targets, label_smoothing, 1 / count, threads
         )
-    return float(losses.sum()) / count, lambda: _linear_back(logits, x, weight, bias)
+    return math.fsum(losses) / count, lambda: _linear_back(logits, x, weight, bias)
 
 
 def _linear_back(grad, x, weight, bias):
