@@ -200,35 +200,35 @@ def as_window(function, name, value):
 
 
 def as_heads(
-    this, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
+    function, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
 ):
     """The arguments of scaled_dot_product_attention as the kernels take them: query, key, value,
-    mask, lengths, offsets, is_causal, left, right, softcap, scale. `this` was called."""
-    query = as_float32(this, "query", query, ("B", "H", "T", "K"))
+    mask, lengths, offsets, is_causal, left, right, softcap, scale."""
+    query = as_float32(function, "query", query, ("B", "H", "T", "K"))
     B, H, T, K = query.shape
     expected = (B, "Hkv", "S", K)
-    key = as_float32(this, "key", key, expected, ("query", query.shape))
+    key = as_float32(function, "key", key, expected, ("query", query.shape))
     _, Hkv, S, _ = key.shape
-    value = as_float32(this, "value", value, (B, Hkv, S, "Kv"), ("key", key.shape))
+    value = as_float32(function, "value", value, (B, Hkv, S, "Kv"), ("key", key.shape))
     if H % Hkv if Hkv else H:
         raise ValueError(
-            f"{this}: query has H = {H} heads, expected a multiple of Hkv = {Hkv} because key is "
-            f"{key.shape}"
+            f"{function}: query has H = {H} heads, expected a multiple of Hkv = {Hkv} because key "
+            f"is {key.shape}"
         )
     if mask is not None:
-        mask = as_mask(this, "mask", mask, (B, H, T, S))
+        mask = as_mask(function, "mask", mask, (B, H, T, S))
     if lengths is None:
         lengths = np.full(B, S, np.int64)
     else:
-        lengths = as_lengths(this, "lengths", lengths, B, S, ("key", key.shape))
-    offsets = as_positions(this, "query_offset", query_offset, B, ("query", query.shape))
-    is_causal = as_flag(this, "is_causal", is_causal)
-    left, right = as_window(this, "window", window)
+        lengths = as_lengths(function, "lengths", lengths, B, S, ("key", key.shape))
+    offsets = as_positions(function, "query_offset", query_offset, B, ("query", query.shape))
+    is_causal = as_flag(function, "is_causal", is_causal)
+    left, right = as_window(function, "window", window)
     if softcap is not None:
-        softcap = as_number(this, "softcap", softcap, minimum=FLOAT32_TINY)
+        softcap = as_number(function, "softcap", softcap, minimum=FLOAT32_TINY)
+    softcap = softcap or 0.0
     # Without a single feature every score is 0, whatever the scale.
-    scale = 1 / math.sqrt(max(K, 1)) if scale is None else as_number(this, "scale", scale)
-    softcap = softcap or 0.0  # none
+    scale = 1 / math.sqrt(max(K, 1)) if scale is None else as_number(function, "scale", scale)
     return query, key, value, mask, lengths, offsets, is_causal, left, right, softcap, scale
 
 

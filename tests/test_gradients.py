@@ -11,7 +11,7 @@ from pyx_transformer import _runtime, ops
 from pyx_transformer.training import functions
 
 STEP = 1e-6  # of a central difference in float64: its error is 1e-9 or so of the largest value
-SIZES = [(1, 1, 1), (2, 17, 3), (5, 8, 16), (7, 33, 31), (40, 19, 35), (1, 70, 9), (100, 5, 70)]
+SIZES = [(1, 1, 1), (2, 17, 3), (5, 8, 16), (7, 33, 31), (40, 19, 35)]
 
 
 @pytest.fixture(params=_runtime.available_isas(), autouse=True)
@@ -59,7 +59,7 @@ def assert_gradients(forward, specification, arrays):
             assert_close(gradient, differences(specification, grad, arrays, which))
 
 
-@pytest.mark.parametrize("m, k, n", SIZES[:5])
+@pytest.mark.parametrize("m, k, n", SIZES)
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(m, k, n, bias):
     arrays = draw(m, k), draw(n, k, seed=1), draw(n, seed=2) if bias else None
@@ -305,6 +305,22 @@ def test_long_attention_agrees_with_torch(name):
         assert_close(gradient, tensor.grad.numpy(), tolerance=2e-6)
 
 
+def test_attention_taken_in_windows_of_queries_is_that_of_its_heads():
+    """Two heads of one key head are so much work that Ctrl-C is looked for half way."""
+    (query, key, value), _ = attention_case((1, 2, 1, 2200, 4200, 64, 64))
+    grad = draw(1, 2, 2200, 64, seed=9)
+    together = functions.scaled_dot_product_attention(query, key, value)[1](grad)
+    shared = [np.zeros(a.shape) for a in (key, value)]
+    for h in range(2):
+        _, back = functions.scaled_dot_product_attention(query[:, h : h + 1], key, value)
+        gradients = back(grad[:, h : h + 1])
+        assert gradients[0].tobytes() == together[0][:, h].tobytes()
+        for total, gradient in zip(shared, gradients[1:], strict=True):
+            total += gradient
+    for gradient, total in zip(together[1:], shared, strict=True):
+        assert_close(gradient, total)
+
+
 def test_padding_changes_no_gradient_of_attention():
     """Longer keys and more sequences beside it: a sequence's gradients keep their bits."""
     arrays, _ = attention_case((1, 2, 2, 40, 300, 24, 24))
@@ -356,7 +372,7 @@ def test_dropout_is_the_same_for_every_instruction_set():
         assert out.tobytes() == expected.tobytes()
 
 
-def everything(seed=0):
+def everything():
     """The bytes of each operation's output and gradients."""
     results = []
 
@@ -411,8 +427,8 @@ def test_rows_of_padding_change_no_gradient():
 def test_errors_are_at_most_those_of_torch(use_threads):
     """Root mean squares; below half a unit, the last rounding, nobody is better than the other."""
     torch = pytest.importorskip("torch", reason="needs PyTorch to compare gradients with")
-    if _runtime.kernels.ISA_NAME == "x86-64-v2":
-        pytest.skip("x86-64-v2 rounds products and sums apart, which PyTorch does not")
+    # x86-64-v2 has no fused multiply-add: see test_ops.py.
+    allowed = 4 if _runtime.kernels.ISA_NAME == "x86-64-v2" else 1
     use_threads(1)
     nn = torch.nn.functional
     x, weight, bias = draw(300, 129), draw(200, 129, seed=1), draw(200, seed=2)
@@ -453,7 +469,7 @@ def test_errors_are_at_most_those_of_torch(use_threads):
         ):
             unit = np.finfo(np.float32).eps * np.sqrt(np.mean(exact**2))
             error, of_peer = (np.sqrt(np.mean((a - exact) ** 2)) / unit for a in (g, near))
-            assert error <= max(0.5, of_peer), name
+            assert error <= allowed * max(0.5, of_peer), name
 
 
 # Bad input.

@@ -149,6 +149,12 @@ LONG_CALLS = {
         query = rng.standard_normal((1, 8, 16_384, 64), dtype=np.float32)
         call = lambda: pt.ops.scaled_dot_product_attention(query, query, query)
     """,
+    "gradient of attention": """
+        from pyx_transformer.training import functions
+        query = rng.standard_normal((1, 8, 8192, 64), dtype=np.float32)
+        out, back = functions.scaled_dot_product_attention(query, query, query)
+        call = lambda: back(out)
+    """,
     "linear": """
         layer = pt.Linear(6144, 6144, rng=0)
         x = rng.standard_normal((8192, 6144), dtype=np.float32)

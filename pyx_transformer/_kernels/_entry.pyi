@@ -86,7 +86,7 @@ class HeadsJob:
         right: int,
         softcap: float,
         scale: float,
-        extrema: _Floats | None,
+        normalisers: _Floats | None,
     ) -> None: ...
 
 def attention(

@@ -23,7 +23,7 @@ from pyx_transformer._kernels.attention_job cimport (
 from pyx_transformer._kernels.attention_step cimport (
     BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
 )
-from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows
+from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
 from pyx_transformer._kernels.product cimport (
     AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, panels_at_once, tile,
 )
@@ -45,8 +45,7 @@ cdef inline Py_ssize_t attention_workspace(const Attention* job) noexcept nogil:
     cdef Py_ssize_t scattered = 0
     if job.key_rows != NULL:
         scattered = max(job.key_size, job.value_size)
-    return BLOCK_KEYS * (job.key_size + (job.value_size + PANEL - 1) // PANEL * PANEL
-                         + scattered) + 2 * ITEM_QUERIES
+    return BLOCK_KEYS * (job.key_size + padded(job.value_size) + scattered) + 2 * ITEM_QUERIES
 
 
 cdef inline float prepare_scores(
@@ -253,8 +252,7 @@ cdef inline void attend(
     cdef float decay[TILE_ROWS + VF]
     cdef float* key_panels = workspace
     cdef float* value_panels = key_panels + BLOCK_KEYS * job.key_size
-    cdef float* tops = value_panels + BLOCK_KEYS * (
-        (job.value_size + PANEL - 1) // PANEL * PANEL)
+    cdef float* tops = value_panels + BLOCK_KEYS * padded(job.value_size)
     cdef float* totals = tops + ITEM_QUERIES
     cdef float* gathered = totals + ITEM_QUERIES
     cdef const int64_t* key_rows = NULL
@@ -270,7 +268,7 @@ cdef inline void attend(
     cdef Py_ssize_t t, i, keys, tile_begin, tile_end, tile_keys, width
     cdef const float* values
     cdef Py_ssize_t values_stride, panel_stride
-    cdef float* extrema
+    cdef float* normalisers
     cdef float top
     cdef int rows, r
     cdef bint finite
@@ -315,7 +313,7 @@ cdef inline void attend(
             if tile_end <= max(block, tile_begin) or tile_begin >= block + keys:
                 continue
             tile_keys = min(tile_end - block, keys)
-            width = (tile_keys + PANEL - 1) // PANEL * PANEL
+            width = padded(tile_keys)
             score_tile(scores, query + t * job.query_row, job.query_row, job.scale, key_panels,
                        job.key_size, rows, <int>(width // PANEL))
             for r in range(rows):
@@ -340,10 +338,10 @@ cdef inline void attend(
     for t in range(t_begin, t_end):
         if totals[t - t_begin] == 0.0:  # no block may have come by
             memset(out + t * job.out_row, 0, job.value_size * sizeof(float))
-        if job.extrema != NULL:
-            extrema = job.extrema + 2 * ((b * job.heads + h) * job.extrema_rows + t)
-            extrema[0] = 0.0 if tops[t - t_begin] == -INFINITY else tops[t - t_begin]
-            extrema[1] = 0.0 if totals[t - t_begin] == 0.0 else 1.0 / totals[t - t_begin]
+        if job.normalisers != NULL:
+            normalisers = job.normalisers + 2 * ((b * job.heads + h) * job.normalisers_rows + t)
+            normalisers[0] = 0.0 if tops[t - t_begin] == -INFINITY else tops[t - t_begin]
+            normalisers[1] = 0.0 if totals[t - t_begin] == 0.0 else 1.0 / totals[t - t_begin]
         if job.weights != NULL:
             normalise_weights(job, b, h, t, tops[t - t_begin], totals[t - t_begin])
 

@@ -13,27 +13,28 @@ fixes the order of every sum.
 
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
-from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
 from pyx_transformer._kernels.attention_job cimport (
     Attention, end_key, first_key, mask_place, may_attend,
 )
 from pyx_transformer._kernels.attention_step cimport BLOCK_KEYS
-from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows
+from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
 from pyx_transformer._kernels.product cimport AHEAD, CHAIN, TILE_STRIDE, copy_tile, tile
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, load, load_part, maximum_lane, pin, select_less, store,
     store_part, vf,
 )
-from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
+from pyx_transformer._kernels.threads cimport (
+    WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
+)
 
 cdef enum:
     RUN_QUERIES = 128       # queries that meet the keys together; a multiple of PANEL
 
 
 cdef struct AttentionGradient:
-    # Gradients lie as query, key, value and out do; those of keys and values are added to.
+    # Gradients lie as query, key, value and out do, and are added to.
     Attention forward
     float* grad_query
     float* grad_key
@@ -41,6 +42,10 @@ cdef struct AttentionGradient:
     const float* grad
     float* workspace
     Py_ssize_t size             # floats of the workspace that each thread has
+    Py_ssize_t pair_begin       # the (sequence, key head) pairs and the queries that are in work
+    Py_ssize_t pair_end
+    Py_ssize_t t_begin
+    Py_ssize_t t_end
 
 
 cdef struct Run:
@@ -64,11 +69,6 @@ cdef struct Run:
     float* grad_rows
     float* key_rows                 # a block of keys, as values
     float* slopes                   # dS (RUN_QUERIES, BLOCK_KEYS), rows TILE_STRIDE apart
-
-
-cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
-    """n rounded up to whole panels."""
-    return (n + PANEL - 1) // PANEL * PANEL
 
 
 cdef inline Py_ssize_t gradient_workspace(const Attention* job) noexcept nogil:
@@ -99,8 +99,8 @@ cdef inline void begin_run(
 ) noexcept nogil:
     """Pack the queries and their gradients, and what goes with each of them."""
     cdef const Attention* forward = &job.forward
-    cdef const float* extrema = forward.extrema + 2 * (
-        (run.b * forward.heads + run.h) * forward.extrema_rows + run.t)
+    cdef const float* normalisers = forward.normalisers + 2 * (
+        (run.b * forward.heads + run.h) * forward.normalisers_rows + run.t)
     cdef Py_ssize_t i
     pack(run.query_panels, query, forward.query_row, run.count, forward.key_size)
     for i in range(run.width * forward.key_size):
@@ -115,8 +115,8 @@ cdef inline void begin_run(
         run.inverses[i] = 0.0
         run.products[i] = 0.0
     for i in range(run.count):
-        run.tops[i] = extrema[2 * i]
-        run.inverses[i] = extrema[2 * i + 1]
+        run.tops[i] = normalisers[2 * i]
+        run.inverses[i] = normalisers[2 * i + 1]
         run.products[i] = dot(grad + i * forward.out_row, out + i * forward.out_row,
                               forward.value_size)
 
@@ -304,13 +304,13 @@ cdef inline void gradient_of_run(
 cdef inline void gradient_of_key_head(
     const AttentionGradient* job, Py_ssize_t b, Py_ssize_t key_head, float* workspace,
 ) noexcept nogil:
-    """All queries of one sequence that share a key head."""
+    """The queries of one sequence that share a key head, from t_begin to t_end."""
     cdef const Attention* forward = &job.forward
     cdef Py_ssize_t first = forward.key_starts[b]
     cdef Py_ssize_t key_place = first * forward.key_row + key_head * forward.key_head
     cdef Py_ssize_t value_place = first * forward.value_row + key_head * forward.value_head
     cdef Py_ssize_t queries = forward.query_counts[b]
-    cdef Py_ssize_t query_place, out_place, row
+    cdef Py_ssize_t query_place, out_place
     cdef Run run
     run.b = b
     run.query_panels = workspace
@@ -319,40 +319,61 @@ cdef inline void gradient_of_key_head(
     run.grad_rows = run.grad_panels + RUN_QUERIES * padded(forward.value_size)
     run.slopes = run.grad_rows + RUN_QUERIES * padded(forward.value_size)
     run.key_rows = run.slopes + RUN_QUERIES * TILE_STRIDE
-    for run.h in range(key_head * forward.group, (key_head + 1) * forward.group):
-        query_place = forward.query_starts[b] * forward.query_row + run.h * forward.query_head
-        out_place = forward.query_starts[b] * forward.out_row + run.h * forward.out_head
-        for row in range(queries):
-            memset(job.grad_query + query_place + row * forward.query_row, 0,
-                   forward.key_size * sizeof(float))
-        run.t = 0
-        while run.t < queries:
-            run.count = min(queries - run.t, <Py_ssize_t>RUN_QUERIES)
-            run.width = padded(run.count)
-            begin_run(job, &run, forward.query + query_place + run.t * forward.query_row,
-                      forward.out + out_place + run.t * forward.out_row,
-                      job.grad + out_place + run.t * forward.out_row)
-            gradient_of_run(job, &run, job.grad_query + query_place + run.t * forward.query_row,
-                            job.grad_key + key_place, job.grad_value + value_place,
-                            forward.key + key_place, forward.value + value_place)
-            run.t += RUN_QUERIES
+    run.t = job.t_begin
+    while run.t < min(job.t_end, queries):
+        run.count = min(queries - run.t, <Py_ssize_t>RUN_QUERIES)
+        run.width = padded(run.count)
+        for run.h in range(key_head * forward.group, (key_head + 1) * forward.group):
+            query_place = ((forward.query_starts[b] + run.t) * forward.query_row
+                           + run.h * forward.query_head)
+            out_place = ((forward.query_starts[b] + run.t) * forward.out_row
+                         + run.h * forward.out_head)
+            begin_run(job, &run, forward.query + query_place, forward.out + out_place,
+                      job.grad + out_place)
+            gradient_of_run(job, &run, job.grad_query + query_place, job.grad_key + key_place,
+                            job.grad_value + value_place, forward.key + key_place,
+                            forward.value + value_place)
+        run.t += RUN_QUERIES
 
 
 cdef inline void gradient_share(const void* work, int part, int parts) noexcept nogil:
     """One thread's share of the (sequence, key head) pairs."""
     cdef const AttentionGradient* job = <const AttentionGradient*>work
     cdef Py_ssize_t key_heads = job.forward.heads // job.forward.group
-    cdef Py_ssize_t total = job.forward.batch * key_heads, pair
-    for pair in range(share(total, part, parts), share(total, part + 1, parts)):
+    cdef Py_ssize_t pairs = job.pair_end - job.pair_begin, pair
+    for pair in range(job.pair_begin + share(pairs, part, parts),
+                      job.pair_begin + share(pairs, part + 1, parts)):
         gradient_of_key_head(job, pair // key_heads, pair % key_heads,
                              job.workspace + part * job.size)
 
 
-cdef inline void attention_gradient(const AttentionGradient* job, int n_threads) noexcept nogil:
-    """All heads of all sequences; those of keys and values start as zeros."""
-    cdef double work = 0.0
-    cdef Py_ssize_t b
-    for b in range(job.forward.batch):
-        work += 5.0 * job.forward.heads * (job.forward.key_size + job.forward.value_size) * (
-            <double>job.forward.query_counts[b] * job.forward.key_counts[b])
-    in_parallel(gradient_share, job, threads_for(work, n_threads))
+cdef inline int attention_gradient(
+    AttentionGradient* job, int n_threads, double* unheard,
+) except -1 nogil:
+    """All heads of all sequences, some pairs and some queries of each at a time, so that Ctrl-C is
+    heard. What keys and values get is added up in the order of the queries whatever these are."""
+    cdef const Attention* forward = &job.forward
+    cdef Py_ssize_t pairs = forward.batch * (forward.heads // forward.group)
+    cdef Py_ssize_t queries = 0, keys = 1, window, run, b
+    cdef double work
+    for b in range(forward.batch):
+        queries = max(queries, <Py_ssize_t>forward.query_counts[b])
+        keys = max(keys, <Py_ssize_t>forward.key_counts[b])
+    # Of one query of each head of a pair: five products.
+    work = 5.0 * forward.group * (forward.key_size + forward.value_size + 1) * keys
+    window = <Py_ssize_t>min(WORK_BETWEEN_SIGNALS / work, <double>queries) // RUN_QUERIES
+    window = max(window, <Py_ssize_t>1) * RUN_QUERIES
+    work = work * min(window, queries)
+    run = <Py_ssize_t>min(n_threads * max(WORK_BETWEEN_SIGNALS / work, 1.0), <double>pairs)
+    job.t_begin = 0
+    while job.t_begin < queries:
+        job.t_end = job.t_begin + window
+        job.pair_begin = 0
+        while job.pair_begin < pairs:
+            job.pair_end = min(job.pair_begin + run, pairs)
+            in_parallel(gradient_share, job,
+                        threads_for(work * (job.pair_end - job.pair_begin), n_threads))
+            hear_signals(unheard, work * (job.pair_end - job.pair_begin), n_threads)
+            job.pair_begin = job.pair_end
+        job.t_begin = job.t_end
+    return 0

@@ -50,10 +50,10 @@ cdef struct Attention:
     float* weights              # (batch, heads, weights_rows, weights_columns), or NULL
     Py_ssize_t weights_rows
     Py_ssize_t weights_columns
-    # (batch, heads, extrema_rows, 2): each query's largest score m and 1 / sum e^(score - m), zeros
-    # where it sees nothing; or NULL.
-    float* extrema
-    Py_ssize_t extrema_rows
+    # (batch, heads, normalisers_rows, 2): each query's largest score m and 1 / sum e^(score - m),
+    # zeros where it sees nothing; or NULL.
+    float* normalisers
+    Py_ssize_t normalisers_rows
 
 
 cdef inline Py_ssize_t first_key(const Attention* job, Py_ssize_t b, Py_ssize_t t) noexcept nogil:

@@ -50,7 +50,7 @@ cdef inline bint is_one_plain_query(const Attention* job, Py_ssize_t queries) no
     """Whether `attend_one` can take an item."""
     return (queries == 1 and job.bool_mask == NULL and job.float_mask == NULL
             and job.softcap == 0.0 and job.left < 0 and job.weights == NULL
-            and job.extrema == NULL
+            and job.normalisers == NULL
             and job.key_size <= BLOCK_K and job.value_size <= ONE_VALUE)
 
 

@@ -65,7 +65,7 @@ cdef Attention plain_job(
     job.bool_mask = NULL
     job.float_mask = NULL
     job.weights = NULL
-    job.extrema = NULL
+    job.normalisers = NULL
     return job
 
 

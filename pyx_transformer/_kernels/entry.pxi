@@ -16,7 +16,7 @@ from pyx_transformer._kernels.activation cimport activate_all
 from pyx_transformer._kernels.attention cimport Attention
 from pyx_transformer._kernels.embedding cimport Lookup, embed_all
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
-from pyx_transformer._kernels.packing cimport PANEL, pack, unpack
+from pyx_transformer._kernels.packing cimport pack, padded, unpack
 from pyx_transformer._kernels.product cimport Product, product, products
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
@@ -60,6 +60,25 @@ cdef inline const float* start_of(const float[::1] array) noexcept nogil:
     return &array[0]
 
 
+cdef Product product_of(float* out, const float* x, const float* panels, Py_ssize_t m,
+                        Py_ssize_t n, Py_ssize_t k) noexcept nogil:
+    """out (m, n) = x (m, k) w (n, k)^T; no bias, no activation, no residual."""
+    cdef Product job
+    job.out = out
+    job.x = x
+    job.panels = panels
+    job.bias = NULL
+    job.residual = NULL
+    job.out_stride = n
+    job.x_stride = k
+    job.residual_stride = n
+    job.m = m
+    job.n = n
+    job.k = k
+    job.activation = 0
+    return job
+
+
 cdef class PackedLinear:
     """Weights (out_features, in_features) packed into panels, with their bias.
 
@@ -73,11 +92,11 @@ cdef class PackedLinear:
     def __init__(self, const float[:, ::1] weight, const float[::1] bias=None):
         self.out_features = weight.shape[0]
         self.in_features = weight.shape[1]
-        padded = (self.out_features + PANEL - 1) // PANEL * PANEL
-        self.panels = aligned_floats(padded * self.in_features)
+        room = padded(self.out_features)
+        self.panels = aligned_floats(room * self.in_features)
         self.padded_bias = None
         if bias is not None:
-            self.padded_bias = aligned_floats(padded)
+            self.padded_bias = aligned_floats(room)
             self.padded_bias[:] = 0.0
             self.padded_bias[:self.out_features] = bias
         with nogil:
@@ -100,19 +119,9 @@ cdef class PackedLinear:
 
     cdef Product job(self, float* out, const float* x, Py_ssize_t m) noexcept nogil:
         """x times these weights plus their bias; no activation, no residual."""
-        cdef Product job
-        job.out = out
-        job.x = x
-        job.panels = &self.panels[0]
+        cdef Product job = product_of(out, x, &self.panels[0], m, self.out_features,
+                                      self.in_features)
         job.bias = start_of(self.padded_bias)
-        job.residual = NULL
-        job.out_stride = self.out_features
-        job.x_stride = self.in_features
-        job.residual_stride = self.out_features
-        job.m = m
-        job.n = self.out_features
-        job.k = self.in_features
-        job.activation = 0
         return job
 
 
@@ -253,12 +262,12 @@ cdef class HeadsJob:
     def __init__(self, const float[:, :, :, ::1] query, const float[:, :, :, ::1] key,
                  const float[:, :, :, ::1] value, mask, const int64_t[::1] lengths,
                  const int64_t[::1] offsets, bint is_causal, Py_ssize_t left, Py_ssize_t right,
-                 float softcap, float scale, float[:, :, :, ::1] extrema):
+                 float softcap, float scale, float[:, :, :, ::1] normalisers):
         cdef Py_ssize_t batch = query.shape[0], heads = query.shape[1], queries = query.shape[2]
         cdef int64_t[::1] query_starts = np.arange(batch) * (heads * queries)
         cdef int64_t[::1] query_counts = np.full(batch, queries)
         cdef int64_t[::1] key_starts = np.arange(batch) * (key.shape[1] * key.shape[2])
-        self.arrays = query, key, value, mask, lengths, offsets, extrema, (
+        self.arrays = query, key, value, mask, lengths, offsets, normalisers, (
             query_starts, query_counts, key_starts)
         self.job.query = &query[0, 0, 0, 0]
         self.job.key = &key[0, 0, 0, 0]
@@ -288,10 +297,10 @@ cdef class HeadsJob:
         self.job.softcap = softcap
         self.job.scale = scale
         self.job.weights = NULL
-        self.job.extrema = NULL
-        if extrema is not None:
-            self.job.extrema = &extrema[0, 0, 0, 0]
-            self.job.extrema_rows = queries
+        self.job.normalisers = NULL
+        if normalisers is not None:
+            self.job.normalisers = &normalisers[0, 0, 0, 0]
+            self.job.normalisers_rows = queries
         set_mask(&self.job, mask)
 
 

@@ -19,35 +19,11 @@ cdef enum:
     TRANSPOSED = 1024   # output features whose gradients lie side by side at a time
 
 
-cdef Py_ssize_t in_panels(Py_ssize_t n) noexcept nogil:
-    """n rounded up to whole panels."""
-    return (n + PANEL - 1) // PANEL * PANEL
-
-
-cdef Product product_of(float* out, const float* x, const float* panels, Py_ssize_t m,
-                        Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    """out (m, n) = x (m, k) w (n, k)^T, nothing added."""
-    cdef Product job
-    job.out = out
-    job.x = x
-    job.panels = panels
-    job.bias = NULL
-    job.residual = NULL
-    job.out_stride = n
-    job.x_stride = k
-    job.residual_stride = n
-    job.m = m
-    job.n = n
-    job.k = k
-    job.activation = 0
-    return job
-
-
 def linear_input_gradient(float[:, ::1] grad_x, const float[:, ::1] grad,
                           const float[:, ::1] weight, int n_threads):
     """grad_x (m, k) = grad (m, n) weight (n, k)"""
     cdef Py_ssize_t m = grad.shape[0], n = weight.shape[0], k = weight.shape[1]
-    cdef Workspace panels = Workspace(in_panels(k) * n)
+    cdef Workspace panels = Workspace(padded(k) * n)
     cdef Product job
     cdef double unheard = 0.0
     with nogil:
@@ -60,7 +36,7 @@ def linear_weight_gradient(float[:, ::1] grad_weight, float[::1] grad_bias,
                            const float[:, ::1] grad, const float[:, ::1] x, int n_threads):
     """grad_weight (n, k) = grad (m, n)^T x (m, k); grad_bias (n), or None, = sum of grad's rows"""
     cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1], start = 0, rows
-    cdef Workspace panels = Workspace(in_panels(k) * m)
+    cdef Workspace panels = Workspace(padded(k) * m)
     cdef Workspace transposed = Workspace(min(n, <Py_ssize_t>TRANSPOSED) * m)
     cdef Product job
     cdef double unheard = 0.0
@@ -139,9 +115,10 @@ def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_
                        float[:, :, :, ::1] grad_value, const float[:, :, :, ::1] grad,
                        float[:, :, :, ::1] out, heads, int n_threads):
     """What query, key and value get from grad (B, H, T, Kv), the gradient of out; heads: as for
-    `attention`, with the extrema that it left. grad_key and grad_value are zeros before."""
+    `attention`, with the normalisers that it left. The outputs are zeros before."""
     cdef HeadsJob arguments = HeadsJob(*heads)
     cdef AttentionGradient job
+    cdef double unheard = 0.0
     cdef Workspace workspace
     job.forward = arguments.job
     job.forward.out = &out[0, 0, 0, 0]
@@ -153,4 +130,4 @@ def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_
     workspace = Workspace(n_threads * job.size)
     job.workspace = workspace.floats
     with nogil:
-        attention_gradient_kernel(&job, n_threads)
+        attention_gradient_kernel(&job, n_threads, &unheard)

@@ -12,6 +12,11 @@ cdef enum:
     PANEL = 2 * VF
 
 
+cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
+    """n rounded up to whole panels."""
+    return (n + PANEL - 1) // PANEL * PANEL
+
+
 cdef inline void pack(
     float* panels, const float* weight, Py_ssize_t weight_stride, Py_ssize_t n, Py_ssize_t k,
 ) noexcept nogil:
@@ -21,7 +26,7 @@ cdef inline void pack(
     cdef const float* corner
     cdef float* panel
     cdef int r
-    while row < (n + PANEL - 1) // PANEL * PANEL:
+    while row < padded(n):
         panel = panels + row // PANEL * PANEL * k + row % PANEL
         column = 0
         while column < k:
@@ -60,10 +65,9 @@ cdef inline bint pack_rows(
     infinite or NaN."""
     cdef vf zero = fill(0.0), part
     cdef Py_ssize_t _row, column, count
-    cdef Py_ssize_t padded = (n + PANEL - 1) // PANEL * PANEL
     for _row in range(m):
         column = 0
-        while column < padded:
+        while column < padded(n):
             count = min(max(n - column, <Py_ssize_t>0), <Py_ssize_t>VF)
             part = load_part(x + column, count, 0.0)
             zero = zero + part * fill(0.0)

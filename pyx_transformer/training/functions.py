@@ -5,10 +5,9 @@ inputs, in the order of the arguments: None for an argument that was None. Nothi
 elsewhere: who calls the functions of a layer in turn calls their `back` in the opposite one.
 
 Arrays are as in `ops`: anything that np.asarray understands as real numbers, converted once to
-C-contiguous float32; gradients are new float32 arrays, or float32 arrays that the caller may keep.
-`back` reads them again: they have to stay as they are until then. A gradient is the same to the bit
-for any number of threads. What raises, and what "..." in a shape
-means, is said in `ops` too.
+C-contiguous float32. `back` reads the inputs again: they have to stay as they are until then. It
+gives new float32 arrays, the same to the bit for any number of threads. What raises, and what "..."
+in a shape means, is said in `ops` too.
 """
 
 from __future__ import annotations
