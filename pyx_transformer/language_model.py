@@ -46,7 +46,7 @@ class TransformerLM(TokenModel):
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
-        if self._ties():
+        if self.ties():
             self.load_state_dict(self.state_dict())
 
     def __call__(
@@ -132,7 +132,7 @@ class TransformerLM(TokenModel):
         """Checked ids (B, T) as rows (N,), and their Sequences."""
         return self._sequences(function, name, ids, lengths, self.tgt_embedding, ("B", "T"))
 
-    def _ties(self):
+    def ties(self):
         return (
             {"output_projection.weight": "tgt_embedding.weight"} if self.config.tie_output else {}
         )

@@ -54,7 +54,7 @@ def linear(
     kernels.linear(
         _rows(out),
         _rows(x),
-        kernels.PackedLinear(weight, bias),
+        kernels.PackedLinear(weight, bias, False, _runtime.get_num_threads()),
         None,
         kernels.ACTIVATIONS[activation],
         _runtime.get_num_threads(),

@@ -72,14 +72,14 @@ class TokenModel(Layer):
         scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         positions = None if learned is None else learned.weight
         if config.positions == "sinusoidal":
-            positions = self._sinusoidal_up_to(length)
+            positions = self.sinusoidal_up_to(length)
         return embedding.weight, scale, positions
 
     def target_tables(self, length):
         """What `decode` embeds target ids with."""
         return self._tables(self.tgt_embedding, self.tgt_positions, length)
 
-    def _sinusoidal_up_to(self, length):
+    def sinusoidal_up_to(self, length):
         """At least that many rows of the table, which grows by doubling."""
         table = self._sinusoidal
         if len(table) < length:
@@ -95,20 +95,20 @@ class TokenModel(Layer):
 
     # Tied weights.
 
-    def _ties(self) -> dict[str, str]:
+    def ties(self) -> dict[str, str]:
         """Pairs of keys that hold one weight, the stored one second."""
         raise NotImplementedError
 
     def state_dict(self):
         state = super().state_dict()
-        for key in self._ties():
+        for key in self.ties():
             del state[key]
         return state
 
     def load_state_dict(self, state):
         this = f"{type(self).__name__}.load_state_dict"
         state = as_state(this, state)
-        ties = self._ties()
+        ties = self.ties()
         for key, stored in ties.items():
             if key not in state:
                 continue
@@ -127,4 +127,4 @@ class TokenModel(Layer):
     def num_parameters(self):
         """How many numbers the parameters hold, tied ones counted once."""
         shapes = self._all_shapes()
-        return sum(math.prod(s) for key, s in shapes.items() if key not in self._ties())
+        return sum(math.prod(s) for key, s in shapes.items() if key not in self.ties())

@@ -28,7 +28,13 @@ class PackedLinear:
     def out_features(self) -> int: ...
     @property
     def bias(self) -> _Floats | None: ...
-    def __init__(self, weight: _Floats, bias: _Floats | None = None) -> None: ...
+    def __init__(
+        self,
+        weight: _Floats,
+        bias: _Floats | None = None,
+        transposed: bool = False,
+        n_threads: int = 1,
+    ) -> None: ...
     def unpack(self) -> _Floats: ...
 
 class NormParameters:
@@ -215,9 +221,6 @@ def candidates(
     group_starts: _Integers,
     n_threads: int,
 ) -> int: ...
-def linear_input_gradient(
-    grad_x: _Floats, grad: _Floats, weight: _Floats, n_threads: int
-) -> None: ...
 def linear_weight_gradient(
     grad_weight: _Floats, grad_bias: _Floats | None, grad: _Floats, x: _Floats, n_threads: int
 ) -> None: ...
@@ -246,7 +249,54 @@ def cross_entropy(
     factor: float,
     n_threads: int,
 ) -> None: ...
-def dropout(out: _Floats, x: _Floats, rate: float, seed: int, n_threads: int) -> None: ...
+def dropout(
+    out: _Floats, x: _Floats, residual: _Floats | None, rate: float, seed: int, n_threads: int
+) -> None: ...
+def adamw(
+    weights: _Floats,
+    gradients: _Floats,
+    means: _Floats,
+    squares: _Floats,
+    average: _Floats | None,
+    clip: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    step: float,
+    correction: float,
+    decay: float,
+    kept: float,
+    n_threads: int,
+) -> None: ...
+def sums_of_squares(x: _Floats, n_threads: int) -> NDArray[np.float64]: ...
+
+class RowsJob:
+    """Attention between the rows of a batch's sequences, and its gradient."""
+
+    @property
+    def out(self) -> _Floats: ...
+    def __init__(
+        self,
+        query: _Floats,
+        key: _Floats,
+        value: _Floats,
+        num_heads: int,
+        query_starts: _Integers,
+        query_counts: _Integers,
+        key_starts: _Integers,
+        key_counts: _Integers,
+        is_causal: bool,
+    ) -> None: ...
+    def run(self, n_threads: int) -> None: ...
+    def gradient(
+        self,
+        grad_query: _Floats,
+        grad_key: _Floats,
+        grad_value: _Floats,
+        grad: _Floats,
+        n_threads: int,
+    ) -> None: ...
+
 def attention_gradient(
     grad_query: _Floats,
     grad_key: _Floats,

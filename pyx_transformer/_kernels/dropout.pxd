@@ -8,9 +8,11 @@ from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 
 cdef struct Dropout:
-    # out (n) = x (n) / (1 - rate) where the stream's value is at least rate, else 0; out may be x
+    # out (n) = residual (n) + x (n) / (1 - rate) where the stream's value is at least rate, else
+    # residual, which may be NULL; out may be x
     float* out
     const float* x
+    const float* residual
     Py_ssize_t n
     double rate
     uint64_t seed
@@ -22,12 +24,15 @@ cdef inline void drop_share(const void* work, int part, int parts) noexcept nogi
     cdef Py_ssize_t vectors = (job.n + VF - 1) // VF
     cdef Py_ssize_t i, v, count
     cdef vf scale = fill(<float>(1.0 / (1.0 - job.rate)))
+    cdef vf kept
     for v in range(share(vectors, part, parts), share(vectors, part + 1, parts)):
         i = v * VF
         count = min(job.n - i, <Py_ssize_t>VF)
-        store_part(job.out + i, count, select_less(
-            uniform(job.seed, <uint64_t>i), fill(<float>job.rate), fill(0.0),
-            load_part(job.x + i, count, 0.0) * scale))
+        kept = select_less(uniform(job.seed, <uint64_t>i), fill(<float>job.rate), fill(0.0),
+                           load_part(job.x + i, count, 0.0) * scale)
+        if job.residual != NULL:
+            kept = kept + load_part(job.residual + i, count, 0.0)
+        store_part(job.out + i, count, kept)
 
 
 cdef inline void drop_all(const Dropout* job, int n_threads) noexcept nogil:

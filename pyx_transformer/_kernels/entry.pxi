@@ -16,7 +16,9 @@ from pyx_transformer._kernels.activation cimport activate_all
 from pyx_transformer._kernels.attention cimport Attention
 from pyx_transformer._kernels.embedding cimport Lookup, embed_all
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
-from pyx_transformer._kernels.packing cimport pack, padded, unpack
+from pyx_transformer._kernels.packing cimport (
+    Move, pack_in_parallel, pack_rows_in_parallel, padded, unpack,
+)
 from pyx_transformer._kernels.product cimport Product, product, products
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
@@ -76,12 +78,14 @@ cdef Product product_of(float* out, const float* x, const float* panels, Py_ssiz
     job.n = n
     job.k = k
     job.activation = 0
+    job.adds = False
     return job
 
 
 cdef class PackedLinear:
     """Weights (out_features, in_features) packed into panels, with their bias.
 
+    With `transposed` weight is (in_features, out_features).
     The layout depends on the instruction set: pickle `unpack()`, never the panels.
     """
     cdef readonly Py_ssize_t out_features
@@ -89,9 +93,12 @@ cdef class PackedLinear:
     cdef float[::1] panels
     cdef float[::1] padded_bias     # zeros past out_features; None without a bias
 
-    def __init__(self, const float[:, ::1] weight, const float[::1] bias=None):
-        self.out_features = weight.shape[0]
-        self.in_features = weight.shape[1]
+    def __init__(self, const float[:, ::1] weight, const float[::1] bias=None,
+                 bint transposed=False, int n_threads=1):
+        cdef Move move
+        self.out_features, self.in_features = weight.shape[0], weight.shape[1]
+        if transposed:
+            self.out_features, self.in_features = self.in_features, self.out_features
         room = padded(self.out_features)
         self.panels = aligned_floats(room * self.in_features)
         self.padded_bias = None
@@ -99,9 +106,13 @@ cdef class PackedLinear:
             self.padded_bias = aligned_floats(room)
             self.padded_bias[:] = 0.0
             self.padded_bias[:self.out_features] = bias
+        move = Move(&self.panels[0], &weight[0, 0], weight.shape[1], weight.shape[0],
+                    weight.shape[1])
         with nogil:
-            pack(&self.panels[0], &weight[0, 0], self.in_features, self.out_features,
-                 self.in_features)
+            if transposed:
+                pack_rows_in_parallel(&move, n_threads)
+            else:
+                pack_in_parallel(&move, n_threads)
 
     @property
     def bias(self):

@@ -226,7 +226,8 @@ cdef inline void normalise(
 
 cdef struct NormGradient:
     # Of out = standardised(x (m, d)) weight + bias, and grad (m, d) that out gets back: grad_x
-    # (m, d), grad_weight (d) and grad_bias (d), each of the last two NULL where it is not wanted.
+    # (m, d), and what is added to grad_weight (d) and grad_bias (d), each of these two NULL where it
+    # is not wanted.
     # standards (m) is workspace.
     float* grad_x
     float* grad_weight
@@ -281,7 +282,7 @@ cdef inline void norm_gradient_rows(const void* work, int part, int parts) noexc
 
 
 cdef inline void norm_gradient_columns(const void* work, int part, int parts) noexcept nogil:
-    """grad_weight = sum grad standardised(x), grad_bias = sum grad, over the rows, in double."""
+    """grad_weight += sum grad standardised(x), grad_bias += sum grad, over the rows, in double."""
     cdef const NormGradient* job = <const NormGradient*>work
     cdef Py_ssize_t strips = (job.d + VF - 1) // VF
     cdef Py_ssize_t strip, place, row, count
@@ -304,9 +305,13 @@ cdef inline void norm_gradient_columns(const void* work, int part, int parts) no
         for s in range(4):
             store_doubles(terms + s * HALF, sums[s])
         if job.grad_weight != NULL:
-            store_part(job.grad_weight + strip * VF, count, load(terms))
+            place = strip * VF
+            store_part(job.grad_weight + place, count,
+                       load_part(job.grad_weight + place, count, 0.0) + load(terms))
         if job.grad_bias != NULL:
-            store_part(job.grad_bias + strip * VF, count, load(terms + VF))
+            place = strip * VF
+            store_part(job.grad_bias + place, count,
+                       load_part(job.grad_bias + place, count, 0.0) + load(terms + VF))
 
 
 cdef inline void norm_gradient(const NormGradient* job, int n_threads) noexcept nogil:

@@ -7,6 +7,7 @@ in turn, its weights for the PANEL = 2 VF outputs from p PANEL on, zeros past n.
 from pyx_transformer._kernels.simd cimport (
     VF, fill, load, load_part, store, store_part, sum_lanes, transpose_lanes, vf,
 )
+from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 cdef enum:
     PANEL = 2 * VF
@@ -79,7 +80,8 @@ cdef inline bint pack_rows(
 
 
 cdef inline void transpose(
-    float* out, const float* x, Py_ssize_t x_stride, Py_ssize_t m, Py_ssize_t n,
+    float* out, Py_ssize_t out_stride, const float* x, Py_ssize_t x_stride, Py_ssize_t m,
+    Py_ssize_t n,
 ) noexcept nogil:
     """out (n, m) = x (m, n)^T"""
     cdef vf block[VF]
@@ -96,6 +98,54 @@ cdef inline void transpose(
                     block[r] = load_part(x + (row + r) * x_stride + column, columns, 0.0)
             transpose_lanes(block)
             for r in range(<int>columns):
-                store_part(out + (column + r) * m + row, rows, block[r])
+                store_part(out + (column + r) * out_stride + row, rows, block[r])
             column += VF
         row += VF
+
+
+cdef struct Move:
+    # x (m, n), its rows x_stride apart, goes to out in another order.
+    float* out
+    const float* x
+    Py_ssize_t x_stride
+    Py_ssize_t m
+    Py_ssize_t n
+
+
+cdef inline void pack_part(const void* work, int part, int parts) noexcept nogil:
+    cdef const Move* job = <const Move*>work
+    cdef Py_ssize_t panels = padded(job.m) // PANEL
+    cdef Py_ssize_t begin = share(panels, part, parts) * PANEL
+    cdef Py_ssize_t end = min(share(panels, part + 1, parts) * PANEL, job.m)
+    pack(job.out + begin * job.n, job.x + begin * job.x_stride, job.x_stride, end - begin, job.n)
+
+
+cdef inline void pack_rows_part(const void* work, int part, int parts) noexcept nogil:
+    cdef const Move* job = <const Move*>work
+    cdef Py_ssize_t begin = share(job.m, part, parts)
+    pack_rows(job.out + begin * PANEL, job.m, job.x + begin * job.x_stride, job.x_stride,
+              share(job.m, part + 1, parts) - begin, job.n)
+
+
+cdef inline void transpose_part(const void* work, int part, int parts) noexcept nogil:
+    cdef const Move* job = <const Move*>work
+    cdef Py_ssize_t strips = (job.m + VF - 1) // VF
+    cdef Py_ssize_t begin = share(strips, part, parts) * VF
+    cdef Py_ssize_t end = min(share(strips, part + 1, parts) * VF, job.m)
+    transpose(job.out + begin, job.m, job.x + begin * job.x_stride, job.x_stride, end - begin,
+              job.n)
+
+
+cdef inline void pack_in_parallel(const Move* job, int n_threads) noexcept nogil:
+    """out = the panels of x; see `pack`."""
+    in_parallel(pack_part, job, threads_for(4.0 * job.m * job.n, n_threads))
+
+
+cdef inline void pack_rows_in_parallel(const Move* job, int n_threads) noexcept nogil:
+    """out = the panels of x^T; see `pack_rows`."""
+    in_parallel(pack_rows_part, job, threads_for(4.0 * job.m * job.n, n_threads))
+
+
+cdef inline void transpose_in_parallel(const Move* job, int n_threads) noexcept nogil:
+    """out (n, m) = x^T"""
+    in_parallel(transpose_part, job, threads_for(4.0 * job.m * job.n, n_threads))

@@ -170,7 +170,8 @@ cdef inline void copy_tile(
 
 cdef struct Product:
     # out (m, n) = activation(x (m, k) w (n, k)^T + bias (n)) + residual (m, n); strides in floats
-    # between rows; bias and residual may be NULL; bias is padded to whole panels.
+    # between rows; bias and residual may be NULL; bias is padded to whole panels. With `adds` and
+    # nothing else, out += x w^T.
     float* out
     const float* x
     const float* panels
@@ -183,6 +184,7 @@ cdef struct Product:
     Py_ssize_t n
     Py_ssize_t k
     int activation
+    bint adds
 
 
 cdef inline void finish_row(
@@ -273,7 +275,7 @@ cdef inline void product_chunk(
                          job.k * PANEL, depth, rows, group, ahead, ahead_step)
                     for p in range(group):
                         finish_tile(job, sums + p * PANEL, group * PANEL, tile_rows[t],
-                                    (panel + p) * PANEL, rows, start == 0,
+                                    (panel + p) * PANEL, rows, start == 0 and not job.adds,
                                     start + depth == job.k)
                     if count > 1:
                         ahead += depth * ahead_step
@@ -349,7 +351,7 @@ cdef inline int product(const Product* job, int n_threads, double* unheard) exce
 
 
 cdef struct Columns:
-    # out (d) = the sums of the columns of x (m, d)
+    # out (d) += the sums of the columns of x (m, d)
     float* out
     const float* x
     Py_ssize_t m
@@ -366,13 +368,13 @@ cdef inline void sum_strips(const void* work, int part, int parts) noexcept nogi
     for strip in range(share(strips, part, parts), share(strips, part + 1, parts)):
         column = strip * HALF
         if column + HALF <= job.d:
-            sums = fill_double(0.0)
+            sums = load_doubles(job.out + column)
             for row in range(job.m):
                 sums = sums + load_doubles(job.x + row * job.d + column)
             store_doubles(job.out + column, sums)
         else:
             for column in range(strip * HALF, job.d):
-                sum = 0.0
+                sum = job.out[column]
                 for row in range(job.m):
                     sum += job.x[row * job.d + column]
                 job.out[column] = <float>sum
@@ -381,6 +383,6 @@ cdef inline void sum_strips(const void* work, int part, int parts) noexcept nogi
 cdef inline void sum_columns(
     float* out, const float* x, Py_ssize_t m, Py_ssize_t d, int n_threads,
 ) noexcept nogil:
-    """out (d) = sum over the rows of x (m, d): what a bias gets back."""
+    """out (d) += sum over the rows of x (m, d): what a bias gets back."""
     cdef Columns job = Columns(out, x, m, d)
     in_parallel(sum_strips, &job, threads_for(1.0 * m * d, n_threads))

@@ -114,6 +114,11 @@ static inline void store_doubles(float *p, vd v) {
 }
 static inline vd fill_double(double x) { return x - (vd){0}; }
 
+static inline vf square_root(vf v) {
+    for (int i = 0; i < VF; i++) v[i] = __builtin_sqrtf(v[i]);
+    return v;
+}
+
 static inline double sum_doubles(vd v) {
     double total = v[0];
     for (int i = 1; i < VF / 2; i++) total += v[i];

@@ -24,6 +24,7 @@ cdef extern from "simd.h" nogil:
 
     vf maximum(vf a, vf b)
     vf minimum(vf a, vf b)
+    vf square_root(vf v)
     vf select_less(vf a, vf b, vf x, vf y)
     float sum_lanes(vf v)
     float maximum_lane(vf v)

@@ -190,7 +190,9 @@ def dropout(
         out = np.empty(x.shape, np.float32)
         if x.size:
             threads = _runtime.get_num_threads()
-            _runtime.kernels.dropout(out.reshape(-1), values.reshape(-1), rate, seed, threads)
+            _runtime.kernels.dropout(
+                out.reshape(-1), values.reshape(-1), None, rate, seed, threads
+            )
         return out
 
     return dropped(x), lambda grad: (dropped(_gradient("dropout", grad, x.shape)),)
@@ -243,7 +245,14 @@ def _linear_back(grad, x, weight, bias):
     grad, threads = _rows(grad), _runtime.get_num_threads()
     if grad.size and x.size:
         kernels = _runtime.kernels
-        kernels.linear_input_gradient(_rows(grad_x), grad, weight, threads)
+        kernels.linear(
+            _rows(grad_x),
+            grad,
+            kernels.PackedLinear(weight, None, True, threads),
+            None,
+            kernels.ACTIVATIONS[None],
+            threads,
+        )
         kernels.linear_weight_gradient(grad_weight, grad_bias, grad, _rows(x), threads)
     elif grad.size and bias is not None:  # no features: only the bias has a part in the output
         grad_bias[:] = grad.sum(axis=0)
