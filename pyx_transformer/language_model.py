@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from pyx_transformer.config import TransformerConfig
     from pyx_transformer.generation import Generation, GenerationOptions
+    from pyx_transformer.text import Tokenizer
 
 
 class TransformerLM(TokenModel):
@@ -29,14 +30,16 @@ class TransformerLM(TokenModel):
     tgt_positions.weight where positions are learned. With tie_output the projection's weight is the
     embedding's.
 
-    tgt_vocabulary is a list of tokens, or None; generation_options are the defaults of `generate`,
-    or None. Both are saved and loaded with the model.
+    tgt_vocabulary is a list of tokens, or None; tgt_tokenizer is one of `text`, or None;
+    generation_options are the defaults of `generate`, or None. All are saved and loaded with the
+    model.
     """
 
     def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
         super().__init__(config)
         rng = as_generator("TransformerLM", rng)
         self.tgt_vocabulary: list[str] | None = None
+        self.tgt_tokenizer: Tokenizer | None = None
         self.generation_options: GenerationOptions | None = None
         self.tgt_embedding = Embedding(config.tgt_vocab_size, config.d_model, rng=rng)
         self.tgt_positions = None

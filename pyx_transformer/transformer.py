@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from pyx_transformer.config import TransformerConfig
     from pyx_transformer.generation import Generation, GenerationOptions
+    from pyx_transformer.text import Tokenizer
 
 
 class AttentionWeights(NamedTuple):
@@ -37,8 +38,9 @@ class Transformer(TokenModel):
     tgt_positions.weight where positions are learned. Tied weights are stored once, under the key
     that comes first here, and `load_state_dict` takes either key.
 
-    src_vocabulary and tgt_vocabulary are lists of tokens, or None; generation_options are the
-    defaults of `generate`, or None. All are saved and loaded with the model.
+    src_vocabulary and tgt_vocabulary are lists of tokens, or None; src_tokenizer and tgt_tokenizer
+    are those of `text`, or None; generation_options are the defaults of `generate`, or None. All
+    are saved and loaded with the model.
     """
 
     def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
@@ -46,6 +48,8 @@ class Transformer(TokenModel):
         rng = as_generator("Transformer", rng)
         self.src_vocabulary: list[str] | None = None
         self.tgt_vocabulary: list[str] | None = None
+        self.src_tokenizer: Tokenizer | None = None
+        self.tgt_tokenizer: Tokenizer | None = None
         self.generation_options: GenerationOptions | None = None
         self.src_embedding = Embedding(config.src_vocab_size, config.d_model, rng=rng)
         self.tgt_embedding = Embedding(config.tgt_vocab_size, config.d_model, rng=rng)

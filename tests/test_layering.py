@@ -17,8 +17,9 @@ LEVELS = (
     ("explain",),
     ("explain_text",),
     ("__init__",),
+    ("training",),
     ("checkpoints",),
-    ("text", "generation", "training"),
+    ("text", "generation"),
     ("transformer", "language_model"),
     ("token_model", "stacks"),
     ("attention", "config"),
@@ -33,7 +34,7 @@ LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}
 LOOKING_UP = {
     (model, above)
     for model in ("transformer", "language_model")
-    for above in ("generation", "checkpoints")
+    for above in ("generation", "checkpoints", "text")
 }
 DEPENDENCIES = {"numpy", "safetensors"}
 MOST_LINES = 450

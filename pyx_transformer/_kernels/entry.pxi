@@ -79,6 +79,7 @@ cdef Product product_of(float* out, const float* x, const float* panels, Py_ssiz
     job.k = k
     job.activation = 0
     job.adds = False
+    job.transposed = False
     return job
 
 

@@ -15,33 +15,23 @@ from pyx_transformer._kernels.norm cimport NormGradient, Standard, norm_gradient
 from pyx_transformer._kernels.optimizer cimport SUMMED_BLOCK, AdamW, Squares
 from pyx_transformer._kernels.optimizer cimport adamw as adamw_kernel
 from pyx_transformer._kernels.optimizer cimport squares as squares_kernel
-from pyx_transformer._kernels.packing cimport transpose_in_parallel
 from pyx_transformer._kernels.product cimport sum_columns
-
-cdef enum:
-    TRANSPOSED = 1024   # output features whose gradients lie side by side at a time
 
 
 def linear_weight_gradient(float[:, ::1] grad_weight, float[::1] grad_bias,
                            const float[:, ::1] grad, const float[:, ::1] x, int n_threads):
     """grad_weight (n, k) += grad (m, n)^T x (m, k); grad_bias (n), or None, += the sum of grad's rows"""
-    cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1], start = 0, rows
+    cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1]
     cdef Workspace panels = Workspace(padded(k) * m)
-    cdef Workspace transposed = Workspace(min(n, <Py_ssize_t>TRANSPOSED) * m)
-    cdef Move move
-    cdef Product job
+    cdef Move move = Move(panels.floats, &x[0, 0], k, m, k)
+    cdef Product job = product_of(&grad_weight[0, 0], &grad[0, 0], panels.floats, n, k, m)
     cdef double unheard = 0.0
+    job.x_stride = n
+    job.transposed = True
+    job.adds = True
     with nogil:
-        move = Move(panels.floats, &x[0, 0], k, m, k)
         pack_rows_in_parallel(&move, n_threads)
-        while start < n:
-            rows = min(n - start, <Py_ssize_t>TRANSPOSED)
-            move = Move(transposed.floats, &grad[0, start], n, m, rows)
-            transpose_in_parallel(&move, n_threads)
-            job = product_of(&grad_weight[start, 0], transposed.floats, panels.floats, rows, k, m)
-            job.adds = True
-            product(&job, n_threads, &unheard)
-            start += rows
+        product(&job, n_threads, &unheard)
         if grad_bias is not None:
             sum_columns(&grad_bias[0], &grad[0, 0], m, n, n_threads)
 

@@ -11,6 +11,7 @@ from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 cdef enum:
     PANEL = 2 * VF
+    PACKED_ROWS = 8
 
 
 cdef inline Py_ssize_t padded(Py_ssize_t n) noexcept nogil:
@@ -65,17 +66,23 @@ cdef inline bint pack_rows(
     """The panels of x^T, for x (m, n), with room for that many rows in each. True where no value is
     infinite or NaN."""
     cdef vf zero = fill(0.0), part
-    cdef Py_ssize_t _row, column, count
-    for _row in range(m):
+    cdef Py_ssize_t row = 0, column, count, r, rows
+    cdef float* place
+    while row < m:
+        # Some rows of one panel after the other: panels lie a power of two apart in many shapes,
+        # where one row of each would find no room in the caches.
+        rows = min(m - row, <Py_ssize_t>PACKED_ROWS)
         column = 0
         while column < padded(n):
             count = min(max(n - column, <Py_ssize_t>0), <Py_ssize_t>VF)
-            part = load_part(x + column, count, 0.0)
-            zero = zero + part * fill(0.0)
-            store(panels + column // PANEL * (room * PANEL) + column % PANEL, part)
+            place = panels + column // PANEL * (room * PANEL) + row * PANEL + column % PANEL
+            for r in range(rows):
+                part = load_part(x + r * x_stride + column, count, 0.0)
+                zero = zero + part * fill(0.0)
+                store(place + r * PANEL, part)
             column += VF
-        x += x_stride
-        panels += PANEL
+        x += rows * x_stride
+        row += rows
     return sum_lanes(zero) == 0.0
 
 
@@ -83,7 +90,7 @@ cdef inline void transpose(
     float* out, Py_ssize_t out_stride, const float* x, Py_ssize_t x_stride, Py_ssize_t m,
     Py_ssize_t n,
 ) noexcept nogil:
-    """out (n, m) = x (m, n)^T"""
+    """out (n, m) = x (m, n)^T; rows lie out_stride and x_stride apart"""
     cdef vf block[VF]
     cdef Py_ssize_t row = 0, column, rows, columns
     cdef int r
@@ -127,15 +134,6 @@ cdef inline void pack_rows_part(const void* work, int part, int parts) noexcept 
               share(job.m, part + 1, parts) - begin, job.n)
 
 
-cdef inline void transpose_part(const void* work, int part, int parts) noexcept nogil:
-    cdef const Move* job = <const Move*>work
-    cdef Py_ssize_t strips = (job.m + VF - 1) // VF
-    cdef Py_ssize_t begin = share(strips, part, parts) * VF
-    cdef Py_ssize_t end = min(share(strips, part + 1, parts) * VF, job.m)
-    transpose(job.out + begin, job.m, job.x + begin * job.x_stride, job.x_stride, end - begin,
-              job.n)
-
-
 cdef inline void pack_in_parallel(const Move* job, int n_threads) noexcept nogil:
     """out = the panels of x; see `pack`."""
     in_parallel(pack_part, job, threads_for(4.0 * job.m * job.n, n_threads))
@@ -144,8 +142,3 @@ cdef inline void pack_in_parallel(const Move* job, int n_threads) noexcept nogil
 cdef inline void pack_rows_in_parallel(const Move* job, int n_threads) noexcept nogil:
     """out = the panels of x^T; see `pack_rows`."""
     in_parallel(pack_rows_part, job, threads_for(4.0 * job.m * job.n, n_threads))
-
-
-cdef inline void transpose_in_parallel(const Move* job, int n_threads) noexcept nogil:
-    """out (n, m) = x^T"""
-    in_parallel(transpose_part, job, threads_for(4.0 * job.m * job.n, n_threads))

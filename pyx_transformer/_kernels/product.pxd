@@ -11,7 +11,7 @@ place in a tile and the number of threads change who computes an output, never h
 from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport IDENTITY, activate
-from pyx_transformer._kernels.packing cimport PANEL
+from pyx_transformer._kernels.packing cimport PANEL, transpose
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, fill_double, load, load_doubles, load_part, pin, prefetch, store,
     store_doubles, store_part, vd, vf,
@@ -171,7 +171,7 @@ cdef inline void copy_tile(
 cdef struct Product:
     # out (m, n) = activation(x (m, k) w (n, k)^T + bias (n)) + residual (m, n); strides in floats
     # between rows; bias and residual may be NULL; bias is padded to whole panels. With `adds` and
-    # nothing else, out += x w^T.
+    # nothing else, out += x w^T. With `transposed` x is (k, m).
     float* out
     const float* x
     const float* panels
@@ -185,6 +185,7 @@ cdef struct Product:
     Py_ssize_t k
     int activation
     bint adds
+    bint transposed
 
 
 cdef inline void finish_row(
@@ -255,9 +256,15 @@ cdef inline void product_chunk(
         while True:  # once even where k is 0
             depth = min(job.k - start, <Py_ssize_t>BLOCK_K)
             for t in range(count):
-                copy_tile(x_tiles + t * TILE_ROWS * TILE_STRIDE,
-                          job.x + tile_rows[t] * job.x_stride + start, job.x_stride, depth,
-                          <int>(tile_rows[t + 1] - tile_rows[t]), 1.0)
+                rows = <int>(tile_rows[t + 1] - tile_rows[t])
+                if job.transposed:
+                    transpose(x_tiles + t * TILE_ROWS * TILE_STRIDE, TILE_STRIDE,
+                              job.x + start * job.x_stride + tile_rows[t], job.x_stride, depth,
+                              rows)
+                else:
+                    copy_tile(x_tiles + t * TILE_ROWS * TILE_STRIDE,
+                              job.x + tile_rows[t] * job.x_stride + start, job.x_stride, depth,
+                              rows, 1.0)
             panel = panel_begin
             while panel < panel_end:
                 group = panels_at_once(<int>((m + tiles - 1) // tiles))
@@ -337,7 +344,7 @@ cdef inline int products(
         for j in range(count):
             run.jobs[j].m = share(m, i + 1, runs) - row
             run.jobs[j].out = jobs[j].out + row * jobs[j].out_stride
-            run.jobs[j].x = jobs[j].x + row * jobs[j].x_stride
+            run.jobs[j].x = jobs[j].x + row * (1 if jobs[j].transposed else jobs[j].x_stride)
             if jobs[j].residual != NULL:
                 run.jobs[j].residual = jobs[j].residual + row * jobs[j].residual_stride
         in_parallel(multiply_all, &run, threads_for(work * run.jobs[0].m, n_threads))

@@ -23,6 +23,7 @@ import safetensors.numpy
 from pyx_transformer.config import TransformerConfig, as_object
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.text import Characters, SentencePiece, Words
 from pyx_transformer.transformer import Transformer
 
 ARCHITECTURES = {"Transformer": Transformer, "TransformerLM": TransformerLM}
@@ -32,6 +33,12 @@ WEIGHTS = "model.safetensors"
 VOCABULARIES = {
     "src_vocabulary": "source_vocabulary.txt",
     "tgt_vocabulary": "target_vocabulary.txt",
+}
+TOKENIZERS = "tokenizers.json"
+# By side: the attribute of the model, and the file of a tokenizer that is no list of tokens.
+SIDES = {
+    "source": ("src_tokenizer", "source_sentencepiece.model"),
+    "target": ("tgt_tokenizer", "target_sentencepiece.model"),
 }
 DTYPES = {
     "F64": "<f8",
@@ -73,10 +80,22 @@ def save(model: Transformer | TransformerLM, directory: str | os.PathLike) -> No
         tokens = getattr(model, attribute, None)
         if tokens is not None:
             check_vocabulary(f"save: {attribute}", attribute, tokens, model.config)
-            files[name] = "".join(f"{token}\n" for token in tokens).encode()
+            files[name] = as_lines(tokens)
+    settings = {}
+    for side, (attribute, name) in SIDES.items():
+        tokenizer = getattr(model, attribute, None)
+        if tokenizer is not None:
+            settings[side] = tokenizer.settings
+            if isinstance(tokenizer, SentencePiece):
+                files[name] = tokenizer.model
+            else:
+                files[f"{side}_vocabulary.txt"] = as_lines(tokenizer.vocabulary)
+    if settings:
+        files[TOKENIZERS] = (json.dumps(settings, indent=2) + "\n").encode()
     directory.mkdir(parents=True, exist_ok=True)
     replace_files(directory, files)
-    for name in (*VOCABULARIES.values(), GENERATION):
+    sentencepiece = [name for _, name in SIDES.values()]
+    for name in (*VOCABULARIES.values(), GENERATION, TOKENIZERS, *sentencepiece):
         if name not in files:
             (directory / name).unlink(missing_ok=True)
 
@@ -120,7 +139,51 @@ def load(directory: str | os.PathLike) -> Transformer | TransformerLM:
             tokens = text.removesuffix("\n").split("\n") if text else []
             check_vocabulary(f"load: {path}", attribute, tokens, config)
             setattr(model, attribute, tokens)
+    if (directory / TOKENIZERS).exists():
+        load_tokenizers(model, directory)
     return model
+
+
+def load_tokenizers(model: Transformer | TransformerLM, directory: Path) -> None:
+    """Give a model the tokenizers that tokenizers.json describes."""
+    path = directory / TOKENIZERS
+    text = read_text(path)
+    try:
+        settings = as_object("load", text)
+        for side, (attribute, name) in SIDES.items():
+            if side not in settings or not hasattr(model, attribute):
+                continue
+            known = dict(settings[side])
+            kind = known.pop("kind", None)
+            if kind == SentencePiece.kind:
+                tokenizer = SentencePiece(read_bytes(directory / name), **known)
+            elif kind in (Words.kind, Characters.kind):
+                vocabulary = getattr(model, attribute.replace("tokenizer", "vocabulary"))
+                if vocabulary is None:
+                    raise ValueError(f"{side} is {kind}, but {side}_vocabulary.txt is missing")
+                tokenizer = {"words": Words, "characters": Characters}[kind](vocabulary, **known)
+            else:
+                raise ValueError(f"{side} has kind {kind!r}, expected words, characters or "
+                                 "sentencepiece")
+            check_tokenizer(f"load: {side} tokenizer", tokenizer, side, model.config)
+            setattr(model, attribute, tokenizer)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"load: {path}: {error}") from error
+
+
+def check_tokenizer(who: str, tokenizer, side: str, config: TransformerConfig) -> None:
+    """Raise ValueError unless a tokenizer's ids are those of the config."""
+    size_name = "src_vocab_size" if side == "source" else "tgt_vocab_size"
+    size = getattr(config, size_name)
+    if tokenizer.vocab_size != size:
+        raise ValueError(
+            f"{who} has {tokenizer.vocab_size} tokens, expected {size} because {size_name} is {size}"
+        )
+
+
+def as_lines(tokens: list[str]) -> bytes:
+    """A vocabulary file: a token per line."""
+    return "".join(f"{token}\n" for token in tokens).encode()
 
 
 def as_config_text(model: Transformer | TransformerLM) -> str:

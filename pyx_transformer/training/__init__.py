@@ -1,1 +1,13 @@
-"""Training: so far operations with their gradients."""
+"""Training: exact gradients by hand-written backward kernels, and the loop around them.
+
+`recipe` reads what a TOML file asks for and runs it; `trainer` is the loop: batches from `batches`
+(made of files by `corpus`), gradients from `model` (made of `layers`), updates by `optimizer` on
+the flat arrays of `parameters`, figures from `validation`. `functions` gives single operations with
+their way back.
+"""
+
+from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.options import TrainingOptions
+from pyx_transformer.training.trainer import train
+
+__all__ = ["Examples", "TrainingOptions", "train"]

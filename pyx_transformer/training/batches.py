@@ -31,9 +31,13 @@ class Batch:
 
 
 class Examples:
-    """A corpus of token ids: sources and targets, lists of int64 arrays; sources may be None."""
+    """A corpus of token ids: sources and targets, lists of int64 arrays; sources may be None.
 
-    def __init__(self, sources, targets, *, start_id: int, end_id: int):
+    references: the texts of the targets, if known, for scores that compare texts.
+    """
+
+    def __init__(self, sources, targets, *, start_id: int, end_id: int, references=None):
+        self.references = references
         self.sources = sources
         self.targets = targets
         self.start_id = start_id

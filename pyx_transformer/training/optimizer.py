@@ -53,12 +53,11 @@ class AdamW:
     def step(self, learning_rate: float) -> float:
         """Change the weights, set the gradients to 0, and return the gradients' norm.
 
-        Where the norm is not finite the gradients are set to 0 and nothing else changes.
+        Where the norm is not finite: see `skip`.
         """
         norm = self.gradient_norm()
         if not math.isfinite(norm):
-            self.parameters.gradients.fill(0)
-            return norm
+            return self.skip()
         self.steps += 1
         beta1, beta2 = self.betas
         kept = min(self.average_decay, (1 + self.steps) / (10 + self.steps))
@@ -79,6 +78,11 @@ class AdamW:
             _runtime.get_num_threads(),
         )
         return norm
+
+    def skip(self) -> float:
+        """Set the gradients to 0 and leave all else as it is; NaN, for their norm."""
+        self.parameters.gradients.fill(0)
+        return math.nan
 
 
 def inverse_square_root(step: int, *, peak: float, warmup: int, steps: int) -> float:

@@ -1,0 +1,257 @@
+"""Text to token ids and back, behind one small protocol.
+
+Every tokenizer has `encode`, `decode`, `tokens`, `vocab_size` and the ids of the special tokens:
+0 is the unknown token's, 1 begins a sequence and 2 ends it, as the defaults of `TransformerConfig`
+have it; `encode` gives neither of the last two.
+
+`Words` and `Characters` are lists of tokens and need nothing else. `SentencePiece` needs the
+package of that name: `pip install 'pyx-transformer[text]'`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from pyx_transformer import _checks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+UNKNOWN, START, END = SPECIAL = ("<unk>", "<s>", "</s>")
+
+
+class Tokenizer(Protocol):
+    """What `encode`s a text as ids and `decode`s ids as a text."""
+
+    kind: str
+    vocab_size: int
+    unknown_id: int
+    start_id: int
+    end_id: int
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The ids of a text, without start and end; unknown_id for what the vocabulary lacks."""
+
+    def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
+        """The text of these ids, without special tokens; spaced: words, or characters where those
+        are the tokens, stand between spaces, as scores of translations count them."""
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The token of each id."""
+
+
+class _Listed:
+    """A tokenizer whose vocabulary is a list of tokens, of which the first three are special."""
+
+    unknown_id, start_id, end_id = range(3)
+
+    def __init__(self, vocabulary: Sequence[str]):
+        self.vocabulary = list(vocabulary)
+        name = type(self).__name__
+        if tuple(self.vocabulary[:3]) != SPECIAL:
+            raise ValueError(
+                f"{name}: vocabulary begins with {self.vocabulary[:3]}, expected {list(SPECIAL)}"
+            )
+        self._ids = {token: i for i, token in enumerate(self.vocabulary)}
+        if len(self._ids) < len(self.vocabulary):
+            twice = [token for token, n in Counter(self.vocabulary).items() if n > 1]
+            raise ValueError(f"{name}: vocabulary holds {twice[0]!r} more than once")
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
+        return len(self.vocabulary)
+
+    def tokens(self, ids):
+        """The token of each id."""
+        return [self.vocabulary[i] for i in ids]
+
+    def _known(self, ids):
+        return [self.vocabulary[i] for i in ids if i not in (self.start_id, self.end_id)]
+
+    def _encoded(self, tokens):
+        return np.array([self._ids.get(token, self.unknown_id) for token in tokens], np.int64)
+
+
+class Words(_Listed):
+    """What stands between white space.
+
+    language: "" leaves texts as they are; "en" first lower-cases them and sets punctuation and
+    contractions apart, as in "i don 't know ."; "ja" writes tokens without spaces between them.
+    """
+
+    kind = "words"
+
+    def __init__(self, vocabulary: Sequence[str], language: str = ""):
+        super().__init__(vocabulary)
+        self.language = _checks.as_choice("Words", "language", language, ("", "en", "ja"))
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The ids of the words of a text."""
+        return self._encoded((english(text) if self.language == "en" else text).split())
+
+    def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
+        """The words of these ids, spaces between them unless the language has none."""
+        return ("" if self.language == "ja" and not spaced else " ").join(self._known(ids))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What there is to know besides the vocabulary."""
+        return {"kind": self.kind, "language": self.language}
+
+
+class Characters(_Listed):
+    """Single characters; a line break stands in the vocabulary as "\\n", written with a backslash."""
+
+    kind = "characters"
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The ids of the characters of a text."""
+        return self._encoded("\\n" if character == "\n" else character for character in text)
+
+    def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
+        """The characters of these ids; spaced: with spaces between them."""
+        if spaced:
+            return " ".join(self._known(ids))
+        return "".join("\n" if token == "\\n" else token for token in self._known(ids))
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What there is to know besides the vocabulary."""
+        return {"kind": self.kind}
+
+
+class SentencePiece:
+    """Pieces of words, with a model that `sentencepiece` trained (Kudo and Richardson 2018).
+
+    model: the bytes of its file, whose special ids are 0, 1 and 2 (see the module).
+    """
+
+    kind = "sentencepiece"
+    unknown_id, start_id, end_id = range(3)
+
+    def __init__(self, model: bytes):
+        self.model = bytes(model)
+        self._processor = _sentencepiece().SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(self.model)
+        except RuntimeError as error:
+            raise ValueError(f"SentencePiece: model is no SentencePiece model: {error}") from error
+        ids = [self._processor.unk_id(), self._processor.bos_id(), self._processor.eos_id()]
+        if ids != [0, 1, 2]:
+            raise ValueError(
+                f"SentencePiece: model has {ids} as the ids of {', '.join(SPECIAL)}, expected "
+                "[0, 1, 2]"
+            )
+
+    @property
+    def vocab_size(self) -> int:
+        """How many pieces there are."""
+        return self._processor.vocab_size()
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The ids of the pieces of a text."""
+        return np.array(self._processor.EncodeAsIds(text), np.int64)
+
+    def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
+        """The text of these pieces, the same with spaced."""
+        return self._processor.DecodeIds([int(i) for i in ids])
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The piece of each id."""
+        return [self._processor.IdToPiece(int(i)) for i in ids]
+
+    def __getstate__(self):
+        return self.model
+
+    def __setstate__(self, model):
+        self.__init__(model)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What there is to know besides the model."""
+        return {"kind": self.kind}
+
+
+def make(
+    kind: str,
+    texts: Iterable[str],
+    *,
+    size: int | None = None,
+    min_count: int = 1,
+    language: str = "",
+) -> Tokenizer:
+    """A tokenizer for these texts: "words", "characters" or "sentencepiece".
+
+    size: how many tokens at most, the most frequent ones, special ones included; SentencePiece
+    has to be told (byte-pair encoding). min_count: how often a word or character has to occur.
+    Raises ValueError for texts that do not suffice.
+    """
+    this = "text.make"
+    _checks.as_choice(this, "kind", kind, ("words", "characters", "sentencepiece"))
+    if size is not None:
+        size = _checks.as_integer(this, "size", size, minimum=4)
+    if kind == "sentencepiece":
+        if size is None:
+            raise ValueError(f"{this}: size is None, expected a number for sentencepiece")
+        return SentencePiece(_train_sentencepiece(texts, size))
+    counts = Counter()
+    for line in texts:
+        if kind == "characters":
+            counts.update("\\n" if character == "\n" else character for character in line)
+        else:
+            counts.update((english(line) if language == "en" else line).split())
+    for token in SPECIAL:
+        counts.pop(token, None)
+    # Equal counts in the order of the tokens: the same texts give the same vocabulary.
+    order = sorted(counts, key=lambda token: (-counts[token], token))
+    kept = [token for token in order if counts[token] >= min_count]
+    vocabulary = [*SPECIAL, *kept][:size]
+    return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
+
+
+def english(text: str) -> str:
+    """English as small training corpora have it: "I don't know." -> "i don 't know ."."""
+    text = text.lower().replace("’", "'").replace("‘", "'").replace("“", '"').replace("”", '"')
+    text = re.sub(r"(?<=[a-z0-9])'(?=[a-z])", " '", text)
+    text = re.sub(r"([!?;:\"()]|[.,](?!\d))", r" \1 ", text)
+    return " ".join(text.split())
+
+
+def _train_sentencepiece(texts, size):
+    import io
+
+    model = io.BytesIO()
+    try:
+        _sentencepiece().SentencePieceTrainer.Train(
+            sentence_iterator=iter(texts),
+            model_writer=model,
+            vocab_size=size,
+            model_type="bpe",
+            character_coverage=1.0,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        raise ValueError(f"text.make: sentencepiece cannot train: {error}") from error
+    return model.getvalue()
+
+
+def _sentencepiece():
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise ImportError(
+            "SentencePiece: the package sentencepiece is missing: pip install "
+            "'pyx-transformer[text]'"
+        ) from error
+    return sentencepiece

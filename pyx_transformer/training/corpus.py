@@ -1,0 +1,92 @@
+"""Files of text, a sentence per line, as examples to train on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyx_transformer.training.batches import Examples
+
+if TYPE_CHECKING:
+    from pyx_transformer.config import TransformerConfig
+    from pyx_transformer.text import Tokenizer
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """The lines of a UTF-8 file.
+
+    Raises FileNotFoundError, and ValueError naming file and line where one is empty or not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    lines = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            text = line.decode().strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path}, line {number} is not UTF-8: {error}") from error
+        lines.append(text)
+    if lines and not lines[-1]:  # after the last line break
+        lines.pop()
+    for number, text in enumerate(lines, 1):
+        if not text:
+            raise ValueError(f"{path}, line {number} is empty, expected a sentence")
+    if not lines:
+        raise ValueError(f"{path} is empty, expected a sentence per line")
+    return lines
+
+
+def read_pairs(source, target) -> tuple[list[str], list[str]]:
+    """The lines of two files, line n of one being the translation of line n of the other."""
+    sources, targets = read_lines(source), read_lines(target)
+    if len(sources) != len(targets):
+        raise ValueError(
+            f"{source} has {len(sources)} lines, expected {len(targets)} because {target} has as "
+            "many"
+        )
+    return sources, targets
+
+
+def pair_examples(
+    source, target, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, config
+) -> Examples:
+    """The examples of two files."""
+    sources, targets = read_pairs(source, target)
+    return Examples(
+        encoded(source, sources, source_tokenizer, config, 0),
+        encoded(target, targets, target_tokenizer, config, 1),
+        start_id=config.start_id,
+        end_id=config.end_id,
+        references=targets,
+    )
+
+
+def text_examples(path, tokenizer: Tokenizer, config: TransformerConfig) -> Examples:
+    """The examples of one file, for a language model.
+
+    A file of characters is one text: it is cut into examples of config.max_length - 1 tokens. Of
+    any other each line is an example.
+    """
+    if tokenizer.kind == "characters":
+        ids = tokenizer.encode(Path(path).read_text(encoding="utf-8"))
+        size = config.max_length - 1
+        parts = [ids[i : i + size] for i in range(0, len(ids), size)]
+    else:
+        parts = encoded(path, read_lines(path), tokenizer, config, 1)
+    return Examples(None, parts, start_id=config.start_id, end_id=config.end_id)
+
+
+def encoded(path, texts: list[str], tokenizer: Tokenizer, config: TransformerConfig, more: int):
+    """The ids of texts, each of which, with `more` tokens, the positions have to reach."""
+    examples = []
+    for number, text in enumerate(texts, 1):
+        ids = tokenizer.encode(text)
+        if config.positions == "learned" and len(ids) + more > config.max_length:
+            raise ValueError(
+                f"{path}, line {number} has {len(ids) + more} tokens, expected at most max_length ="
+                f" {config.max_length} because positions are learned"
+            )
+        examples.append(ids)
+    return examples

@@ -1,0 +1,83 @@
+"""What a run tells: a JSON object per line, and how fast it goes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+SECONDS_BETWEEN_ENTRIES = 10.0
+
+
+class Log:
+    """A file of JSON lines, from which what came after `step` is cut off first."""
+
+    def __init__(self, path: Path, step: int, report: Callable[[dict], None] | None):
+        kept = [entry for entry in read(path) if entry["step"] <= step] if step else []
+        self._path = path
+        self._report = report
+        path.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
+
+    def write(self, entry: dict) -> None:
+        """Add a line, and report it."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(_line(entry))
+        if self._report is not None:
+            self._report(entry)
+
+
+def read(path: Path) -> list[dict]:
+    """The entries of a log; a last line that was cut off is left out."""
+    entries = []
+    if path.exists():
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                break
+    return entries
+
+
+class Pace:
+    """The mean loss and the speed since the last summary."""
+
+    def __init__(self):
+        self._begin()
+
+    def _begin(self):
+        self._reported = time.monotonic()
+        self._loss = self._tokens = self._seconds = self._steps = 0
+
+    def timed(self, step: Callable[[list], dict], batches: list) -> dict:
+        """The entry of step(batches), which is counted."""
+        begun = time.monotonic()
+        entry = step(batches)
+        self._seconds += time.monotonic() - begun
+        self._steps += 1
+        if "skipped" not in entry:
+            self._loss += entry["loss"] * entry["tokens"]
+            self._tokens += entry["tokens"]
+        return entry
+
+    def is_due(self) -> bool:
+        """Whether the last summary was long enough ago."""
+        return time.monotonic() - self._reported > SECONDS_BETWEEN_ENTRIES
+
+    def summary(self, steps_left: int) -> dict:
+        """Mean loss, tokens per second, seconds left; then it all begins anew."""
+        summary = {
+            "tokens_per_second": self._tokens / self._seconds,
+            "seconds_left": steps_left * self._seconds / self._steps,
+        }
+        if self._tokens:
+            summary = {"loss": self._loss / self._tokens, "tokens": self._tokens, **summary}
+        self._begin()
+        return summary
+
+
+def _line(entry):
+    return json.dumps(entry) + "\n"

@@ -1,0 +1,198 @@
+"""A training run as a TOML file.
+
+[data] names the files: train_source, train_target, dev_source, dev_target, test_source, test_target
+(of a language model train_target, dev_target and test_target alone), relative to the folder that
+the command runs in. [text] says how they become tokens: kind, source_kind, target_kind, size,
+min_count, source_language, target_language, shared. [model] holds fields of `TransformerConfig`;
+sizes of vocabularies come from the tokenizers. [training] holds those of `TrainingOptions`.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyx_transformer import text
+from pyx_transformer.config import TransformerConfig
+from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.training import corpus
+from pyx_transformer.training.options import TrainingOptions
+from pyx_transformer.training.trainer import Progress, train
+from pyx_transformer.transformer import Transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_source", "test_target")
+
+
+@dataclass(frozen=True)
+class TextOptions:
+    """How texts become tokens: see `text.make`; shared: one tokenizer for both sides."""
+
+    kind: str = "sentencepiece"
+    size: int | None = None
+    min_count: int = 1
+    source_language: str = ""
+    target_language: str = ""
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a TOML file says: see the module."""
+
+    data: dict[str, str]
+    text: TextOptions = field(default_factory=TextOptions)
+    model: dict = field(default_factory=dict)
+    training: TrainingOptions = field(default_factory=TrainingOptions)
+
+    @property
+    def is_translation(self) -> bool:
+        """Whether there are sources."""
+        return "train_source" in self.data
+
+    def run(
+        self,
+        folder: str | os.PathLike,
+        *,
+        resume: bool = False,
+        report: Callable[[dict], None] | None = None,
+    ) -> Progress:
+        """Make the tokenizers, read the examples, build the model and train it: see `train`."""
+        model = self.build()
+        return train(
+            model,
+            self.examples(model, "train"),
+            self.examples(model, "dev"),
+            self.training,
+            folder,
+            resume=resume,
+            report=report,
+        )
+
+    def build(self) -> Transformer | TransformerLM:
+        """A new model with its tokenizers, its weights drawn from training.seed."""
+        source_tokenizer, target_tokenizer = self._tokenizers()
+        sizes = {
+            "src_vocab_size": source_tokenizer.vocab_size if source_tokenizer else 1,
+            "tgt_vocab_size": target_tokenizer.vocab_size,
+        }
+        config = TransformerConfig.from_values("recipe: [model]", {**self.model, **sizes})
+        rng = np.random.default_rng((self.training.seed, 1))
+        if not self.is_translation:
+            model = TransformerLM(config, rng=rng)
+        else:
+            model = Transformer(config, rng=rng)
+            model.src_tokenizer = source_tokenizer
+        model.tgt_tokenizer = target_tokenizer
+        return model
+
+    def _tokenizers(self):
+        options, data = self.text, self.data
+        targets = texts_of(data["train_target"], options.kind)
+        how = {"size": options.size, "min_count": options.min_count}
+        if not self.is_translation:
+            return None, text.make(options.kind, targets, language=options.target_language, **how)
+        sources = texts_of(data["train_source"], options.kind)
+        if options.shared:
+            both = text.make(
+                options.kind, [*sources, *targets], language=options.source_language, **how
+            )
+            return both, both
+        return (
+            text.make(options.kind, sources, language=options.source_language, **how),
+            text.make(options.kind, targets, language=options.target_language, **how),
+        )
+
+    def examples(self, model: Transformer | TransformerLM, part: str) -> corpus.Examples | None:
+        """Those of the part "train", "dev" or "test"; None where the recipe names no files."""
+        source, target = (self.data.get(f"{part}_{side}") for side in ("source", "target"))
+        if target is None:
+            return None
+        if not self.is_translation:
+            return corpus.text_examples(target, model.tgt_tokenizer, model.config)
+        return corpus.pair_examples(
+            source, target, model.src_tokenizer, model.tgt_tokenizer, model.config
+        )
+
+
+def texts_of(path: str, kind: str) -> list[str]:
+    """What a tokenizer is made from: the lines of a file or, of characters, the whole."""
+    if kind == text.Characters.kind:
+        return [Path(path).read_text(encoding="utf-8")]
+    return corpus.read_lines(path)
+
+
+def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = None) -> Recipe:
+    """The recipe of a TOML file; changes, such as {"training.steps": 10}, come on top.
+
+    Raises ValueError, naming the file, where it is malformed or a key does not exist.
+    """
+    values = {}
+    if path is not None:
+        values = parsed(Path(path))
+    for key, value in (changes or {}).items():
+        section, _, name = key.partition(".")
+        values.setdefault(section, {})[name] = value
+    try:
+        return as_recipe(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"recipe {path}: {error}" if path else f"recipe: {error}") from error
+
+
+def parsed(path: Path) -> dict:
+    """The tables of a TOML file."""
+    try:
+        import tomllib
+    except ImportError:  # Python 3.10
+        import tomli as tomllib
+    if not path.is_file():
+        raise FileNotFoundError(f"recipe {path} is missing")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"recipe {path} is not TOML: {error}") from error
+
+
+def as_recipe(values: dict) -> Recipe:
+    """The recipe with these tables. Raises ValueError for keys that do not exist or are missing."""
+    sections = {
+        "data": FILES,
+        "text": names_of(TextOptions),
+        "model": names_of(TransformerConfig) - {"src_vocab_size", "tgt_vocab_size"},
+        "training": names_of(TrainingOptions),
+    }
+    check_keys("the recipe", values, sections)
+    for section, known in sections.items():
+        if not isinstance(values.setdefault(section, {}), dict):
+            raise ValueError(f"{section} is {values[section]!r}, expected a table")
+        check_keys(f"[{section}]", values[section], known)
+    data = values["data"]
+    if "train_target" not in data:
+        raise ValueError("[data] has no train_target, expected the file of the targets")
+    for part in ("train", "dev", "test"):
+        if "train_source" in data and (f"{part}_source" in data) != (f"{part}_target" in data):
+            raise ValueError(f"[data] has one of {part}_source and {part}_target, expected both")
+    return Recipe(
+        data,
+        TextOptions(**values["text"]),
+        values["model"],
+        TrainingOptions(**values["training"]),
+    )
+
+
+def names_of(options: type) -> set[str]:
+    """The fields of a dataclass."""
+    return {field.name for field in fields(options)}
+
+
+def check_keys(where: str, values: dict, known) -> None:
+    """Raise ValueError for a key that is not known."""
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where} has {key!r}, expected one of {', '.join(sorted(known))}")

@@ -1,0 +1,251 @@
+"""The training loop: batches in, weights, checkpoints and a log out.
+
+A run writes into one folder: `model/`, the best weights so far, as `checkpoints.save` writes them;
+`checkpoint.safetensors`, all that a run needs to go on to the same bits; `log.jsonl`, a JSON object
+per line.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pyx_transformer import _checks, _runtime, checkpoints
+from pyx_transformer.checkpoints.native import replace_files
+from pyx_transformer.training.log import Log, Pace
+from pyx_transformer.training.model import add_gradients
+from pyx_transformer.training.optimizer import AdamW, as_schedule
+from pyx_transformer.training.options import TrainingOptions
+from pyx_transformer.training.parameters import Parameters
+from pyx_transformer.training.validation import validate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from pyx_transformer.language_model import TransformerLM
+    from pyx_transformer.training.batches import Batch, Examples
+    from pyx_transformer.transformer import Transformer
+
+CHECKPOINT = "checkpoint.safetensors"
+LOG = "log.jsonl"
+MODEL = "model"
+
+
+@dataclass
+class Progress:
+    """Where a run stands: all of its state but arrays."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0  # batches of this epoch that are done
+    best: float | None = None
+    worse: int = 0  # validations since the best one
+    skipped: int = 0  # steps whose gradients were not finite
+
+
+def train(
+    model: Transformer | TransformerLM,
+    examples: Examples,
+    validation: Examples | None,
+    options: TrainingOptions,
+    folder: str | os.PathLike,
+    *,
+    resume: bool = False,
+    report: Callable[[dict], None] | None = None,
+) -> Progress:
+    """Train a model, in place, and return where the run ended.
+
+    Without `validation` examples the last weights count as the best. `resume` goes on from the
+    folder's checkpoint, if there is one, and ends with the same bits as a run that was never
+    stopped; the options but `steps` and `patience` have to be those of the run before. report(entry)
+    is called with every entry of the log.
+
+    A step whose loss or gradients are not finite changes nothing, and is reported with its
+    examples. Raises ValueError where a checkpoint does not fit, FileExistsError where there is one
+    and resume is False, OSError where the folder cannot be written to.
+    """
+    with _runtime.freed_memory_kept():
+        return Trainer(model, examples, validation, options, folder, resume, report).run()
+
+
+class Trainer:
+    """One run: see `train`."""
+
+    def __init__(self, model, examples, validation, options, folder, resume, report):
+        if not isinstance(options, TrainingOptions):
+            raise TypeError(f"train: options is {options!r}, expected TrainingOptions")
+        if not len(examples):
+            raise ValueError("train: examples is empty, expected at least one example")
+        _checks.as_flag("train", "resume", resume)
+        self.model = model
+        self.examples = examples
+        self.validation = validation
+        self.options = options
+        self.folder = Path(folder)
+        self.report = report
+        self.parameters = Parameters(model)
+        self.optimizer = AdamW(
+            self.parameters,
+            betas=(options.beta1, options.beta2),
+            eps=options.eps,
+            weight_decay=options.weight_decay,
+            max_norm=options.max_norm or math.inf,
+            average_decay=options.average_decay,
+        )
+        self.schedule = as_schedule("train", options.schedule)
+        self.progress = Progress()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / CHECKPOINT
+        if path.exists():
+            if not resume:
+                raise FileExistsError(f"train: {path} exists: resume that run, or name a new folder")
+            self._restore(path)
+        self.log = Log(self.folder / LOG, self.progress.step, report)
+
+    def run(self) -> Progress:
+        """All steps that are left."""
+        progress, pace = self.progress, Pace()
+        batches = self._batches()
+        while progress.step < self.options.steps and not self._has_enough():
+            entry = pace.timed(self._step, [next(batches) for _ in range(self.options.accumulate)])
+            if "skipped" in entry:
+                self.log.write(entry)
+            is_last = progress.step == self.options.steps
+            validates = progress.step % self.options.validate_every == 0 or is_last
+            if validates or pace.is_due():
+                self.log.write({**entry, **pace.summary(self.options.steps - progress.step)})
+            if validates:
+                self._validate()
+                self._save()
+        self._use_weights()
+        return progress
+
+    def _batches(self) -> Iterator[Batch]:
+        """Batches from where the run stands, epoch after epoch."""
+        options, progress = self.options, self.progress
+        while True:
+            order = self.examples.epoch(options.seed, progress.epoch, options.batch_tokens)
+            while progress.batch < len(order):
+                progress.batch += 1
+                yield self.examples.batch(order[progress.batch - 1])
+            progress.epoch += 1
+            progress.batch = 0
+
+    def _step(self, batches: list[Batch]) -> dict:
+        """One update of the weights; what the log says of it."""
+        options, progress = self.options, self.progress
+        progress.step += 1
+        tokens = sum(len(batch.targets) for batch in batches)
+        loss = 0.0
+        for i, batch in enumerate(batches):
+            drawn = np.random.SeedSequence((options.seed, progress.step, i)).generate_state(1)
+            loss += add_gradients(
+                self.model,
+                self.parameters,
+                batch,
+                tokens=tokens,
+                dropout=options.dropout,
+                label_smoothing=options.label_smoothing,
+                seed=int(drawn[0]) << 32,
+            )
+        rate = self.schedule(
+            progress.step, peak=options.peak_rate, warmup=options.warmup, steps=options.steps
+        )
+        norm = self.optimizer.step(rate) if math.isfinite(loss) else self.optimizer.skip()
+        entry = {
+            "step": progress.step,
+            "epoch": progress.epoch,
+            "loss": loss / tokens,
+            "tokens": tokens,
+            "learning_rate": rate,
+            "gradient_norm": norm,
+        }
+        if not math.isfinite(norm):
+            progress.skipped += 1
+            numbers = np.concatenate([batch.numbers for batch in batches])
+            entry["skipped"] = [int(number) for number in numbers]
+        return entry
+
+    def _has_enough(self):
+        return 0 < self.options.patience <= self.progress.worse
+
+    def _validate(self):
+        """Log the figures of the validation examples; save the model if it is the best so far."""
+        progress, metric = self.progress, self.options.metric
+        self._use_weights()
+        better = True
+        if self.validation is not None:
+            figures = validate(self.model, self.validation, self.options)
+            self.log.write({"step": progress.step, "validation": figures})
+            value = figures[metric] if metric != "loss" else -figures["loss"]
+            better = progress.best is None or value > progress.best
+            if better:
+                progress.best = value
+        progress.worse = 0 if better else progress.worse + 1
+        if better:
+            checkpoints.save(self.model, self.folder / MODEL)
+
+    def _use_weights(self):
+        self.model.load_state_dict(self.parameters.state_dict(self.optimizer.average))
+
+    def _save(self):
+        optimizer = self.optimizer
+        arrays = {
+            "values": self.parameters.values,
+            "means": optimizer.means,
+            "squares": optimizer.squares,
+        }
+        if optimizer.average is not None:
+            arrays["average"] = optimizer.average
+        about = {
+            "progress": json.dumps(asdict(self.progress)),
+            "options": json.dumps(asdict(self.options)),
+            "updates": str(optimizer.steps),
+        }
+        replace_files(self.folder, {CHECKPOINT: safetensors.numpy.save(arrays, about)})
+
+    def _restore(self, path):
+        try:
+            with safetensors.safe_open(path, "np") as file:
+                about = file.metadata() or {}
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            options = json.loads(about["options"])
+            progress = Progress(**json.loads(about["progress"]))
+            updates = int(about["updates"])
+        except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"train: {path} is no checkpoint: {error!r}") from error
+        now = asdict(self.options)
+        changed = [name for name in now if now[name] != options.get(name)]
+        for name in changed:
+            if name not in ("steps", "patience") or self.options.schedule == "cosine":
+                raise ValueError(
+                    f"train: {name} is {now[name]}, expected {options.get(name)} as in {path}"
+                )
+        optimizer = self.optimizer
+        places = {
+            "values": self.parameters.values,
+            "means": optimizer.means,
+            "squares": optimizer.squares,
+            "average": optimizer.average,
+        }
+        for name, place in places.items():
+            if place is None:
+                continue
+            found = arrays[name].shape if name in arrays else None
+            if found != place.shape:
+                raise ValueError(
+                    f"train: {name} in {path} has shape {found}, expected {place.shape} because of "
+                    "the model"
+                )
+            place[:] = arrays[name]
+        optimizer.steps = updates
+        self.progress = progress
