@@ -42,8 +42,22 @@ def _run(argv):
         arguments = _parser().parse_args(argv)
     except SystemExit as exit_:  # argparse ends so, after --help and --version too
         return exit_.code
-    arguments.run(arguments)
+    try:
+        arguments.run(arguments)
+    except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, (BrokenPipeError, UnicodeEncodeError)):
+            raise
+        print(f"pyx-transformer {arguments.command}: {one_line(error)}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pyx-transformer {arguments.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="command", required=True)
     _add_explain(commands)
     _add_config(commands)
+    _add_vocab(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_translate(commands)
+    _add_generate(commands)
     return parser
 
 
@@ -86,3 +105,228 @@ def _add_config(commands):
 
 def _config(_arguments):
     pt.show_config()
+
+
+def _add_vocab(commands):
+    command = commands.add_parser("vocab", help="make a vocabulary from files of text")
+    command.add_argument("files", nargs="+", metavar="FILE", help="text, a sentence per line")
+    command.add_argument("--output", required=True, help="the file to write")
+    command.add_argument(
+        "--kind", choices=("sentencepiece", "words", "characters"), default="sentencepiece"
+    )
+    command.add_argument("--size", type=int, help="tokens, the special ones included")
+    command.add_argument("--min-count", type=int, default=1, help="how often a token has to occur")
+    command.add_argument("--language", default="", help="of words: en or ja")
+    command.set_defaults(run=_vocab)
+
+
+def _vocab(arguments):
+    from pyx_transformer import text
+    from pyx_transformer.training.recipe import texts_of
+
+    texts = [line for path in arguments.files for line in texts_of(path, arguments.kind)]
+    tokenizer = text.make(
+        arguments.kind,
+        texts,
+        size=arguments.size,
+        min_count=arguments.min_count,
+        language=arguments.language,
+    )
+    text.save(tokenizer, arguments.output)
+    print(f"{arguments.output}: {tokenizer.vocab_size} tokens")
+
+
+def _add_train(commands):
+    command = commands.add_parser("train", help="train a model as a TOML file says")
+    command.add_argument("recipe", nargs="?", help="a TOML file; without one, --set says it all")
+    command.add_argument("--output", required=True, metavar="FOLDER", help="where all of it goes")
+    command.add_argument("--resume", action="store_true", help="go on from FOLDER's checkpoint")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="a value on top of the recipe's, such as training.steps=1000",
+    )
+    command.add_argument("--plot", metavar="PNG", help="draw the curves of loss and validation")
+    command.set_defaults(run=_train)
+
+
+def _train(arguments):
+    from pathlib import Path
+
+    from pyx_transformer import plots
+    from pyx_transformer.training import log
+    from pyx_transformer.training.recipe import load_recipe
+    from pyx_transformer.training.trainer import LOG, MODEL
+
+    recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
+    if arguments.plot:
+        plots.require()
+    progress = recipe.run(arguments.output, resume=arguments.resume, report=_print_entry)
+    folder = Path(arguments.output)
+    if arguments.plot:
+        plots.plot_curves(log.read(folder / LOG), arguments.plot)
+    print(f"{progress.step} steps; the best model is in {folder / MODEL}")
+
+
+def _change(text):
+    """A key and its value: a number, true or false, or else the text itself."""
+    import json
+
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ValueError(f"--set is {text!r}, expected TABLE.KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except ValueError:
+        return key, value
+
+
+def _print_entry(entry):
+    step = f"step {entry['step']}"
+    if "validation" in entry:
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in entry["validation"].items())
+        print(f"{step}  validation: {figures}", flush=True)
+    elif "skipped" in entry:
+        print(
+            f"{step} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']}; "
+            f"examples {entry['skipped']}",
+            file=sys.stderr,
+            flush=True,
+        )
+    else:
+        left = round(entry["seconds_left"])
+        print(
+            f"{step}  loss {entry['loss']:.4f}  {entry['tokens_per_second']:.0f} tokens/s  "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+            flush=True,
+        )
+
+
+def _add_evaluate(commands):
+    command = commands.add_parser("evaluate", help="score a model on a source and a target file")
+    command.add_argument("--model", required=True, help="a folder, or en-ja")
+    command.add_argument("source", help="sentences, one per line; of a language model, its text")
+    command.add_argument("target", nargs="?", help="their translations")
+    command.add_argument("--beam-size", type=int, default=1)
+    command.add_argument("--length-penalty", type=float, default=1.0)
+    command.add_argument("--max-length", type=int, default=128, help="tokens of a translation")
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments):
+    from pyx_transformer.training import corpus
+    from pyx_transformer.training.validation import validate
+
+    model = pt.load(arguments.model)
+    settings = {}
+    if isinstance(model, pt.TransformerLM):
+        if arguments.target is not None:
+            raise ValueError("target was given, expected none because the model has no source")
+        examples = corpus.text_examples(arguments.source, model.tgt_tokenizer, model.config)
+    else:
+        if arguments.target is None:
+            raise ValueError("target is missing, expected the file of the translations")
+        examples = corpus.pair_examples(
+            arguments.source,
+            arguments.target,
+            model.src_tokenizer,
+            model.tgt_tokenizer,
+            model.config,
+        )
+        settings = {
+            "beam_size": arguments.beam_size,
+            "length_penalty": arguments.length_penalty,
+            "max_length": arguments.max_length,
+        }
+    for name, value in validate(model, examples, with_bleu=bool(settings), **settings).items():
+        print(f"{name} {value:.4f}")
+
+
+def _add_translate(commands):
+    command = commands.add_parser("translate", help="translate sentences")
+    command.add_argument("texts", nargs="*", metavar="TEXT", help="sentences; else those of stdin")
+    command.add_argument("--model", default="en-ja", help="a folder; default: English to Japanese")
+    command.add_argument("--beam-size", type=int, default=4)
+    command.add_argument("--n-best", type=int, default=1, help="translations of each sentence")
+    command.add_argument("--max-length", type=int, default=128, help="tokens of a translation")
+    command.add_argument("--scores", action="store_true", help="print each one's score before it")
+    command.add_argument(
+        "--attention", metavar="PNG", help="draw the cross-attention of the one sentence"
+    )
+    command.set_defaults(run=_translate)
+
+
+def _translate(arguments):
+    from pyx_transformer import plots
+    from pyx_transformer.checkpoints import is_shipped
+    from pyx_transformer.translation import translate
+
+    if arguments.attention:
+        plots.require()
+    if arguments.attention and len(arguments.texts) != 1:
+        raise ValueError(f"--attention draws one TEXT, and {len(arguments.texts)} were given")
+    model = pt.load(arguments.model)
+    if is_shipped(arguments.model):
+        print(
+            f"{arguments.model} is a small model, trained on short sentences: expect mistakes.",
+            file=sys.stderr,
+        )
+    texts = arguments.texts or [line.rstrip("\n") for line in _stdin()]
+    found = translate(
+        model,
+        texts,
+        beam_size=arguments.beam_size,
+        num_hypotheses=arguments.n_best,
+        max_length=arguments.max_length,
+        return_scores=arguments.scores,
+        return_attention=bool(arguments.attention),
+    )
+    _print_texts(found, arguments.scores)
+    if arguments.attention:
+        best = found[0][0].hypothesis
+        source = model.src_tokenizer.tokens(model.src_tokenizer.encode(texts[0]))
+        target = [*model.tgt_tokenizer.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
+        plots.plot_attention(best.attention, source, target, arguments.attention)
+
+
+def _stdin():
+    sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+    return sys.stdin
+
+
+def _print_texts(found, with_scores):
+    for translations in found:
+        for one in translations:
+            score = f"{one.hypothesis.score:.4f}\t" if with_scores else ""
+            print(score + one.text)
+
+
+def _add_generate(commands):
+    command = commands.add_parser("generate", help="continue texts with a language model")
+    command.add_argument("prompts", nargs="*", metavar="PROMPT", help="default: an empty one")
+    command.add_argument("--model", required=True, help="a folder")
+    command.add_argument("--max-length", type=int, default=200, help="new tokens")
+    command.add_argument("--beam-size", type=int, default=1)
+    command.add_argument("--temperature", type=float, help="draw tokens, the sharper the lower")
+    command.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
+    command.add_argument("--top-p", type=float, help="draw from tokens that add up to p")
+    command.add_argument("--num-samples", type=int, help="texts drawn for each prompt")
+    command.add_argument("--seed", type=int)
+    command.add_argument("--scores", action="store_true", help="print each text's score before it")
+    command.set_defaults(run=_generate)
+
+
+def _generate(arguments):
+    from pyx_transformer.translation import continue_texts
+
+    names = ("max_length", "beam_size", "temperature", "top_k", "top_p", "num_samples", "seed")
+    settings = {name: getattr(arguments, name) for name in names}
+    found = continue_texts(
+        pt.load(arguments.model),
+        arguments.prompts or [""],
+        return_scores=arguments.scores,
+        **{name: value for name, value in settings.items() if value is not None},
+    )
+    _print_texts(found, arguments.scores)

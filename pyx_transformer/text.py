@@ -10,8 +10,10 @@ package of that name: `pip install 'pyx-transformer[text]'`.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-UNKNOWN, START, END = SPECIAL = ("<unk>", "<s>", "</s>")
+SPECIAL = ("<unk>", "<s>", "</s>")
+KINDS = ("words", "characters", "sentencepiece")
 
 
 class Tokenizer(Protocol):
@@ -107,7 +110,7 @@ class Words(_Listed):
 
 
 class Characters(_Listed):
-    """Single characters; a line break stands in the vocabulary as "\\n", written with a backslash."""
+    """Single characters; in the vocabulary a line break is written as backslash and n."""
 
     kind = "characters"
 
@@ -194,7 +197,7 @@ def make(
     Raises ValueError for texts that do not suffice.
     """
     this = "text.make"
-    _checks.as_choice(this, "kind", kind, ("words", "characters", "sentencepiece"))
+    _checks.as_choice(this, "kind", kind, KINDS)
     if size is not None:
         size = _checks.as_integer(this, "size", size, minimum=4)
     if kind == "sentencepiece":
@@ -214,6 +217,38 @@ def make(
     kept = [token for token in order if counts[token] >= min_count]
     vocabulary = [*SPECIAL, *kept][:size]
     return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
+
+
+def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
+    """Write a vocabulary, a token per line, or the model of SentencePiece."""
+    content = getattr(tokenizer, "model", None) or as_lines(tokenizer.vocabulary)
+    path = Path(path)
+    staged = path.with_name(f".{path.name}.saving")
+    staged.write_bytes(content)
+    staged.replace(path)
+
+
+def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer:
+    """The tokenizer that `save` wrote.
+
+    Raises FileNotFoundError, and ValueError, naming the file, for one that is malformed.
+    """
+    _checks.as_choice("text.load", "kind", kind, KINDS)
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"text.load: {path} is missing")
+    try:
+        if kind == "sentencepiece":
+            return SentencePiece(path.read_bytes())
+        vocabulary = path.read_bytes().decode().removesuffix("\n").split("\n")
+        return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
+    except ValueError as error:
+        raise ValueError(f"text.load: {path}: {error}") from error
+
+
+def as_lines(tokens: Sequence[str]) -> bytes:
+    """A vocabulary file: a token per line."""
+    return "".join(f"{token}\n" for token in tokens).encode()
 
 
 def english(text: str) -> str:

@@ -20,12 +20,15 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from pyx_transformer._checks import as_choice
 from pyx_transformer.config import TransformerConfig, as_object
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.text import Characters, SentencePiece, Words
+from pyx_transformer.text import Characters, SentencePiece, Words, as_lines
 from pyx_transformer.transformer import Transformer
 
+SHIPPED = Path(__file__).resolve().parents[1] / "models"
+SHIPPED_NAMES = ("en-ja",)
 ARCHITECTURES = {"Transformer": Transformer, "TransformerLM": TransformerLM}
 CONFIG = "config.json"
 GENERATION = "generation.json"
@@ -57,16 +60,22 @@ DTYPES = {
 }
 
 
-def save(model: Transformer | TransformerLM, directory: str | os.PathLike) -> None:
+def save(
+    model: Transformer | TransformerLM, directory: str | os.PathLike, *, dtype: str = "float32"
+) -> None:
     """Write a model. All files are written beside their places, then renamed into them.
 
+    dtype: "float32", or "float16" for files of half the size, whose weights are rounded.
     Raises OSError where the directory cannot be written to, and TypeError or ValueError for a
     vocabulary that is no list of lines or does not fit the config, or generation_options of one
     call.
     """
     directory = as_path("save", directory)
+    as_choice("save", "dtype", dtype, ("float32", "float16"))
     files = {
-        WEIGHTS: safetensors.numpy.save(model.state_dict()),
+        WEIGHTS: safetensors.numpy.save(
+            {key: array.astype(dtype) for key, array in model.state_dict().items()}
+        ),
         CONFIG: as_config_text(model).encode(),
     }
     if model.generation_options is not None:
@@ -101,12 +110,13 @@ def save(model: Transformer | TransformerLM, directory: str | os.PathLike) -> No
 
 
 def load(directory: str | os.PathLike) -> Transformer | TransformerLM:
-    """Read the model that `save` wrote.
+    """Read the model that `save` wrote, or the one of that name that comes with the package.
 
-    Raises FileNotFoundError for a missing file, and ValueError, naming the file, for one that is
+    "en-ja" translates English into Japanese; a directory of that name goes before it. Raises
+    FileNotFoundError for a missing file, and ValueError, naming the file, for one that is
     malformed or does not fit the config.
     """
-    directory = as_path("load", directory)
+    directory = SHIPPED / directory if is_shipped(directory) else as_path("load", directory)
     architecture, config = read_config(directory / CONFIG)
     state = read_weights(directory / WEIGHTS)
     held = sum(array.size for array in state.values())
@@ -144,6 +154,11 @@ def load(directory: str | os.PathLike) -> Transformer | TransformerLM:
     return model
 
 
+def is_shipped(name: str | os.PathLike) -> bool:
+    """Whether `load` takes this as the name of a model that comes with the package."""
+    return isinstance(name, str) and name in SHIPPED_NAMES and not Path(name).is_dir()
+
+
 def load_tokenizers(model: Transformer | TransformerLM, directory: Path) -> None:
     """Give a model the tokenizers that tokenizers.json describes."""
     path = directory / TOKENIZERS
@@ -163,8 +178,9 @@ def load_tokenizers(model: Transformer | TransformerLM, directory: Path) -> None
                     raise ValueError(f"{side} is {kind}, but {side}_vocabulary.txt is missing")
                 tokenizer = {"words": Words, "characters": Characters}[kind](vocabulary, **known)
             else:
-                raise ValueError(f"{side} has kind {kind!r}, expected words, characters or "
-                                 "sentencepiece")
+                raise ValueError(
+                    f"{side} has kind {kind!r}, expected words, characters or sentencepiece"
+                )
             check_tokenizer(f"load: {side} tokenizer", tokenizer, side, model.config)
             setattr(model, attribute, tokenizer)
     except (TypeError, ValueError) as error:
@@ -177,13 +193,8 @@ def check_tokenizer(who: str, tokenizer, side: str, config: TransformerConfig) -
     size = getattr(config, size_name)
     if tokenizer.vocab_size != size:
         raise ValueError(
-            f"{who} has {tokenizer.vocab_size} tokens, expected {size} because {size_name} is {size}"
+            f"{who} has {tokenizer.vocab_size} tokens, expected {size} because {size_name} is so"
         )
-
-
-def as_lines(tokens: list[str]) -> bytes:
-    """A vocabulary file: a token per line."""
-    return "".join(f"{token}\n" for token in tokens).encode()
 
 
 def as_config_text(model: Transformer | TransformerLM) -> str:

@@ -190,9 +190,7 @@ def dropout(
         out = np.empty(x.shape, np.float32)
         if x.size:
             threads = _runtime.get_num_threads()
-            _runtime.kernels.dropout(
-                out.reshape(-1), values.reshape(-1), None, rate, seed, threads
-            )
+            _runtime.kernels.dropout(out.reshape(-1), values.reshape(-1), None, rate, seed, threads)
         return out
 
     return dropped(x), lambda grad: (dropped(_gradient("dropout", grad, x.shape)),)

@@ -50,15 +50,10 @@ class Dropout:
 
 def linear(rows, weight: Parameter, bias: Parameter | None, activation: str | None = None):
     """rows W^T + b, and its activation: back then takes the gradient before the activation."""
-    packed = _runtime.kernels.PackedLinear(
-        weight.value, None if bias is None else bias.value, False, _threads()
-    )
-    out = _multiplied(rows, packed, activation=activation)
+    out = _multiplied(rows, _packed(weight, bias), activation=activation)
 
     def back(grad, residual=None):
-        _runtime.kernels.linear_weight_gradient(
-            weight.gradient, None if bias is None else bias.gradient, grad, rows, _threads()
-        )
+        _add_gradients(weight, bias, grad, rows)
         return _multiplied(grad, _transposed(weight), residual)
 
     return out, back
@@ -182,7 +177,9 @@ def feed_forward(rows, parameters: Parameters, key: str, activation: str | None)
     if not is_relu:
         hidden = np.empty_like(before)
         _runtime.kernels.activate(hidden.reshape(-1), before.reshape(-1), number, _threads())
-    out, back2 = linear(hidden, parameters[f"{key}.linear2.weight"], parameters[f"{key}.linear2.bias"])
+    out, back2 = linear(
+        hidden, parameters[f"{key}.linear2.weight"], parameters[f"{key}.linear2.bias"]
+    )
 
     def back(grad, residual=None):
         grad = back2(grad)
@@ -203,8 +200,7 @@ def projected_loss(
     the logits only those of these rows exist. -> (loss, gradient of rows).
     """
     kernels, threads = _runtime.kernels, _threads()
-    packed = kernels.PackedLinear(weight.value, None if bias is None else bias.value, False, threads)
-    transposed = _transposed(weight)
+    packed, transposed = _packed(weight, bias), _transposed(weight)
     grad_rows = np.empty_like(rows)
     losses = np.zeros(len(rows))
     run = max(LOGITS // len(weight.value), 1)
@@ -213,9 +209,7 @@ def projected_loss(
         logits = _multiplied(rows[part], packed)
         kernels.cross_entropy(losses[part], logits, targets[part], smoothing, factor, threads)
         kernels.linear(grad_rows[part], logits, transposed, None, 0, threads)
-        kernels.linear_weight_gradient(
-            weight.gradient, None if bias is None else bias.gradient, logits, rows[part], threads
-        )
+        _add_gradients(weight, bias, logits, rows[part])
     return math.fsum(losses), grad_rows
 
 
@@ -224,6 +218,16 @@ def _multiplied(rows, packed, residual=None, activation=None):
     number = _runtime.kernels.ACTIVATIONS[activation]
     _runtime.kernels.linear(out, rows, packed, residual, number, _threads())
     return out
+
+
+def _add_gradients(weight: Parameter, bias: Parameter | None, grad, rows):
+    bias_gradient = None if bias is None else bias.gradient
+    _runtime.kernels.linear_weight_gradient(weight.gradient, bias_gradient, grad, rows, _threads())
+
+
+def _packed(weight: Parameter, bias: Parameter | None):
+    bias_value = None if bias is None else bias.value
+    return _runtime.kernels.PackedLinear(weight.value, bias_value, False, _threads())
 
 
 def _transposed(weight: Parameter):

@@ -43,7 +43,7 @@ def add_gradients(
     loss, grad = layers.projected_loss(
         rows,
         parameters["output_projection.weight"],
-        pass_.output_bias,
+        parameters.get("output_projection.bias"),
         batch.targets,
         label_smoothing,
         1 / tokens,
@@ -60,9 +60,6 @@ class _Pass:
         self.config = model.config
         self.parameters = parameters
         self.drop = drop
-        self.output_bias = None
-        if self.config.output_bias:
-            self.output_bias = parameters["output_projection.bias"]
 
     def decoded(self, batch: Batch):
         """The decoder's rows; back takes their gradient and gives nothing."""
@@ -86,7 +83,7 @@ class _Pass:
     def embedded(self, side, ids, sequences):
         """Token ids with scale and positions."""
         config, key = self.config, f"{side}_positions.weight"
-        learned = self.parameters[key] if key in self.parameters else None
+        learned = self.parameters.get(key)
         positions = None
         if learned is not None:
             positions = learned.value

@@ -49,8 +49,9 @@ class Parameters:
             self.values[begin:end].reshape(shape), self.gradients[begin:end].reshape(shape)
         )
 
-    def __contains__(self, key: str) -> bool:
-        return self._ties.get(key, key) in self._places
+    def get(self, key: str) -> Parameter | None:
+        """The parameter of that key, None where the model has none."""
+        return self[key] if self._ties.get(key, key) in self._places else None
 
     def state_dict(self, values: Floats | None = None) -> dict[str, Floats]:
         """Views of `values` (P,), the parameters' own unless given, by key."""

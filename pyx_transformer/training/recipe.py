@@ -32,13 +32,18 @@ FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_sourc
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How texts become tokens: see `text.make`; shared: one tokenizer for both sides."""
+    """How texts become tokens: see `text.make`; shared: one tokenizer for both sides.
+
+    source_vocabulary, target_vocabulary: files that `text.save` wrote, instead of new tokenizers.
+    """
 
     kind: str = "sentencepiece"
     size: int | None = None
     min_count: int = 1
     source_language: str = ""
     target_language: str = ""
+    source_vocabulary: str | None = None
+    target_vocabulary: str | None = None
     shared: bool = False
 
 
@@ -93,20 +98,25 @@ class Recipe:
         return model
 
     def _tokenizers(self):
-        options, data = self.text, self.data
-        targets = texts_of(data["train_target"], options.kind)
-        how = {"size": options.size, "min_count": options.min_count}
         if not self.is_translation:
-            return None, text.make(options.kind, targets, language=options.target_language, **how)
-        sources = texts_of(data["train_source"], options.kind)
-        if options.shared:
-            both = text.make(
-                options.kind, [*sources, *targets], language=options.source_language, **how
-            )
+            return None, self._tokenizer("target", ["train_target"])
+        if self.text.shared:
+            both = self._tokenizer("source", ["train_source", "train_target"])
             return both, both
         return (
-            text.make(options.kind, sources, language=options.source_language, **how),
-            text.make(options.kind, targets, language=options.target_language, **how),
+            self._tokenizer("source", ["train_source"]),
+            self._tokenizer("target", ["train_target"]),
+        )
+
+    def _tokenizer(self, side, files):
+        options = self.text
+        language = getattr(options, f"{side}_language")
+        vocabulary = getattr(options, f"{side}_vocabulary")
+        if vocabulary is not None:
+            return text.load(options.kind, vocabulary, language=language)
+        texts = [one for name in files for one in texts_of(self.data[name], options.kind)]
+        return text.make(
+            options.kind, texts, size=options.size, min_count=options.min_count, language=language
         )
 
     def examples(self, model: Transformer | TransformerLM, part: str) -> corpus.Examples | None:

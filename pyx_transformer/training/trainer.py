@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,8 +65,8 @@ def train(
 
     Without `validation` examples the last weights count as the best. `resume` goes on from the
     folder's checkpoint, if there is one, and ends with the same bits as a run that was never
-    stopped; the options but `steps` and `patience` have to be those of the run before. report(entry)
-    is called with every entry of the log.
+    stopped; the options but `steps` and `patience` have to be those of the run before.
+    report(entry) is called with every entry of the log.
 
     A step whose loss or gradients are not finite changes nothing, and is reported with its
     examples. Raises ValueError where a checkpoint does not fit, FileExistsError where there is one
@@ -107,7 +106,9 @@ class Trainer:
         path = self.folder / CHECKPOINT
         if path.exists():
             if not resume:
-                raise FileExistsError(f"train: {path} exists: resume that run, or name a new folder")
+                raise FileExistsError(
+                    f"train: {path} exists: resume that run, or name a new folder"
+                )
             self._restore(path)
         self.log = Log(self.folder / LOG, self.progress.step, report)
 
@@ -184,7 +185,12 @@ class Trainer:
         self._use_weights()
         better = True
         if self.validation is not None:
-            figures = validate(self.model, self.validation, self.options)
+            figures = validate(
+                self.model,
+                self.validation,
+                with_bleu=metric == "bleu",
+                max_length=self.options.max_length,
+            )
             self.log.write({"step": progress.step, "validation": figures})
             value = figures[metric] if metric != "loss" else -figures["loss"]
             better = progress.best is None or value > progress.best
