@@ -38,7 +38,7 @@ def add_gradients(
     et al. 2017, 5.4). Which values it drops depends on seed and on nothing else.
     """
     drop = layers.Dropout(dropout, count(seed))
-    pass_ = _Pass(model, parameters, drop)
+    pass_ = Pass(model, parameters, drop)
     rows, back = pass_.decoded(batch)
     loss, grad = layers.projected_loss(
         rows,
@@ -52,7 +52,7 @@ def add_gradients(
     return loss
 
 
-class _Pass:
+class Pass:
     """One forward pass; each method gives rows and their way back."""
 
     def __init__(self, model, parameters, drop):

@@ -120,6 +120,7 @@ class Trainer:
             entry = pace.timed(self._step, [next(batches) for _ in range(self.options.accumulate)])
             if "skipped" in entry:
                 self.log.write(entry)
+                entry = {name: value for name, value in entry.items() if name != "skipped"}
             is_last = progress.step == self.options.steps
             validates = progress.step % self.options.validate_every == 0 or is_last
             if validates or pace.is_due():

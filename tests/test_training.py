@@ -1,0 +1,382 @@
+"""The training loop: what it learns, that it can be stopped anywhere, and what it refuses."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from models import num_threads, small_config, token_ids
+
+import pyx_transformer as pt
+from pyx_transformer.training import Examples, TrainingOptions, train
+from pyx_transformer.training import layers as training_layers
+from pyx_transformer.training.batches import as_rows
+from pyx_transformer.training.log import read as read_log
+from pyx_transformer.training.optimizer import AdamW, cosine, inverse_square_root
+from pyx_transformer.training.parameters import Parameters
+
+OPTIONS = TrainingOptions(
+    steps=12,
+    batch_tokens=60,
+    peak_rate=3e-3,
+    warmup=4,
+    dropout=0.2,
+    average_decay=0.9,
+    max_norm=1.0,
+    validate_every=4,
+    max_length=12,
+)
+
+
+def some_examples(count=20, seed=0, with_sources=True):
+    rng = np.random.default_rng(seed)
+    config = small_config()
+    sources = [token_ids(rng, config.src_vocab_size, 1 + i % 9) for i in range(count)]
+    targets = [token_ids(rng, config.tgt_vocab_size, i % 7) for i in range(count)]
+    return Examples(sources if with_sources else None, targets, start_id=1, end_id=2)
+
+
+def new_model():
+    return pt.Transformer(small_config(), rng=0)
+
+
+def bits(model):
+    return [array.tobytes() for array in model.state_dict().values()]
+
+
+# What is learned.
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "decoder-only"])
+def test_one_batch_is_learned_by_heart(kind, tmp_path):
+    is_translator = kind == "encoder-decoder"
+    examples = some_examples(6, with_sources=is_translator)
+    if not is_translator:  # the first token is a guess: one text
+        examples = Examples(None, examples.targets[-1:], start_id=1, end_id=2)
+    model = (pt.Transformer if is_translator else pt.TransformerLM)(small_config(), rng=0)
+    options = TrainingOptions(
+        steps=150,
+        peak_rate=5e-3,
+        warmup=10,
+        schedule="cosine",
+        dropout=0.0,
+        label_smoothing=0.0,
+        validate_every=150,
+    )
+    train(model, examples, examples, options, tmp_path)
+    validation = read_log(tmp_path / "log.jsonl")[-1]["validation"]
+    assert validation["loss"] < 0.01
+    if is_translator:
+        assert validation["exact_match"] == 1.0
+        src = np.array([examples.sources[5]])
+        np.testing.assert_array_equal(model.generate(src).sequences[0], examples.targets[5])
+
+
+def test_an_encoder_alone_learns_one_batch_by_heart():
+    """Built from the layers with their way back, as any other architecture would be."""
+    rng = np.random.default_rng(0)
+    model = pt.TransformerLM(small_config(norm_first=True), rng=0)
+    ids, sequences = as_rows([token_ids(rng, 19, n) for n in (3, 8, 5)])
+    labels = rng.integers(0, 19, len(ids))
+    parameters = Parameters(model)
+    optimizer = AdamW(parameters)
+    from pyx_transformer.training.model import Pass
+
+    for _ in range(150):
+        pass_ = Pass(model, parameters, training_layers.Dropout(0.0, iter(())))
+        rows, embedding_back = pass_.embedded("tgt", ids, sequences)
+        rows, stack_back = pass_.stack("decoder", rows, sequences, None, is_causal=False)
+        loss, grad = training_layers.projected_loss(
+            rows,
+            parameters["output_projection.weight"],
+            parameters["output_projection.bias"],
+            labels,
+            0.0,
+            1 / len(ids),
+        )
+        embedding_back(stack_back(grad))
+        optimizer.step(3e-3)
+    assert loss / len(ids) < 0.01
+
+
+def test_the_loss_curve_is_the_same_to_the_bit_for_any_number_of_threads(tmp_path):
+    results = []
+    for threads in (1, 2, 3):
+        model, entries = new_model(), []
+        with num_threads(threads):
+            train(
+                model,
+                some_examples(),
+                None,
+                replace(OPTIONS, steps=20, validate_every=1),
+                tmp_path / str(threads),
+                report=entries.append,
+            )
+        results.append(([entry["loss"] for entry in entries], bits(model)))
+    assert len(results[0][0]) == 20
+    assert results[1:] == results[:1] * 2
+
+
+def test_a_target_is_trained_with_its_start_and_end():
+    examples = some_examples(3)
+    batch = examples.batch(np.array([2, 0]))
+    first, second = examples.targets[2], examples.targets[0]
+    np.testing.assert_array_equal(batch.inputs, [1, *first, 1, *second])
+    np.testing.assert_array_equal(batch.targets, [*first, 2, *second, 2])
+    np.testing.assert_array_equal(batch.sources, [*examples.sources[2], *examples.sources[0]])
+
+
+def test_an_epoch_is_every_example_once_within_the_budget():
+    examples = some_examples(100)
+    order = examples.epoch(3, 0, 40)
+    assert sorted(np.concatenate(order)) == list(range(100))
+    for numbers in order:
+        longest = max(examples.lengths[numbers])
+        assert len(numbers) * longest <= 40
+    # Full but for what the next example would break, and of like length.
+    assert len(order) < 2 * sum(examples.lengths) / 40
+    again, other = examples.epoch(3, 0, 40), examples.epoch(3, 1, 40)
+    assert all(map(np.array_equal, again, order))
+    assert not all(map(np.array_equal, other, order))
+    # One that is longer than the budget comes alone.
+    assert [len(numbers) for numbers in examples.epoch(0, 0, 1)] == [1] * 100
+
+
+# The optimizer.
+
+
+def reference_adamw(values, gradients, options, rates):
+    """AdamW in float64, from its paper."""
+    values = values.astype(np.float64)
+    average = values.copy()
+    mean, square = np.zeros_like(values), np.zeros_like(values)
+    (beta1, beta2), eps, decay, max_norm, kept = options
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
+        norm = np.linalg.norm(gradient.astype(np.float64))
+        gradient = gradient * min(1, max_norm / norm)
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient**2
+        update = mean / (1 - beta1**t) / (np.sqrt(square / (1 - beta2**t)) + eps)
+        values = values - rate * (update + decay * values)
+        share = min(kept, (1 + t) / (10 + t))
+        average = share * average + (1 - share) * values
+    return values, average
+
+
+@pytest.mark.parametrize("max_norm", [math.inf, 3.0])
+def test_adamw(max_norm):
+    model = new_model()
+    parameters = Parameters(model)
+    start = parameters.values.copy()
+    rng = np.random.default_rng(0)
+    gradients = rng.standard_normal((7, start.size), dtype=np.float32)
+    rates = [1e-3 * t for t in range(1, 8)]
+    optimizer = AdamW(
+        parameters, betas=(0.8, 0.95), weight_decay=0.1, max_norm=max_norm, average_decay=0.5
+    )
+    for gradient, rate in zip(gradients, rates, strict=True):
+        parameters.gradients[:] = gradient
+        norm = optimizer.step(rate)
+        assert math.isclose(norm, np.linalg.norm(gradient.astype(float)), rel_tol=1e-6)
+        assert not parameters.gradients.any()
+    expected = reference_adamw(start, gradients, ((0.8, 0.95), 1e-9, 0.1, max_norm, 0.5), rates)
+    np.testing.assert_allclose(parameters.values, expected[0], rtol=0, atol=2e-6)
+    np.testing.assert_allclose(optimizer.average, expected[1], rtol=0, atol=2e-6)
+
+
+def test_schedules():
+    paper = [inverse_square_root(t, peak=2.0, warmup=4, steps=99) for t in (1, 2, 4, 16, 64)]
+    assert paper == [0.5, 1.0, 2.0, 1.0, 0.5]
+    half_cosine = [cosine(t, peak=2.0, warmup=4, steps=12) for t in (1, 4, 8, 12, 13)]
+    np.testing.assert_allclose(half_cosine, [0.5, 2.0, 1.0, 0.0, 0.0], atol=1e-12)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_is_reported_and_skipped(what, tmp_path, monkeypatch):
+    from pyx_transformer.training import trainer
+
+    def poisoned(model, parameters, batch, **options):
+        loss = original(model, parameters, batch, **options)
+        calls.append(batch.numbers)
+        if len(calls) == 3:
+            if what == "loss":
+                return math.inf
+            parameters.gradients[7] = np.nan
+        return loss
+
+    calls, original = [], trainer.add_gradients
+    monkeypatch.setattr(trainer, "add_gradients", poisoned)
+    entries, model = [], new_model()
+    options = replace(OPTIONS, steps=3, validate_every=1)
+    progress = train(
+        model, some_examples(), None, options, tmp_path / "poisoned", report=entries.append
+    )
+    assert progress.skipped == 1
+    (skipped,) = [entry for entry in entries if "skipped" in entry]
+    assert skipped["step"] == 3
+    assert skipped["skipped"] == calls[2].tolist()
+
+    monkeypatch.undo()
+    before = new_model()
+    train(before, some_examples(), None, replace(options, steps=2), tmp_path / "before")
+    assert bits(model) == bits(before)
+
+
+# Stopping and going on.
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
+    whole = new_model()
+    train(whole, some_examples(), some_examples(5, 1), OPTIONS, tmp_path / "whole")
+    for steps in (4, 8, 12):
+        resumed = pt.Transformer(small_config(), rng=99)  # its weights come from the checkpoint
+        if steps == 4:
+            resumed = new_model()
+        train(
+            resumed,
+            some_examples(),
+            some_examples(5, 1),
+            replace(OPTIONS, steps=steps),
+            tmp_path / "parts",
+            resume=True,
+        )
+    assert bits(resumed) == bits(whole)
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts")]
+    for log in logs:
+        for entry in log:
+            entry.pop("tokens_per_second", None)
+            entry.pop("seconds_left", None)
+    assert logs[0] == logs[1]
+    assert bits(pt.load(tmp_path / "whole" / "model")) == bits(
+        pt.load(tmp_path / "parts" / "model")
+    )
+
+
+RUN = """
+import sys
+sys.path[:0] = {paths!r}
+from test_training import OPTIONS, new_model, some_examples
+from dataclasses import replace
+from pyx_transformer.training import train
+options = replace(OPTIONS, steps=400, validate_every=3)
+train(new_model(), some_examples(), None, options, sys.argv[1], resume=True,
+      report=lambda entry: print(entry["step"], flush=True))
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path):
+    whole = new_model()
+    options = replace(OPTIONS, steps=400, validate_every=3)
+    train(whole, some_examples(), None, options, tmp_path / "whole")
+
+    script = RUN.format(paths=[os.path.dirname(__file__)])
+    command = [sys.executable, "-c", script, str(tmp_path / "killed")]
+    rng = np.random.default_rng()
+    for _ in range(3):
+        run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert run.stdout.readline()  # a step is done
+        time.sleep(rng.uniform(0, 0.3))
+        run.send_signal(signal.SIGKILL)
+        run.communicate()
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed = pt.load(tmp_path / "killed" / "model")
+    assert bits(killed) == bits(whole)
+
+
+def test_an_unwritable_folder_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    from pyx_transformer.checkpoints import native
+
+    train(new_model(), some_examples(), None, replace(OPTIONS, steps=4), tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(native.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(new_model(), some_examples(), None, OPTIONS, tmp_path, resume=True)
+    monkeypatch.undo()
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    resumed, whole = new_model(), new_model()
+    train(resumed, some_examples(), None, OPTIONS, tmp_path, resume=True)
+    train(whole, some_examples(), None, OPTIONS, tmp_path / "whole")
+    assert bits(resumed) == bits(whole)
+
+
+def test_training_stops_where_validation_no_longer_betters(tmp_path):
+    # What is validated is not what is learned: the loss there soon rises.
+    options = replace(OPTIONS, steps=400, patience=2, peak_rate=1e-2, average_decay=0.0)
+    model = new_model()
+    progress = train(model, some_examples(), some_examples(9, 5), options, tmp_path)
+    losses = [
+        e["validation"]["loss"] for e in read_log(tmp_path / "log.jsonl") if "validation" in e
+    ]
+    assert progress.step < 400 and progress.worse == 2
+    assert min(losses) == losses[-3] == -progress.best
+    best = pt.load(tmp_path / "model")
+    assert bits(best) != bits(model)
+
+
+# Bad input.
+
+
+def test_options_are_checked():
+    for name, value in [
+        ("steps", 0),
+        ("dropout", 1.0),
+        ("label_smoothing", 1.5),
+        ("schedule", "linear"),
+        ("metric", "accuracy"),
+        ("beta2", 1.0),
+        ("peak_rate", -1.0),
+    ]:
+        with pytest.raises(ValueError, match=name):
+            replace(OPTIONS, **{name: value})
+    with pytest.raises(TypeError, match="steps"):
+        replace(OPTIONS, steps="many")
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    train(new_model(), some_examples(), None, replace(OPTIONS, steps=4), tmp_path)
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def attempt(model=None, options=OPTIONS, resume=True):
+        train(model or new_model(), some_examples(), None, options, tmp_path, resume=resume)
+
+    with pytest.raises(FileExistsError, match="checkpoint"):
+        attempt(resume=False)
+    with pytest.raises(ValueError, match=r"values in .* has shape"):
+        attempt(pt.Transformer(small_config(d_ff=43), rng=0))
+    with pytest.raises(ValueError, match=r"dropout is 0\.3, expected 0\.2"):
+        attempt(options=replace(OPTIONS, dropout=0.3))
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+    (tmp_path / "checkpoint.safetensors").write_bytes(before[: len(before) // 2])
+    with pytest.raises(ValueError, match="is no checkpoint"):
+        attempt()
+
+
+def test_no_examples(tmp_path):
+    with pytest.raises(ValueError, match="examples is empty"):
+        train(new_model(), some_examples(0), None, OPTIONS, tmp_path)
+
+
+def test_the_log_is_json_lines(tmp_path):
+    train(new_model(), some_examples(), some_examples(3, 1), OPTIONS, tmp_path)
+    entries = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries if "validation" in entry] == [4, 8, 12]
+    for entry in entries:
+        assert {"validation"} <= entry.keys() or {
+            "loss",
+            "tokens_per_second",
+            "seconds_left",
+            "learning_rate",
+            "gradient_norm",
+        } <= entry.keys()

@@ -1,0 +1,266 @@
+"""Gradients of whole models: every parameter of every layer against central differences of the
+reference in float64 and against PyTorch's, and the same bits for any number of threads."""
+
+import math
+
+import numpy as np
+import pytest
+import reference
+from models import num_threads, randomised, reference_options, small_config, token_ids
+
+import pyx_transformer as pt
+from pyx_transformer.training import Examples, layers, model
+from pyx_transformer.training.parameters import Parameters
+
+VARIANTS = {
+    "paper": {},
+    "pre-norm": {"norm_first": True, "final_norm": True},
+    "gelu": {"activation": "gelu", "d_ff": 7},
+    "silu, no layers to encode": {"activation": "silu", "num_encoder_layers": 0},
+    "no layers to decode": {"num_decoder_layers": 0},
+    "learned positions": {"positions": "learned", "scale_embeddings": False, "max_length": 13},
+    "tied": {"tgt_vocab_size": 23, "share_embeddings": True, "tie_output": True},
+    "output tied, no bias": {"tie_output": True, "output_bias": False},
+}
+COORDINATES = 3  # of each parameter whose differences are taken
+STEP = 1e-6
+
+
+def examples_of(config, lengths, seed=0):
+    """Sentences of these source and target lengths, the target's without its end."""
+    rng = np.random.default_rng(seed)
+    sources = [token_ids(rng, config.src_vocab_size, s) for s, _ in lengths]
+    targets = [token_ids(rng, config.tgt_vocab_size, t) for _, t in lengths]
+    return Examples(sources, targets, start_id=config.start_id, end_id=config.end_id)
+
+
+def gradients_of(one, batch, **options):
+    """The loss of a batch, and the gradient of its mean by key."""
+    parameters = Parameters(one)
+    loss = model.add_gradients(one, parameters, batch, tokens=len(batch.targets), **options)
+    return loss, parameters.state_dict(parameters.gradients)
+
+
+def expected_loss(config, options, state, examples, smoothing):
+    """The mean loss of all examples in float64."""
+    if config.positions == "learned":
+        names = ("src_positions", "tgt_positions")
+        options = {**options, **{name: state[f"{name}.weight"] for name in names}}
+    total, tokens = 0.0, 0
+    for source, target in zip(examples.sources, examples.targets, strict=True):
+        inputs = np.array([[config.start_id, *target]])
+        outputs = np.array([*target, config.end_id])
+        logits = reference.transformer(state, source[None], inputs, **options)[0]
+        log_p = reference.log_softmax(logits)
+        chosen = log_p[np.arange(len(outputs)), outputs]
+        total -= ((1 - smoothing) * chosen + smoothing * log_p.mean(axis=1)).sum()
+        tokens += len(outputs)
+    return total / tokens
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_against_central_differences(variant):
+    one = randomised(pt.Transformer(small_config(**VARIANTS[variant]), rng=0), seed=3)
+    examples = examples_of(one.config, [(5, 3), (1, 0), (9, 12)])
+    loss, gradients = gradients_of(one, examples.batch(np.arange(3)), label_smoothing=0.2)
+    state = {key: array.astype(np.float64) for key, array in one.state_dict().items()}
+    options = reference_options(one)
+
+    def loss_with(moved):
+        return expected_loss(one.config, options, moved, examples, 0.2)
+
+    assert math.isclose(loss / 18, loss_with(state), rel_tol=1e-5)
+
+    rng = np.random.default_rng(1)
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
+    for key, gradient in gradients.items():
+        # Where a gradient is largest it shows best; elsewhere it may be zero by chance.
+        places = [np.abs(gradient).argmax(), *rng.integers(gradient.size, size=COORDINATES)]
+        for place in map(int, places):
+            index = np.unravel_index(place, gradient.shape)
+            ends = []
+            for step in (STEP, -STEP):
+                moved = {**state, key: state[key].copy()}
+                moved[key][index] += step
+                ends.append(loss_with(moved))
+            expected = (ends[0] - ends[1]) / (2 * STEP)
+            assert abs(gradient[index] - expected) <= 1e-5 * largest, (key, index)
+
+
+def test_a_language_model_is_the_decoder_alone():
+    """Its gradients are those of differences of its own logits."""
+    one = randomised(pt.TransformerLM(small_config(), rng=0), seed=3)
+    rng = np.random.default_rng(0)
+    texts = [token_ids(rng, one.config.tgt_vocab_size, n) for n in (7, 2)]
+    examples = Examples(None, texts, start_id=1, end_id=2)
+    loss, gradients = gradients_of(one, examples.batch(np.arange(2)))
+    scores = one.score(*pt_padded(texts))
+    assert math.isclose(loss, -sum(s.sum(dtype=float) for s in scores), rel_tol=1e-5)
+    # Moved along its gradient the loss falls by the gradient's square.
+    step = 1e-3 / sum((g.astype(float) ** 2).sum() for g in gradients.values())
+    losses = []
+    for sign in (1, -1):
+        one_moved = pt.TransformerLM(one.config, rng=0)
+        one_moved.load_state_dict(
+            {key: array + sign * step * gradients[key] for key, array in one.state_dict().items()}
+        )
+        losses.append(gradients_of(one_moved, examples.batch(np.arange(2)))[0] / 11)
+    assert math.isclose(losses[0] - losses[1], 2e-3, rel_tol=1e-2)
+
+
+def pt_padded(sequences):
+    lengths = [len(ids) for ids in sequences]
+    ids = np.zeros((len(lengths), max(lengths)), np.int64)
+    for row, sequence in zip(ids, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return ids, lengths
+
+
+@pytest.mark.parametrize("variant", ["paper", "pre-norm", "gelu"])
+def test_without_dropout_the_loss_is_that_of_the_model_itself(variant):
+    """Training and inference are one computation: the same bits before the projection."""
+    one = randomised(pt.Transformer(small_config(**VARIANTS[variant]), rng=0), seed=3)
+    examples = examples_of(one.config, [(5, 3), (2, 7)])
+    loss, _ = gradients_of(one, examples.batch(np.arange(2)))
+    src, src_lengths = pt_padded(examples.sources)
+    tgt, tgt_lengths = pt_padded(examples.targets)
+    scores = one.score(src, tgt, src_lengths, tgt_lengths)
+    assert math.isclose(loss, -sum(s.sum(dtype=float) for s in scores), rel_tol=1e-6)
+
+
+def test_the_same_bits_for_any_number_of_threads():
+    config = small_config(d_model=96, d_ff=300, tgt_vocab_size=1501, norm_first=True)
+    one = randomised(pt.Transformer(config, rng=0), seed=3)
+    lengths = [(s % 37 + 1, s * 7 % 41 + 1) for s in range(60)]
+    batch = examples_of(config, lengths).batch(np.arange(60))
+    results = []
+    for threads in (1, 2, 3):
+        with num_threads(threads):
+            loss, gradients = gradients_of(one, batch, dropout=0.3, label_smoothing=0.1, seed=5)
+        results.append((loss, [gradient.tobytes() for gradient in gradients.values()]))
+    assert results[1:] == results[:1] * 2
+
+
+def test_dropout_follows_its_seed_and_changes_the_loss():
+    one = randomised(pt.Transformer(small_config(), rng=0), seed=3)
+    batch = examples_of(one.config, [(5, 30), (9, 12)]).batch(np.arange(2))
+    first, again, other = (gradients_of(one, batch, dropout=0.4, seed=s)[0] for s in (1, 1, 2))
+    assert first == again != other
+    plain = gradients_of(one, batch)[0]
+    assert gradients_of(one, batch, dropout=0.0, seed=2)[0] == plain != first
+
+
+def test_gradients_of_batches_add_up():
+    """Accumulation: two batches give what one batch of both gives."""
+    one = randomised(pt.Transformer(small_config(), rng=0), seed=3)
+    examples = examples_of(one.config, [(5, 3), (9, 12), (2, 7)])
+    _, together = gradients_of(one, examples.batch(np.arange(3)))
+    parameters = Parameters(one)
+    for numbers in ([0, 2], [1]):
+        model.add_gradients(one, parameters, examples.batch(np.array(numbers)), tokens=25)
+    for key, gradient in parameters.state_dict(parameters.gradients).items():
+        scale = max(np.abs(together[key]).max(), 1e-3)
+        np.testing.assert_allclose(gradient, together[key], rtol=0, atol=1e-5 * scale)
+
+
+def test_logits_in_parts_give_the_same_gradients(monkeypatch):
+    one = randomised(pt.Transformer(small_config(), rng=0), seed=3)
+    batch = examples_of(one.config, [(5, 13), (9, 12)]).batch(np.arange(2))
+    whole_loss, whole = gradients_of(one, batch, label_smoothing=0.1)
+    monkeypatch.setattr(layers, "LOGITS", 5 * one.config.tgt_vocab_size)
+    loss, parts = gradients_of(one, batch, label_smoothing=0.1)
+    assert loss == whole_loss
+    for key in whole:
+        scale = np.abs(whole[key]).max()
+        np.testing.assert_allclose(parts[key], whole[key], rtol=0, atol=2e-6 * scale)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="needs PyTorch to compare with")
+
+
+class TestAgainstTorch:
+    """The same model, batch and options in torch.nn.Transformer."""
+
+    def twin(self, torch, one):
+        config = one.config
+
+        class Twin(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.transformer = torch.nn.Transformer(
+                    config.d_model,
+                    config.num_heads,
+                    config.num_encoder_layers,
+                    config.num_decoder_layers,
+                    config.d_ff,
+                    dropout=0.0,
+                    activation=config.activation,
+                    norm_first=config.norm_first,
+                    batch_first=True,
+                )
+                if not config.final_norm:
+                    self.transformer.encoder.norm = self.transformer.decoder.norm = None
+                self.src_embedding = torch.nn.Embedding(config.src_vocab_size, config.d_model)
+                self.tgt_embedding = torch.nn.Embedding(config.tgt_vocab_size, config.d_model)
+                self.output_projection = torch.nn.Linear(config.d_model, config.tgt_vocab_size)
+
+            def forward(self, src, tgt):
+                def embedded(table, ids):
+                    positions = pt.sinusoidal_positions(ids.shape[1], config.d_model)
+                    return table(ids) * math.sqrt(config.d_model) + torch.tensor(positions)
+
+                mask = torch.nn.Transformer.generate_square_subsequent_mask(tgt.shape[1])
+                source = embedded(self.src_embedding, src)
+                target = embedded(self.tgt_embedding, tgt)
+                rows = self.transformer(source, target, tgt_mask=mask, tgt_is_causal=True)
+                return self.output_projection(rows)
+
+        twin = Twin()
+        twin.load_state_dict(
+            {torch_key(key): torch.tensor(array) for key, array in one.state_dict().items()}
+        )
+        return twin
+
+    @pytest.mark.filterwarnings("ignore:.*nested.?tensor")
+    @pytest.mark.parametrize("norm_first", [False, True])
+    def test_gradients_and_the_first_20_losses(self, torch, norm_first):
+        config = small_config(
+            d_model=48, d_ff=96, norm_first=norm_first, final_norm=norm_first, activation="gelu"
+        )
+        one = pt.Transformer(config, rng=1)
+        examples = examples_of(config, [(9, 6)] * 8)
+        batch = examples.batch(np.arange(8))
+        twin = self.twin(torch, one)
+        optimizer = torch.optim.AdamW(
+            twin.parameters(), lr=2e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01
+        )
+        cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+        src = torch.tensor(np.stack(examples.sources))
+        tgt = torch.tensor(batch.inputs.reshape(8, 7))
+
+        from pyx_transformer.training.optimizer import AdamW
+
+        parameters = Parameters(one)
+        ours = AdamW(parameters, weight_decay=0.01)
+        for step in range(20):
+            loss = model.add_gradients(one, parameters, batch, tokens=56, label_smoothing=0.1) / 56
+            optimizer.zero_grad()
+            torch_loss = cross_entropy(twin(src, tgt).flatten(0, 1), torch.tensor(batch.targets))
+            torch_loss.backward()
+            assert abs(loss - torch_loss.item()) < 1e-4
+            if step == 0:
+                gradients = parameters.state_dict(parameters.gradients)
+                for key, parameter in twin.named_parameters():
+                    expected = parameter.grad.numpy()
+                    gradient = gradients[key.removeprefix("transformer.")]
+                    scale = max(np.abs(expected).max(), 1e-2)
+                    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * scale)
+            optimizer.step()
+            ours.step(2e-3)
+        assert loss < 2.5
+
+
+def torch_key(key):
+    return f"transformer.{key}" if key.startswith(("encoder.", "decoder.")) else key
