@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def plot_curves(entries: Sequence[dict], path: str | os.PathLike) -> None:
     axes[0, 0].set_ylabel("loss")
     axes[0, 0].legend()
     axes[-1, 0].set_xlabel("step")
-    figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def plot_attention(
@@ -52,8 +52,7 @@ def plot_attention(
             axis.set_title(f"layer {layer + 1}, head {head + 1}", fontsize=7)
             axis.set_xticks(range(len(source)), source, rotation=90, fontsize=7)
             axis.set_yticks(range(len(target)), target, fontsize=7)
-    figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
-    pyplot.close(figure)
+    _save(figure, path)
 
 
 def require() -> None:
@@ -64,6 +63,22 @@ def require() -> None:
         raise ImportError(
             "plots: the package matplotlib is missing: pip install 'pyx-transformer[plot]'"
         ) from error
+
+
+def _save(figure, path):
+    from matplotlib import pyplot
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        figure.savefig(path, format="png", dpi=150, bbox_inches="tight")
+    pyplot.close(figure)
+    missing = [warning for warning in caught if "missing from font" in str(warning.message)]
+    if missing:  # one warning, not one for each character
+        warnings.warn(
+            f"{path}: no font here has all the characters; of Chinese and Japanese, "
+            "Noto Sans CJK JP has",
+            stacklevel=3,
+        )
 
 
 def _pyplot():

@@ -223,7 +223,7 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     """Write a vocabulary, a token per line, or the model of SentencePiece."""
     content = getattr(tokenizer, "model", None) or as_lines(tokenizer.vocabulary)
     path = Path(path)
-    staged = path.with_name(f".{path.name}.saving")
+    staged = path.with_name(f"{path.name}.saving")
     staged.write_bytes(content)
     staged.replace(path)
 

@@ -177,7 +177,11 @@ def test_logits_in_parts_give_the_same_gradients(monkeypatch):
 
 @pytest.fixture(scope="module")
 def torch():
-    return pytest.importorskip("torch", reason="needs PyTorch to compare with")
+    torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # for these small sizes
+    yield torch
+    torch.set_num_threads(before)
 
 
 class TestAgainstTorch:

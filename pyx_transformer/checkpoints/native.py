@@ -94,6 +94,7 @@ def save(
     for side, (attribute, name) in SIDES.items():
         tokenizer = getattr(model, attribute, None)
         if tokenizer is not None:
+            check_tokenizer(f"save: {attribute}", tokenizer, side, model.config)
             settings[side] = tokenizer.settings
             if isinstance(tokenizer, SentencePiece):
                 files[name] = tokenizer.model

@@ -1,0 +1,265 @@
+"""The commands that make, train and use models, as a user types them."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import pyx_transformer as pt
+from pyx_transformer.cli import main
+from pyx_transformer.training.recipe import load_recipe
+from pyx_transformer.translation import continue_texts, translate
+
+COMMAND = [sys.executable, "-m", "pyx_transformer"]
+PAIRS = [
+    ("i know .", "ich weiß ."),
+    ("you know .", "du weißt ."),
+    ("the cat sleeps .", "die katze schläft ."),
+    ("i sleep .", "ich schlafe ."),
+    ("you sleep .", "du schläfst ."),
+]
+RECIPE = """
+[data]
+train_source = "train.en"
+train_target = "train.de"
+dev_source = "train.en"
+dev_target = "train.de"
+
+[text]
+kind = "words"
+
+[model]
+d_model = 32
+num_heads = 2
+num_encoder_layers = 1
+num_decoder_layers = 1
+d_ff = 64
+
+[training]
+steps = 120
+batch_tokens = 64
+peak_rate = 1e-2
+warmup = 20
+schedule = "cosine"
+dropout = 0.0
+validate_every = 60
+metric = "exact_match"
+max_length = 8
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the files of a small task, in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+    for side, name in enumerate(("train.en", "train.de")):
+        (tmp_path / name).write_text("".join(pair[side] + "\n" for pair in PAIRS), "utf-8")
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    return tmp_path
+
+
+@pytest.fixture
+def trained(capsys):
+    """A model that knows the task."""
+    assert main(["train", "recipe.toml", "--output", "run"]) == 0
+    capsys.readouterr()
+    return "run/model"
+
+
+def refused(arguments, capsys, *says):
+    """The command ends with status 2 and one line on stderr that says all this."""
+    assert main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    for word in says:
+        assert word in err
+    return err
+
+
+def test_train_evaluate_translate(capsys):
+    assert main(["train", "recipe.toml", "--output", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"step 120  loss [\d.]+  \d+ tokens/s  0:00:00 left", out)
+    assert "step 60  validation: loss" in out
+    assert out.endswith("the best model is in run/model\n")
+    assert err == ""
+
+    assert main(["evaluate", "--model", "run/model", "train.en", "train.de"]) == 0
+    figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(figures["exact_match"]) == 1.0
+    assert float(figures["bleu"]) == pytest.approx(100)
+
+    assert main(["translate", "--model", "run/model", *(source for source, _ in PAIRS)]) == 0
+    assert capsys.readouterr() == ("".join(target + "\n" for _, target in PAIRS), "")
+
+
+def test_translate_from_stdin_with_scores(trained):
+    run = subprocess.run(
+        [*COMMAND, "translate", "--model", trained, "--n-best", "2", "--scores"],
+        input="i know .\n\nyou sleep .\n",
+        capture_output=True,
+        encoding="utf-8",
+        env={"PYTHONIOENCODING": "utf-8", "PATH": ""},
+    )
+    assert run.returncode == 0, run.stderr
+    rows = [line.split("\t") for line in run.stdout.splitlines()]
+    model = pt.load(trained)
+    found = translate(
+        model, ["i know .", "", "you sleep ."], beam_size=4, num_hypotheses=2, return_scores=True
+    )
+    expected = [[f"{t.hypothesis.score:.4f}", t.text] for best in found for t in best]
+    assert rows == expected
+    assert rows[0][1] == "ich weiß ."
+
+
+def test_pictures(trained, folder, capsys):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    arguments = ["translate", "--model", trained, "i know .", "--attention", "heads.png"]
+    assert main(arguments) == 0
+    assert main(["train", "recipe.toml", "--output", "run", "--resume", "--plot", "c.png"]) == 0
+    for name in ("heads.png", "c.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+    refused([*arguments, "you know ."], capsys, "--attention draws one TEXT")
+
+
+def test_a_language_model(folder, capsys):
+    (folder / "text.txt").write_text("abcabcabcabc\n" * 20)
+    recipe = """
+[data]
+train_target = "text.txt"
+dev_target = "text.txt"
+[text]
+kind = "characters"
+[model]
+d_model = 32
+num_heads = 2
+num_decoder_layers = 1
+d_ff = 64
+max_length = 27
+[training]
+steps = 100
+batch_tokens = 128
+peak_rate = 1e-2
+warmup = 20
+dropout = 0.0
+validate_every = 100
+"""
+    (folder / "lm.toml").write_text(recipe)
+    assert main(["train", "lm.toml", "--output", "lm"]) == 0
+    capsys.readouterr()
+    assert main(["generate", "--model", "lm/model", "--max-length", "6", "bca"]) == 0
+    assert capsys.readouterr().out == "bcabcabca\n"
+    arguments = ["--temperature", "0.9", "--num-samples", "3", "--seed", "1", "ab"]
+    assert main(["generate", "--model", "lm/model", "--max-length", "6", *arguments]) == 0
+    drawn = capsys.readouterr().out
+    found = continue_texts(
+        pt.load("lm/model"), ["ab"], max_length=6, temperature=0.9, num_samples=3, seed=1
+    )
+    assert drawn == "".join(one.text + "\n" for one in found[0])
+    assert main(["evaluate", "--model", "lm/model", "text.txt"]) == 0
+    assert capsys.readouterr().out.startswith("loss 0.")
+    refused(["evaluate", "--model", "lm/model", "text.txt", "text.txt"], capsys, "target")
+    refused(["translate", "--model", "lm/model", "a"], capsys, "TransformerLM")
+
+
+def test_vocab(folder, capsys):
+    assert main(["vocab", "train.en", "--kind", "words", "--output", "v.txt"]) == 0
+    lines = (folder / "v.txt").read_text().splitlines()
+    assert lines[:4] == ["<unk>", "<s>", "</s>", "."]
+    assert capsys.readouterr().out == f"v.txt: {len(lines)} tokens\n"
+    extra = ["--set", "text.source_vocabulary=v.txt", "--set", "training.steps=1"]
+    assert main(["train", "recipe.toml", "--output", "run", *extra]) == 0
+    assert (folder / "run/model/source_vocabulary.txt").read_text() == "\n".join(lines) + "\n"
+
+
+def test_sentencepiece(folder, capsys):
+    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    changes = ["text.kind=sentencepiece", "text.size=50", "text.shared=true"]
+    arguments = [word for change in changes for word in ("--set", change)]
+    assert main(["train", "recipe.toml", "--output", "run", *arguments]) == 0
+    capsys.readouterr()
+    assert main(["translate", "--model", "run/model", "the cat sleeps ."]) == 0
+    assert capsys.readouterr().out == "die katze schläft .\n"
+
+
+def test_everything_by_flags(capsys):
+    values = {
+        "data.train_source": "train.en",
+        "data.train_target": "train.de",
+        "text.kind": "words",
+        "model.d_model": 8,
+        "model.num_heads": 1,
+        "model.num_encoder_layers": 1,
+        "model.num_decoder_layers": 1,
+        "model.d_ff": 8,
+        "training.steps": 2,
+    }
+    flags = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
+    assert main(["train", "--output", "run", *flags]) == 0
+
+
+# Bad input: one line, status 2, and nothing lost.
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("train.de", "ein satz .\n", ["train.en has 5 lines", "expected 1"]),
+        ("train.de", "a\nb\n\nd\ne\n", ["train.de, line 3 is empty"]),
+        ("train.en", b"a\nb\n\xff\xfe\nd\ne\n", ["train.en, line 3 is not UTF-8"]),
+        ("train.en", "", ["train.en is empty"]),
+        ("recipe.toml", RECIPE.replace("steps", "stesp"), ["'stesp'", "expected one of", "steps"]),
+        ("recipe.toml", RECIPE.replace("[text]", "[texts]"), ["'texts'"]),
+        ("recipe.toml", RECIPE.replace("d_ff", "dff"), ["dff"]),
+        ("recipe.toml", RECIPE.replace('"train.en"', '"train.fr"', 1), ["train.fr is missing"]),
+        ("recipe.toml", RECIPE.replace('dev_target = "train.de"', ""), ["dev_source"]),
+        ("recipe.toml", "[data", ["recipe.toml is not TOML"]),
+        ("recipe.toml", RECIPE.replace("[model]", "[model]\nnum_heads = 5", 1), ["not TOML"]),
+        (
+            "recipe.toml",
+            RECIPE.replace("[model]", '[model]\npositions = "learned"\nmax_length = 4'),
+            ["train.de, line 3 has 5 tokens", "max_length = 4"],
+        ),
+        ("recipe.toml", RECIPE.replace("steps = 120", 'steps = "many"'), ["steps"]),
+    ],
+)
+def test_what_train_refuses(name, content, says, folder, capsys):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(["train", "recipe.toml", "--output", "run"], capsys, *says)
+    assert not (folder / "run" / "checkpoint.safetensors").exists()
+
+
+def test_other_refusals(folder, capsys):
+    refused(["train", "nowhere.toml", "--output", "run"], capsys, "nowhere.toml is missing")
+    refused(["train", "recipe.toml", "--output", "run", "--set", "steps=3"], capsys, "--set")
+    refused(["train", "recipe.toml", "--output", "train.en"], capsys, "train.en")
+    refused(["translate", "--model", "nowhere", "a"], capsys, "nowhere")
+    refused(["vocab", "train.en", "--output", "v", "--size", "9", "--kind", "bpe"], capsys, "bpe")
+    refused(["vocab", "train.en", "--output", "no/v", "--kind", "words"], capsys, "no/v")
+    refused(["vocab", "train.fr", "--output", "v", "--kind", "words"], capsys, "train.fr")
+
+
+def test_a_second_run_into_the_same_folder_is_refused(trained, folder, capsys):
+    before = (folder / "run/checkpoint.safetensors").read_bytes()
+    refused(["train", "recipe.toml", "--output", "run"], capsys, "checkpoint.safetensors exists")
+    assert (folder / "run/checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_vocabulary_that_does_not_match_the_weights(trained, folder, capsys):
+    with open(folder / trained / "source_vocabulary.txt", "a") as file:
+        file.write("one\ntwo\n")
+    refused(["translate", "--model", trained, "a"], capsys, "source_vocabulary.txt", "tokens")
+
+
+def test_recipes_in_the_repository_are_whole():
+    from conftest import REPOSITORY
+
+    paths = sorted((REPOSITORY / "bench" / "recipes").glob("*.toml"))
+    assert paths
+    for path in paths:
+        recipe = load_recipe(path)
+        assert json.dumps(recipe.model)

@@ -1,0 +1,158 @@
+"""Tokenizers: texts to ids and back, and the files that hold them."""
+
+import pickle
+
+import numpy as np
+import pytest
+from models import small_config
+
+import pyx_transformer as pt
+from pyx_transformer import text
+
+SENTENCES = ["i don 't know .", "the cat sat .", "the cat knows the dog .", "i know ."]
+KINDS = {
+    "words": {"min_count": 1},
+    "characters": {},
+    "sentencepiece": {"size": 40},
+}
+
+
+@pytest.fixture(params=KINDS)
+def tokenizer(request):
+    if request.param == "sentencepiece":
+        pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    return text.make(request.param, SENTENCES, **KINDS[request.param])
+
+
+def test_what_is_encoded_is_decoded(tokenizer):
+    assert (tokenizer.unknown_id, tokenizer.start_id, tokenizer.end_id) == (0, 1, 2)
+    for sentence in SENTENCES:
+        ids = tokenizer.encode(sentence)
+        assert ids.dtype == np.int64
+        assert ((ids > 2) & (ids < tokenizer.vocab_size)).all()
+        assert tokenizer.decode(ids) == sentence
+        assert tokenizer.decode([1, *ids, 2]) == sentence
+        assert len(tokenizer.tokens(ids)) == len(ids)
+    assert tokenizer.encode("").size == 0
+    assert tokenizer.decode([]) == ""
+
+
+def test_what_the_vocabulary_lacks_is_unknown(tokenizer):
+    ids = tokenizer.encode("the cat ☃ sat .")
+    assert 0 in ids
+
+
+def test_files_hold_all_of_it(tokenizer, tmp_path):
+    text.save(tokenizer, tmp_path / "vocabulary")
+    assert [path.name for path in tmp_path.iterdir()] == ["vocabulary"]
+    loaded = text.load(tokenizer.kind, tmp_path / "vocabulary")
+    for sentence in SENTENCES:
+        np.testing.assert_array_equal(loaded.encode(sentence), tokenizer.encode(sentence))
+    copied = pickle.loads(pickle.dumps(tokenizer))
+    np.testing.assert_array_equal(copied.encode(SENTENCES[0]), tokenizer.encode(SENTENCES[0]))
+
+
+def test_a_model_keeps_its_tokenizers(tokenizer, tmp_path):
+    size = tokenizer.vocab_size
+    model = pt.Transformer(small_config(src_vocab_size=size, tgt_vocab_size=size), rng=0)
+    model.src_tokenizer = model.tgt_tokenizer = tokenizer
+    model.save(tmp_path)
+    loaded = pt.load(tmp_path)
+    for side in (loaded.src_tokenizer, loaded.tgt_tokenizer):
+        assert side.settings == tokenizer.settings
+        np.testing.assert_array_equal(side.encode(SENTENCES[2]), tokenizer.encode(SENTENCES[2]))
+    # A model without them takes the files away.
+    pt.Transformer(model.config, rng=0).save(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_vocabularies_are_the_most_frequent_tokens():
+    words = text.make("words", SENTENCES)
+    assert words.vocabulary[:6] == ["<unk>", "<s>", "</s>", ".", "the", "cat"]
+    assert text.make("words", SENTENCES, min_count=3).vocabulary[3:] == [".", "the"]
+    assert text.make("words", SENTENCES, size=5).vocabulary[3:] == [".", "the"]
+    characters = text.make("characters", ["ab\nb"])
+    assert characters.vocabulary[3:] == ["b", "\\n", "a"]
+    assert characters.decode(characters.encode("a\nb")) == "a\nb"
+
+
+def test_languages():
+    japanese = text.make("words", ["私 は 猫 。"], language="ja")
+    ids = japanese.encode("猫 は 私 。")
+    assert japanese.decode(ids) == "猫は私。"
+    assert japanese.decode(ids, spaced=True) == "猫 は 私 。"
+    english = text.make("words", SENTENCES, language="en")
+    np.testing.assert_array_equal(english.encode("I don’t know."), english.encode(SENTENCES[0]))
+
+
+@pytest.mark.parametrize(
+    ("ordinary", "tokenised"),
+    [
+        ("I don't know.", "i don 't know ."),
+        ("  She's 10.5 years old, isn't she?", "she 's 10.5 years old , isn 't she ?"),
+        ('It costs 1,000 yen; "OK" (yes)!', 'it costs 1,000 yen ; " ok " ( yes ) !'),
+        ("The boys’ room", "the boys' room"),
+        ("", ""),
+    ],
+)
+def test_english(ordinary, tokenised):
+    assert text.english(ordinary) == tokenised
+    assert text.english(tokenised) == tokenised
+
+
+def test_the_training_text_is_english_already(shared_data):
+    """Setting apart what is set apart already changes abbreviations and nothing else."""
+    lines = (shared_data / "tanaka-en-ja/train.en").read_text(encoding="utf-8").splitlines()
+    changed = [line for line in lines if text.english(line) != line]
+    assert len(changed) < 0.002 * len(lines)
+    assert all(text.english(line).replace(" ", "") == line.replace(" ", "") for line in changed)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda: text.make("bytes", SENTENCES), ValueError, "kind is 'bytes'"),
+        (lambda: text.make("words", SENTENCES, size=3), ValueError, "size is 3"),
+        (lambda: text.make("sentencepiece", SENTENCES), ValueError, "size is None"),
+        (lambda: text.Words(["a", "b"]), ValueError, "vocabulary begins with"),
+        (
+            lambda: text.Words(["<unk>", "<s>", "</s>", "a", "a"]),
+            ValueError,
+            "holds 'a' more than once",
+        ),
+        (lambda: text.make("words", SENTENCES, language="fr"), ValueError, "language is 'fr'"),
+        (lambda: text.load("words", "nowhere.txt"), FileNotFoundError, "nowhere.txt is missing"),
+    ],
+)
+def test_bad_input(call, error, says):
+    with pytest.raises(error, match=says):
+        call()
+
+
+def test_bad_files(tmp_path, tokenizer):
+    (tmp_path / "vocabulary").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="vocabulary"):
+        text.load(tokenizer.kind, tmp_path / "vocabulary")
+
+    size = tokenizer.vocab_size
+    model = pt.Transformer(small_config(src_vocab_size=size, tgt_vocab_size=size), rng=0)
+    model.src_tokenizer = model.tgt_tokenizer = tokenizer
+    model.save(tmp_path / "model")
+    path = tmp_path / "model" / "tokenizers.json"
+    for content, says in [
+        ("[]", "expected an object"),
+        ('{"source": {"kind": "syllables"}}', "syllables"),
+        ('{"source": {"kind": "words", "colour": 1}}', "colour|model"),
+        ('{"source": 3}', "tokenizers.json"),
+    ]:
+        path.write_text(content)
+        with pytest.raises(ValueError, match=says):
+            pt.load(tmp_path / "model")
+
+
+def test_a_tokenizer_of_another_size_is_not_saved(tmp_path):
+    model = pt.Transformer(small_config(), rng=0)
+    model.src_tokenizer = text.make("words", SENTENCES)
+    with pytest.raises(ValueError, match="src_vocab_size is 23"):
+        model.save(tmp_path)
+    assert not list(tmp_path.iterdir())
