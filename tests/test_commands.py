@@ -123,7 +123,7 @@ def test_pictures(trained, folder, capsys):
     for name in ("heads.png", "c.png"):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
-    refused([*arguments, "you know ."], capsys, "--attention draws one TEXT")
+    refused([*arguments[:4], "a", *arguments[4:]], capsys, "--attention draws one TEXT")
 
 
 def test_a_language_model(folder, capsys):

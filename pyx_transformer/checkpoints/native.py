@@ -194,7 +194,7 @@ def check_tokenizer(who: str, tokenizer, side: str, config: TransformerConfig) -
     size = getattr(config, size_name)
     if tokenizer.vocab_size != size:
         raise ValueError(
-            f"{who} has {tokenizer.vocab_size} tokens, expected {size} because {size_name} is so"
+            f"{who} has {tokenizer.vocab_size} tokens, expected {size}, the config's {size_name}"
         )
 
 
