@@ -12,6 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 BENCHMARKS = {
     "kernels": "each kernel alone",
     "encoder": "encoder stacks, padding, import time and installed size",
+    "train": "training steps, backward attention and peak memory",
     "decode": "greedy and beam search, Python time of a step and predicted memory",
 }
 # Read by OpenMP, OpenBLAS and MKL while they load.

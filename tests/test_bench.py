@@ -28,12 +28,13 @@ from bench import (  # noqa: E402
     product,
     report,
     timing,
+    train,
 )
 from bench.rows import Bar, Benchmark, Figure, Missing, Result, Row  # noqa: E402
 from bench.timing import Contestant  # noqa: E402
 from pyx_transformer import _runtime  # noqa: E402
 
-BENCHMARKS = [kernels.BENCHMARK, encoder.BENCHMARK, decode.BENCHMARK]
+BENCHMARKS = [kernels.BENCHMARK, encoder.BENCHMARK, decode.BENCHMARK, train.BENCHMARK]
 
 
 def named(benchmark):
@@ -173,7 +174,7 @@ def test_bars_cover_the_rows_that_they_are_about():
         for benchmark in BENCHMARKS
         for bar in benchmark.bars
     }
-    assert list(covered.values()) == [17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2] + [1] * 7 + [2]
+    assert list(covered.values()) == [17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2] + [1] * 7 + [2] + [1] * 3
 
 
 def test_work_of_an_encoder():
@@ -230,6 +231,25 @@ def test_contestants_agree(name):
         contestants = list(row.contestants(installed))
         assert [c.name for c in contestants[:2]] == ["ours", "numpy"]
         report.check(row.name, contestants)
+
+
+def test_training_steps_agree(monkeypatch):
+    """Ours and PyTorch's losses, over the steps that are compared before any is timed."""
+    installed = peers.Peers(1)
+    monkeypatch.setattr(train, "RATE", 1e-3)
+    for is_shared in (True, False):
+        sizes = (1, 8, 2, 16, 30, 3, 5, is_shared)
+        ours = train.our_step(sizes)
+        losses = [ours() for _ in range(20)]
+        assert losses[-1] < losses[0]
+        if installed.torch:
+            assert len(list(train.steps(sizes, installed))) == 2
+
+
+def test_work_of_a_training_step():
+    # 2 layers each, d 4, d_ff 8, vocabulary 10: 3 attention blocks and 2 feed-forward ones a layer.
+    weights = 2 * (3 * 4 * 16 + 2 * 2 * 32) + 40
+    assert train.flop((2, 4, 2, 8, 10, 3, 5, False)) == 6 * 15 * weights
 
 
 def test_encoders_agree():
