@@ -150,11 +150,11 @@ class Transformer(TokenModel):
 
         return generation.memory_estimate(self, batch, src_len, max_length, beam_size)
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, directory: str | os.PathLike, *, dtype: str = "float32") -> None:
         """Write config.json, model.safetensors and what goes with it: see `checkpoints.save`."""
         from pyx_transformer import checkpoints
 
-        checkpoints.save(self, directory)
+        checkpoints.save(self, directory, dtype=dtype)
 
     # Rows in, rows out: what generation builds on.
 

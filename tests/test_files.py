@@ -120,6 +120,48 @@ def test_other_dtypes_are_converted(dtype, model, saved):
     assert_same_bits(called(again), called(model))
 
 
+def test_int8_files_are_small_and_close(model, saved, tmp_path):
+    model.save(tmp_path / "small", dtype="int8")
+    size = (tmp_path / "small" / WEIGHTS).stat().st_size
+    assert size < 0.6 * (saved / WEIGHTS).stat().st_size  # rows here are 24 numbers long
+    loaded, original = pt.load(tmp_path / "small").state_dict(), model.state_dict()
+    for key, array in original.items():
+        if array.ndim == 1:
+            assert_same_bits(loaded[key], array)
+        else:
+            half_a_step = np.abs(array).max(axis=1, keepdims=True) / 254
+            assert (np.abs(loaded[key] - array) <= half_a_step * 1.0001).all()
+            assert not np.array_equal(loaded[key], array)
+    again = pt.load(tmp_path / "small")
+    again.save(tmp_path / "again", dtype="int8")
+    for key, array in pt.load(tmp_path / "again").state_dict().items():
+        np.testing.assert_allclose(array, loaded[key], rtol=1e-6)
+    with pytest.raises(ValueError, match="dtype is 'int4'"):
+        model.save(tmp_path / "small", dtype="int4")
+
+
+def test_a_row_of_zeros_as_int8(model, tmp_path):
+    state = model.state_dict()
+    state["src_embedding.weight"][3] = 0
+    model.load_state_dict(state)
+    model.save(tmp_path, dtype="int8")
+    assert not pt.load(tmp_path).src_embedding.weight[3].any()
+
+
+@pytest.mark.parametrize("shape", [(23,), (22, 1), (23, 24), ()])
+def test_scales_that_fit_no_matrix(shape, model, tmp_path):
+    model.save(tmp_path, dtype="int8")
+    arrays = safetensors.numpy.load_file(tmp_path / WEIGHTS)
+    arrays["src_embedding.weight.scales"] = np.ones(shape, np.float32)
+    safetensors.numpy.save_file(arrays, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"src_embedding\.weight\.scales has shape"):
+        pt.load(tmp_path)
+    del arrays["src_embedding.weight"]
+    safetensors.numpy.save_file(arrays, tmp_path / WEIGHTS)
+    with pytest.raises(ValueError, match=r"src_embedding\.weight"):
+        pt.load(tmp_path)
+
+
 def test_saving_over_a_model_replaces_all_of_it(saved):
     other = small_model(seed=1, positions="none", src_vocab_size=31)
     other.save(saved)
