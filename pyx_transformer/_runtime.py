@@ -177,13 +177,15 @@ def freed_memory_kept():
     except (AttributeError, OSError, TypeError):
         yield
         return
-    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # M_... of malloc.h
     mallopt(trim_threshold, 2**31 - 1)
     mallopt(mmap_max, 0)
     try:
         yield
     finally:
-        mallopt(trim_threshold, 2**17)
+        # What glibc's thresholds grow to by themselves, which setting them once has stopped.
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 64 << 20)
         mallopt(mmap_max, 2**16)
 
 

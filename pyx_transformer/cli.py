@@ -51,7 +51,7 @@ def _run(argv):
         return 2
     except KeyboardInterrupt:
         print(f"pyx-transformer {arguments.command}: interrupted", file=sys.stderr)
-        return 130
+        return 2
     return 0
 
 
@@ -185,9 +185,10 @@ def _change(text):
 
 def _print_entry(entry):
     step = f"step {entry['step']}"
-    if "validation" in entry:
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in entry["validation"].items())
-        print(f"{step}  validation: {figures}", flush=True)
+    part = next((part for part in ("validation", "test") if part in entry), None)
+    if part is not None:
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in entry[part].items())
+        print(f"{step}  {part}: {figures}", flush=True)
     elif "skipped" in entry:
         print(
             f"{step} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']}; "
@@ -218,9 +219,11 @@ def _add_evaluate(commands):
 def _evaluate(arguments):
     from pyx_transformer.training import corpus
     from pyx_transformer.training.validation import validate
+    from pyx_transformer.translation import require_bleu, tokenizer_of
 
     model = pt.load(arguments.model)
-    settings = {}
+    tokenizer_of("evaluate", model, "tgt_tokenizer")
+    settings, with_bleu = {}, False
     if isinstance(model, pt.TransformerLM):
         if arguments.target is not None:
             raise ValueError("target was given, expected none because the model has no source")
@@ -231,16 +234,22 @@ def _evaluate(arguments):
         examples = corpus.pair_examples(
             arguments.source,
             arguments.target,
-            model.src_tokenizer,
+            tokenizer_of("evaluate", model, "src_tokenizer"),
             model.tgt_tokenizer,
             model.config,
         )
+        try:
+            require_bleu()
+            with_bleu = True
+        except ImportError as error:  # there are other figures
+            print(one_line(error), file=sys.stderr)
         settings = {
             "beam_size": arguments.beam_size,
             "length_penalty": arguments.length_penalty,
             "max_length": arguments.max_length,
         }
-    for name, value in validate(model, examples, with_bleu=bool(settings), **settings).items():
+    examples.check("evaluate", model)
+    for name, value in validate(model, examples, with_bleu=with_bleu, **settings).items():
         print(f"{name} {value:.4f}")
 
 
@@ -283,6 +292,8 @@ def _translate(arguments):
         return_scores=arguments.scores,
         return_attention=bool(arguments.attention),
     )
+    if arguments.attention and not len(found[0][0].hypothesis.sequence):
+        raise ValueError("--attention: the translation is empty, and there is nothing to draw")
     _print_texts(found, arguments.scores)
     if arguments.attention:
         best = found[0][0].hypothesis
@@ -292,6 +303,8 @@ def _translate(arguments):
 
 
 def _stdin():
+    if sys.stdin is None:
+        raise ValueError("standard input is closed, expected sentences there or as TEXT")
     sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     return sys.stdin
 

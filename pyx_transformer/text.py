@@ -42,8 +42,14 @@ class Tokenizer(Protocol):
         """The ids of a text, without start and end; unknown_id for what the vocabulary lacks."""
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
-        """The text of these ids, without special tokens; spaced: words, or characters where those
+        """The text of these ids, without start and end; spaced: words, or characters where those
         are the tokens, stand between spaces, as scores of translations count them."""
+
+    def spaced(self, text: str) -> str:
+        """A text as `decode(..., spaced=True)` gives it, were all of it in the vocabulary."""
+
+    def contents(self) -> bytes:
+        """What `save` writes and, with `settings`, all there is to know."""
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id."""
@@ -61,10 +67,11 @@ class _Listed:
             raise ValueError(
                 f"{name}: vocabulary begins with {self.vocabulary[:3]}, expected {list(SPECIAL)}"
             )
-        self._ids = {token: i for i, token in enumerate(self.vocabulary)}
-        if len(self._ids) < len(self.vocabulary):
-            twice = [token for token, n in Counter(self.vocabulary).items() if n > 1]
+        twice = [token for token, n in Counter(self.vocabulary).items() if n > 1]
+        if twice:
             raise ValueError(f"{name}: vocabulary holds {twice[0]!r} more than once")
+        # A text that spells out a special token does not hold that token.
+        self._ids = {token: i for i, token in enumerate(self.vocabulary) if i >= len(SPECIAL)}
 
     @property
     def vocab_size(self) -> int:
@@ -74,6 +81,10 @@ class _Listed:
     def tokens(self, ids):
         """The token of each id."""
         return [self.vocabulary[i] for i in ids]
+
+    def contents(self) -> bytes:
+        """What `save` writes: a token per line."""
+        return as_lines(self.vocabulary)
 
     def _known(self, ids):
         return [self.vocabulary[i] for i in ids if i not in (self.start_id, self.end_id)]
@@ -97,11 +108,15 @@ class Words(_Listed):
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of the words of a text."""
-        return self._encoded((english(text) if self.language == "en" else text).split())
+        return self._encoded(self.spaced(text).split())
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The words of these ids, spaces between them unless the language has none."""
         return ("" if self.language == "ja" and not spaced else " ").join(self._known(ids))
+
+    def spaced(self, text: str) -> str:
+        """The words of a text with one space between them."""
+        return " ".join((english(text) if self.language == "en" else text).split())
 
     @property
     def settings(self) -> dict[str, str]:
@@ -116,13 +131,17 @@ class Characters(_Listed):
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of the characters of a text."""
-        return self._encoded("\\n" if character == "\n" else character for character in text)
+        return self._encoded(escaped(text))
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The characters of these ids; spaced: with spaces between them."""
         if spaced:
             return " ".join(self._known(ids))
         return "".join("\n" if token == "\\n" else token for token in self._known(ids))
+
+    def spaced(self, text: str) -> str:
+        """The characters of a text with spaces between them."""
+        return " ".join(escaped(text))
 
     @property
     def settings(self) -> dict[str, str]:
@@ -166,6 +185,10 @@ class SentencePiece:
         """The text of these pieces, the same with spaced."""
         return self._processor.DecodeIds([int(i) for i in ids])
 
+    def spaced(self, text: str) -> str:
+        """The text as its pieces give it back."""
+        return self.decode(self.encode(text))
+
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The piece of each id."""
         return [self._processor.IdToPiece(int(i)) for i in ids]
@@ -180,6 +203,10 @@ class SentencePiece:
     def settings(self) -> dict[str, str]:
         """What there is to know besides the model."""
         return {"kind": self.kind}
+
+    def contents(self) -> bytes:
+        """What `save` writes."""
+        return self.model
 
 
 def make(
@@ -207,7 +234,7 @@ def make(
     counts = Counter()
     for line in texts:
         if kind == "characters":
-            counts.update("\\n" if character == "\n" else character for character in line)
+            counts.update(escaped(line))
         else:
             counts.update((english(line) if language == "en" else line).split())
     for token in SPECIAL:
@@ -216,15 +243,23 @@ def make(
     order = sorted(counts, key=lambda token: (-counts[token], token))
     kept = [token for token in order if counts[token] >= min_count]
     vocabulary = [*SPECIAL, *kept][:size]
+    if not kept:
+        raise ValueError(f"{this}: texts have no token that occurs min_count = {min_count} times")
     return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
+
+
+def escaped(text: str) -> list[str]:
+    """The characters of a text, line breaks as backslash and n."""
+    return ["\\n" if character == "\n" else character for character in text]
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     """Write a vocabulary, a token per line, or the model of SentencePiece."""
-    content = getattr(tokenizer, "model", None) or as_lines(tokenizer.vocabulary)
     path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"text.save: {path} is a folder, expected a file to write")
     staged = path.with_name(f"{path.name}.saving")
-    staged.write_bytes(content)
+    staged.write_bytes(tokenizer.contents())
     staged.replace(path)
 
 

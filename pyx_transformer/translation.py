@@ -68,13 +68,20 @@ def bleu(texts: Sequence[str], references: Sequence[str]) -> float:
 
     sacrebleu's, on the tokens as they are. Raises ImportError where that package is missing.
     """
+    require_bleu()
+    import sacrebleu
+
+    return sacrebleu.corpus_bleu(list(texts), [list(references)], tokenize="none", force=True).score
+
+
+def require_bleu() -> None:
+    """Raise ImportError, saying what to install, where sacrebleu is missing."""
     try:
-        import sacrebleu
+        import sacrebleu  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "bleu: the package sacrebleu is missing: pip install 'pyx-transformer[train]'"
         ) from error
-    return sacrebleu.corpus_bleu(list(texts), [list(references)], tokenize="none", force=True).score
 
 
 def padded(sequences: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,6 +1,5 @@
 """The commands that make, train and use models, as a user types them."""
 
-import json
 import re
 import subprocess
 import sys
@@ -126,6 +125,28 @@ def test_pictures(trained, folder, capsys):
     refused([*arguments[:4], "a", *arguments[4:]], capsys, "--attention draws one TEXT")
 
 
+def test_the_test_is_scored_at_the_end(folder, capsys):
+    files = '[data]\ntest_source = "train.en"\ntest_target = "train.de"'
+    (folder / "recipe.toml").write_text(RECIPE.replace("[data]", files))
+    assert main(["train", "recipe.toml", "--output", "run"]) == 0
+    assert re.search(r"step 120  test: .*exact_match 1  bleu 100\n", capsys.readouterr().out)
+
+
+def test_bleu_is_of_texts_as_the_tokenizer_has_them(folder, capsys):
+    """References in ordinary writing, and characters."""
+    (folder / "train.en").write_text("I don't know.\nYou know.\n")
+    (folder / "train.de").write_text("You don't.\nI know it.\n")
+    for change in ("text.target_language=en", "text.kind=characters"):
+        arguments = ["--set", change, "--set", "training.max_length=20"]
+        assert main(["train", "recipe.toml", "--output", f"run {change}", *arguments]) == 0
+        capsys.readouterr()
+        model = f"run {change}/model"
+        assert main(["evaluate", "--model", model, "train.en", "train.de"]) == 0
+        figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
+        assert float(figures["exact_match"]) == 1.0
+        assert float(figures["bleu"]) == pytest.approx(100, abs=0.01)
+
+
 def test_a_language_model(folder, capsys):
     (folder / "text.txt").write_text("abcabcabcabc\n" * 20)
     recipe = """
@@ -184,6 +205,10 @@ def test_sentencepiece(folder, capsys):
     capsys.readouterr()
     assert main(["translate", "--model", "run/model", "the cat sleeps ."]) == 0
     assert capsys.readouterr().out == "die katze schläft .\n"
+    # A zero-width space is no token.
+    (folder / "train.en").write_text("a\nb\n\u200b\nd\ne\n", "utf-8")
+    arguments = ["train", "recipe.toml", "--output", "run2", *arguments]
+    refused(arguments, capsys, "train.en, line 3 has no token")
 
 
 def test_everything_by_flags(capsys):
@@ -225,6 +250,15 @@ def test_everything_by_flags(capsys):
             ["train.de, line 3 has 5 tokens", "max_length = 4"],
         ),
         ("recipe.toml", RECIPE.replace("steps = 120", 'steps = "many"'), ["steps"]),
+        ("recipe.toml", RECIPE.replace("[text]", "[text]\nmin_count = 2.5"), ["min_count is 2.5"]),
+        ("recipe.toml", RECIPE.replace("[text]", '[text]\nshared = "no"'), ["shared is 'no'"]),
+        (
+            "recipe.toml",
+            RECIPE.replace("[text]", '[text]\nshared = true\ntarget_language = "ja"'),
+            ["target_language is 'ja'", "shared"],
+        ),
+        ("recipe.toml", RECIPE.replace("[data]", "[data]\ndev_share = 0.1"), ["dev_share"]),
+        ("recipe.toml", RECIPE.replace("[model]", "[model]\nend_id = 7"), ["end_id = 7"]),
     ],
 )
 def test_what_train_refuses(name, content, says, folder, capsys):
@@ -241,6 +275,28 @@ def test_other_refusals(folder, capsys):
     refused(["vocab", "train.en", "--output", "v", "--size", "9", "--kind", "bpe"], capsys, "bpe")
     refused(["vocab", "train.en", "--output", "no/v", "--kind", "words"], capsys, "no/v")
     refused(["vocab", "train.fr", "--output", "v", "--kind", "words"], capsys, "train.fr")
+    refused(["vocab", "train.en", "--output", ".", "--kind", "words"], capsys, "folder")
+    rare = ["--min-count", "99", "--kind", "words"]
+    refused(["vocab", "train.en", "--output", "v", *rare], capsys, "min_count = 99")
+    assert not (folder / "v").exists()
+    pt.Transformer(pt.TransformerConfig(9, 9, d_model=8, num_heads=1), rng=0).save("bare")
+    refused(["translate", "--model", "bare", "a"], capsys, "src_tokenizer")
+    refused(["evaluate", "--model", "bare", "train.en", "train.de"], capsys, "tgt_tokenizer")
+
+
+def test_interrupting_a_run_leaves_its_checkpoint(folder, capsys, monkeypatch):
+    from pyx_transformer.training import trainer
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    assert main(["train", "recipe.toml", "--output", "run", "--set", "training.patience=1"]) == 0
+    before = (folder / "run/checkpoint.safetensors").read_bytes()
+    capsys.readouterr()
+    monkeypatch.setattr(trainer.Trainer, "run", interrupted)
+    arguments = ["train", "recipe.toml", "--output", "run", "--resume"]
+    assert "interrupted" in refused(arguments, capsys)
+    assert (folder / "run/checkpoint.safetensors").read_bytes() == before
 
 
 def test_a_second_run_into_the_same_folder_is_refused(trained, folder, capsys):
@@ -262,4 +318,6 @@ def test_recipes_in_the_repository_are_whole():
     assert paths
     for path in paths:
         recipe = load_recipe(path)
-        assert json.dumps(recipe.model)
+        config = pt.TransformerConfig(100, 100, **recipe.model)
+        assert config.num_parameters > 0
+        assert recipe.training.steps > recipe.training.warmup

@@ -76,6 +76,11 @@ def test_vocabularies_are_the_most_frequent_tokens():
     assert characters.decode(characters.encode("a\nb")) == "a\nb"
 
 
+def test_a_text_cannot_spell_out_special_tokens():
+    words = text.make("words", SENTENCES)
+    np.testing.assert_array_equal(words.encode("<s> . </s> <unk>"), [0, 3, 0, 0])
+
+
 def test_languages():
     japanese = text.make("words", ["私 は 猫 。"], language="ja")
     ids = japanese.encode("猫 は 私 。")
@@ -113,6 +118,8 @@ def test_the_training_text_is_english_already(shared_data):
     [
         (lambda: text.make("bytes", SENTENCES), ValueError, "kind is 'bytes'"),
         (lambda: text.make("words", SENTENCES, size=3), ValueError, "size is 3"),
+        (lambda: text.make("words", SENTENCES, min_count=99), ValueError, "min_count = 99"),
+        (lambda: text.make("words", []), ValueError, "no token"),
         (lambda: text.make("sentencepiece", SENTENCES), ValueError, "size is None"),
         (lambda: text.Words(["a", "b"]), ValueError, "vocabulary begins with"),
         (
@@ -131,7 +138,7 @@ def test_bad_input(call, error, says):
 
 def test_bad_files(tmp_path, tokenizer):
     (tmp_path / "vocabulary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="vocabulary"):
+    with pytest.raises(ValueError, match=r"codec|no SentencePiece model"):
         text.load(tokenizer.kind, tmp_path / "vocabulary")
 
     size = tokenizer.vocab_size
@@ -142,7 +149,7 @@ def test_bad_files(tmp_path, tokenizer):
     for content, says in [
         ("[]", "expected an object"),
         ('{"source": {"kind": "syllables"}}', "syllables"),
-        ('{"source": {"kind": "words", "colour": 1}}', "colour|model"),
+        ('{"source": {"kind": "words", "colour": 1}}', "colour|source is words, but"),
         ('{"source": 3}', "tokenizers.json"),
     ]:
         path.write_text(content)

@@ -261,11 +261,16 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path):
 RUN = """
 import sys
 sys.path[:0] = {paths!r}
+from pathlib import Path
 from test_training import OPTIONS, new_model, some_examples
 from dataclasses import replace
+import pyx_transformer as pt
 from pyx_transformer.training import train
 options = replace(OPTIONS, steps=400, validate_every=3)
-train(new_model(), some_examples(), None, options, sys.argv[1], resume=True,
+model = new_model()
+if (Path(sys.argv[1]) / "checkpoint.safetensors").exists():  # the weights come from there
+    model = pt.Transformer(model.config, rng=99)
+train(model, some_examples(), None, options, sys.argv[1], resume=True,
       report=lambda entry: print(entry["step"], flush=True))
 """
 
@@ -278,7 +283,7 @@ def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path):
 
     script = RUN.format(paths=[os.path.dirname(__file__)])
     command = [sys.executable, "-c", script, str(tmp_path / "killed")]
-    rng = np.random.default_rng()
+    rng = np.random.default_rng(0)
     for _ in range(3):
         run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         assert run.stdout.readline()  # a step is done
@@ -291,20 +296,31 @@ def test_a_run_killed_at_random_resumes_to_the_same_bits(tmp_path):
     assert bits(killed) == bits(whole)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_an_unwritable_folder_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     from pyx_transformer.checkpoints import native
 
     train(new_model(), some_examples(), None, replace(OPTIONS, steps=4), tmp_path)
-    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+    files = ("checkpoint.safetensors", "log.jsonl", "model/model.safetensors")
 
-    def full(descriptor):
-        raise OSError(28, "No space left on device")
+    def full_from(name):
+        """Writing fails from the first file of that name on."""
 
-    monkeypatch.setattr(native.os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        train(new_model(), some_examples(), None, OPTIONS, tmp_path, resume=True)
-    monkeypatch.undo()
-    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+        def fsync(descriptor):
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            if os.path.basename(path) == name:
+                raise OSError(28, "No space left on device")
+
+        return fsync
+
+    for name in files:
+        before = (tmp_path / name).read_bytes()
+        monkeypatch.setattr(native.os, "fsync", full_from(os.path.basename(name)))
+        with pytest.raises(OSError, match="No space left"):
+            train(new_model(), some_examples(), None, OPTIONS, tmp_path, resume=True)
+        monkeypatch.undo()
+        assert (tmp_path / name).read_bytes() == before
+        assert not list(tmp_path.rglob(".saving.*"))
     resumed, whole = new_model(), new_model()
     train(resumed, some_examples(), None, OPTIONS, tmp_path, resume=True)
     train(whole, some_examples(), None, OPTIONS, tmp_path / "whole")
@@ -337,6 +353,8 @@ def test_options_are_checked():
         ("metric", "accuracy"),
         ("beta2", 1.0),
         ("peak_rate", -1.0),
+        ("eps", 0.0),
+        ("beta1", 1 - 1e-9),
     ]:
         with pytest.raises(ValueError, match=name):
             replace(OPTIONS, **{name: value})
@@ -353,8 +371,11 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
 
     with pytest.raises(FileExistsError, match="checkpoint"):
         attempt(resume=False)
-    with pytest.raises(ValueError, match=r"values in .* has shape"):
-        attempt(pt.Transformer(small_config(d_ff=43), rng=0))
+    for changes in ({"d_ff": 43}, {"num_heads": 2}, {"norm_first": True}):
+        with pytest.raises(ValueError, match="its config differ"):
+            attempt(pt.Transformer(small_config(**changes), rng=0))
+    with pytest.raises(ValueError, match="its examples differ"):
+        train(new_model(), some_examples(seed=1), None, OPTIONS, tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"dropout is 0\.3, expected 0\.2"):
         attempt(options=replace(OPTIONS, dropout=0.3))
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
@@ -363,9 +384,91 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
         attempt()
 
 
-def test_no_examples(tmp_path):
-    with pytest.raises(ValueError, match="examples is empty"):
-        train(new_model(), some_examples(0), None, OPTIONS, tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sources": [[3], [3, 4]], "targets": [[3]]}, "sources has 2 entries, expected 1"),
+        ({"sources": [[3.5]], "targets": [[3]]}, r"sources\[0\] has dtype float64"),
+        (
+            {"sources": [[3]], "targets": [[[3]]]},
+            r"targets\[0\] has dtype int64 and shape \(1, 1\)",
+        ),
+        ({"sources": [[10**9]], "targets": [[3]]}, "from 1000000000 .*, expected 0 to 22"),
+        ({"sources": [[3]], "targets": [[3, 19]]}, "targets has token ids from 3 to 19"),
+        ({"sources": [[3]], "targets": [[-1]]}, "targets has token ids from -1"),
+        ({"sources": None, "targets": [[3]]}, "sources is None"),
+        ({"sources": [], "targets": []}, "examples is empty"),
+        ({"sources": [[3] * 98], "targets": [[3]]}, "max_length = 97"),
+        ({"sources": [[3]], "targets": [[3] * 97]}, "max_length = 97"),
+    ],
+)
+def test_examples_that_the_model_cannot_read(changes, says, tmp_path):
+    model = pt.Transformer(small_config(positions="learned"), rng=0)
+    with pytest.raises((TypeError, ValueError), match=says):
+        examples = Examples(**changes, start_id=1, end_id=2)
+        train(model, examples, None, OPTIONS, tmp_path)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_validation_that_cannot_be(tmp_path):
+    good = some_examples()
+    empty = some_examples(0)
+    language_model = pt.TransformerLM(small_config(), rng=0)
+    texts = some_examples(with_sources=False)
+    for model, examples, validation, metric, says in [
+        (new_model(), good, empty, "loss", "validation is empty"),
+        (new_model(), good, good, "bleu", "tgt_tokenizer|sacrebleu"),
+        (language_model, texts, texts, "exact_match", "expected 'loss' for a language model"),
+        (language_model, good, None, "loss", "expected None for a language model"),
+    ]:
+        with pytest.raises((ImportError, ValueError), match=says):
+            train(model, examples, validation, replace(OPTIONS, metric=metric), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_learned_positions_bound_the_translations(tmp_path):
+    model = pt.Transformer(small_config(positions="learned", max_length=10), rng=0)
+    train(model, some_examples(), some_examples(3, 1), replace(OPTIONS, steps=4), tmp_path)
+
+
+def test_heads_too_wide_to_train(tmp_path):
+    config = pt.TransformerConfig(
+        9, 9, d_model=1026, num_heads=1, num_encoder_layers=0, num_decoder_layers=0, d_ff=1
+    )
+    examples = Examples([[3]], [[3]], start_id=1, end_id=2)
+    with pytest.raises(ValueError, match="1026 wide, expected at most 1024"):
+        train(pt.Transformer(config, rng=0), examples, None, OPTIONS, tmp_path)
+
+
+def test_accumulated_batches_make_one_step(tmp_path):
+    """The update of two batches is that of one with both, where nothing is dropped."""
+    options = replace(OPTIONS, steps=3, dropout=0.0, validate_every=3)
+    examples = some_examples(8)
+    whole, halves = new_model(), new_model()
+    train(whole, examples, None, replace(options, batch_tokens=10**6), tmp_path / "whole")
+    half = max(examples.lengths) * 4
+    train(
+        halves, examples, None, replace(options, accumulate=2, batch_tokens=half), tmp_path / "two"
+    )
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "two")]
+    for name in ("tokens", "loss", "gradient_norm"):
+        assert math.isclose(logs[0][-1][name], logs[1][-1][name], rel_tol=1e-4)
+    assert [entry["step"] for entry in logs[1]] == [3]
+
+
+def test_memory_is_given_back_as_before(tmp_path):
+    """After a run arrays of a few megabytes are as cheap as they were."""
+    import timeit
+
+    array = np.zeros(1 << 19, np.float32)
+
+    def fastest():
+        return min(timeit.repeat(lambda: np.add(array, array), number=20, repeat=20))
+
+    fastest()
+    before = fastest()
+    train(new_model(), some_examples(), None, replace(OPTIONS, steps=4), tmp_path)
+    assert fastest() < 5 * before  # 15 times before the thresholds were set back
 
 
 def test_the_log_is_json_lines(tmp_path):

@@ -37,6 +37,7 @@ VOCABULARIES = {
     "src_vocabulary": "source_vocabulary.txt",
     "tgt_vocabulary": "target_vocabulary.txt",
 }
+STAGED = ".saving."  # begins the names of folders of files on their way
 SCALES = ".scales"  # ends the key of the scales of an int8 matrix
 TOKENIZERS = "tokenizers.json"
 # By side: the attribute of the model, and the file of a tokenizer that is no list of tokens.
@@ -93,15 +94,13 @@ def save(
             check_vocabulary(f"save: {attribute}", attribute, tokens, model.config)
             files[name] = as_lines(tokens)
     settings = {}
+    check_tokenizers("save", model)
     for side, (attribute, name) in SIDES.items():
         tokenizer = getattr(model, attribute, None)
         if tokenizer is not None:
-            check_tokenizer(f"save: {attribute}", tokenizer, side, model.config)
             settings[side] = tokenizer.settings
-            if isinstance(tokenizer, SentencePiece):
-                files[name] = tokenizer.model
-            else:
-                files[f"{side}_vocabulary.txt"] = as_lines(tokenizer.vocabulary)
+            is_listed = not isinstance(tokenizer, SentencePiece)
+            files[f"{side}_vocabulary.txt" if is_listed else name] = tokenizer.contents()
     if settings:
         files[TOKENIZERS] = (json.dumps(settings, indent=2) + "\n").encode()
     directory.mkdir(parents=True, exist_ok=True)
@@ -184,20 +183,32 @@ def load_tokenizers(model: Transformer | TransformerLM, directory: Path) -> None
                 raise ValueError(
                     f"{side} has kind {kind!r}, expected words, characters or sentencepiece"
                 )
-            check_tokenizer(f"load: {side} tokenizer", tokenizer, side, model.config)
             setattr(model, attribute, tokenizer)
+        check_tokenizers("load", model)
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {path}: {error}") from error
 
 
-def check_tokenizer(who: str, tokenizer, side: str, config: TransformerConfig) -> None:
-    """Raise ValueError unless a tokenizer's ids are those of the config."""
-    size_name = "src_vocab_size" if side == "source" else "tgt_vocab_size"
-    size = getattr(config, size_name)
-    if tokenizer.vocab_size != size:
-        raise ValueError(
-            f"{who} has {tokenizer.vocab_size} tokens, expected {size}, the config's {size_name}"
-        )
+def check_tokenizers(who: str, model: Transformer | TransformerLM) -> None:
+    """Raise ValueError unless the ids of a model's tokenizers are those of its config."""
+    config = model.config
+    for attribute, _ in SIDES.values():
+        tokenizer = getattr(model, attribute, None)
+        if tokenizer is None:
+            continue
+        size_name = attribute.replace("tokenizer", "vocab_size")
+        size = getattr(config, size_name)
+        if tokenizer.vocab_size != size:
+            raise ValueError(
+                f"{who}: {attribute} has {tokenizer.vocab_size} tokens, expected {size}, the "
+                f"config's {size_name}"
+            )
+        ids = tokenizer.start_id, tokenizer.end_id
+        if attribute == "tgt_tokenizer" and ids != (config.start_id, config.end_id):
+            raise ValueError(
+                f"{who}: {attribute} starts with id {ids[0]} and ends with {ids[1]}, expected the "
+                f"config's start_id = {config.start_id} and end_id = {config.end_id}"
+            )
 
 
 def as_config_text(model: Transformer | TransformerLM) -> str:
@@ -306,7 +317,7 @@ def replace_files(directory: Path, files: dict[str, bytes]) -> None:
 
     None is renamed before all are on the disk, so that a full disk changes nothing.
     """
-    with tempfile.TemporaryDirectory(dir=directory, prefix=".saving.") as staged:
+    with tempfile.TemporaryDirectory(dir=directory, prefix=STAGED) as staged:
         for name, content in files.items():
             with open(os.path.join(staged, name), "wb") as file:
                 file.write(content)

@@ -10,7 +10,12 @@ import numpy as np
 from pyx_transformer.attention import Sequences
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from pyx_transformer.language_model import TransformerLM
+    from pyx_transformer.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -31,24 +36,84 @@ class Batch:
 
 
 class Examples:
-    """A corpus of token ids: sources and targets, lists of int64 arrays; sources may be None.
+    """A corpus of token ids: sources and targets, lists of arrays (T,); sources may be None.
 
-    references: the texts of the targets, if known, for scores that compare texts.
+    Each target is read after start_id and ends with end_id, which it does not hold itself.
+    references: the texts of the targets, if known, for scores that compare texts. Raises TypeError
+    or ValueError where the lists are not of equal length or hold anything but whole numbers.
     """
 
-    def __init__(self, sources, targets, *, start_id: int, end_id: int, references=None):
+    def __init__(
+        self,
+        sources: Sequence[ArrayLike] | None,
+        targets: Sequence[ArrayLike],
+        *,
+        start_id: int,
+        end_id: int,
+        references: Sequence[str] | None = None,
+    ):
+        self.targets = as_id_arrays("targets", targets)
+        self.sources = None if sources is None else as_id_arrays("sources", sources)
         self.references = references
-        self.sources = sources
-        self.targets = targets
+        for name in ("sources", "references"):
+            others = getattr(self, name)
+            if others is not None and len(others) != len(self.targets):
+                raise ValueError(
+                    f"Examples: {name} has {len(others)} entries, expected {len(self.targets)} "
+                    "because targets has as many"
+                )
         self.start_id = start_id
         self.end_id = end_id
         # A target is read with its start or end token.
-        self.lengths = np.array([len(target) + 1 for target in targets])
+        self.lengths = np.array([len(target) + 1 for target in self.targets], np.int64)
         if sources is not None:
-            self.lengths = np.maximum(self.lengths, [len(source) for source in sources])
+            self.lengths = np.maximum(self.lengths, [len(source) for source in self.sources])
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def check(self, who: str, model: Transformer | TransformerLM) -> None:
+        """Raise ValueError unless a model can read all of it."""
+        if not len(self):
+            raise ValueError(f"{who} is empty, expected at least one example")
+        sides = [("targets", self.targets, "tgt", 1)]
+        if hasattr(model, "encoder"):
+            if self.sources is None:
+                raise ValueError(f"{who}: sources is None, expected those of a translator")
+            sides.append(("sources", self.sources, "src", 0))
+        elif self.sources is not None:
+            raise ValueError(f"{who}: sources were given, expected None for a language model")
+        for name, sequences, side, more in sides:
+            size = getattr(model.config, f"{side}_vocab_size")
+            ids = np.concatenate(sequences)
+            if ids.size and not (ids.min() >= 0 and ids.max() < size):
+                raise ValueError(
+                    f"{who}: {name} has token ids from {ids.min()} to {ids.max()}, expected 0 to "
+                    f"{size - 1} because {side}_vocab_size is {size}"
+                )
+            longest = max(len(sequence) for sequence in sequences) + more
+            model.check_length(who, f"{name} has a sequence of", longest)
+
+    def split(self, share: float) -> tuple[Examples, Examples]:
+        """All but the last examples, and that share of them, at least one."""
+        kept = len(self) - max(round(share * len(self)), 1)
+
+        def part(begin, end):
+            return Examples(
+                None if self.sources is None else self.sources[begin:end],
+                self.targets[begin:end],
+                start_id=self.start_id,
+                end_id=self.end_id,
+                references=None if self.references is None else self.references[begin:end],
+            )
+
+        return part(0, kept), part(kept, len(self))
+
+    def contents(self) -> Iterator[bytes]:
+        """All that a run depends on, for a digest."""
+        for sequences in (self.sources, self.targets):
+            for ids in sequences or ():
+                yield b"%d:" % len(ids) + ids.tobytes()
 
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples of these numbers."""
@@ -76,6 +141,20 @@ class Examples:
                 batches.append(order[begin:i])
                 begin = i
         return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def as_id_arrays(name: str, sequences: Sequence[ArrayLike]) -> list[NDArray[np.int64]]:
+    """Each sequence as an int64 array (T,)."""
+    arrays = []
+    for number, sequence in enumerate(sequences):
+        ids = np.asarray(sequence)
+        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
+            raise TypeError(
+                f"Examples: {name}[{number}] has dtype {ids.dtype} and shape {ids.shape}, expected "
+                "whole numbers (T,)"
+            )
+        arrays.append(ids.astype(np.int64, copy=False))
+    return arrays
 
 
 def as_rows(sequences: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Sequences]:

@@ -18,16 +18,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
     Raises FileNotFoundError, and ValueError naming file and line where one is empty or not UTF-8.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    lines = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
-        try:
-            text = line.decode().strip()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}, line {number} is not UTF-8: {error}") from error
-        lines.append(text)
+    lines = [line.strip() for line in read_text(path).split("\n")]
     if lines and not lines[-1]:  # after the last line break
         lines.pop()
     for number, text in enumerate(lines, 1):
@@ -36,6 +27,22 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     if not lines:
         raise ValueError(f"{path} is empty, expected a sentence per line")
     return lines
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """All of a UTF-8 file.
+
+    Raises FileNotFoundError, and ValueError naming file and line where it is not UTF-8.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing")
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        number = content[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {number} is not UTF-8: {error.reason}") from error
 
 
 def read_pairs(source, target) -> tuple[list[str], list[str]]:
@@ -70,8 +77,10 @@ def text_examples(path, tokenizer: Tokenizer, config: TransformerConfig) -> Exam
     any other each line is an example.
     """
     if tokenizer.kind == "characters":
-        ids = tokenizer.encode(Path(path).read_text(encoding="utf-8"))
-        size = config.max_length - 1
+        ids = tokenizer.encode(read_text(path))
+        if not len(ids):
+            raise ValueError(f"{path} is empty, expected a text")
+        size = max(config.max_length - 1, 1)
         parts = [ids[i : i + size] for i in range(0, len(ids), size)]
     else:
         parts = encoded(path, read_lines(path), tokenizer, config, 1)
@@ -83,6 +92,8 @@ def encoded(path, texts: list[str], tokenizer: Tokenizer, config: TransformerCon
     examples = []
     for number, text in enumerate(texts, 1):
         ids = tokenizer.encode(text)
+        if not len(ids):
+            raise ValueError(f"{path}, line {number} has no token, expected a sentence")
         if config.positions == "learned" and len(ids) + more > config.max_length:
             raise ValueError(
                 f"{path}, line {number} has {len(ids) + more} tokens, expected at most max_length ="

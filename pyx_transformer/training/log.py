@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import TYPE_CHECKING
+
+from pyx_transformer.checkpoints.native import replace_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +23,7 @@ class Log:
         kept = [entry for entry in read(path) if entry["step"] <= step] if step else []
         self._path = path
         self._report = report
-        path.write_text("".join(_line(entry) for entry in kept), encoding="utf-8")
+        replace_files(path.parent, {path.name: "".join(map(_line, kept)).encode()})
 
     def write(self, entry: dict) -> None:
         """Add a line, and report it."""
@@ -31,14 +34,16 @@ class Log:
 
 
 def read(path: Path) -> list[dict]:
-    """The entries of a log; a last line that was cut off is left out."""
+    """The entries of a log, up to a line that was cut off."""
     entries = []
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
-                entries.append(json.loads(line))
-            except ValueError:
+                entry = json.loads(line)
+                entry["step"] += 0
+            except (KeyError, TypeError, ValueError):
                 break
+            entries.append(entry)
     return entries
 
 
@@ -80,4 +85,11 @@ class Pace:
 
 
 def _line(entry):
-    return json.dumps(entry) + "\n"
+    return json.dumps(finite(entry), allow_nan=False) + "\n"
+
+
+def finite(value):
+    """The value with None for each number that is not finite, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: finite(one) for name, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

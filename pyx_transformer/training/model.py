@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer.training import layers
+from pyx_transformer.training.functions import WIDEST_HEAD
 from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -56,6 +57,11 @@ class Pass:
     """One forward pass; each method gives rows and their way back."""
 
     def __init__(self, model, parameters, drop):
+        head_size = model.config.d_model // model.config.num_heads
+        if head_size > WIDEST_HEAD:
+            raise ValueError(
+                f"train: heads are {head_size} wide, expected at most {WIDEST_HEAD} to train"
+            )
         self.model = model
         self.config = model.config
         self.parameters = parameters

@@ -93,7 +93,7 @@ def inverse_square_root(step: int, *, peak: float, warmup: int, steps: int) -> f
 
 def cosine(step: int, *, peak: float, warmup: int, steps: int) -> float:
     """The learning rate of a step, counted from 1: up to `peak` in a line over `warmup` steps, then
-    down as half a cosine, to 0 after `steps` (Loshchilov and Hutter 2017)."""
+    down as half a cosine, to 0 at step `steps` (Loshchilov and Hutter 2017)."""
     if step < warmup:
         return peak * step / warmup
     done = min((step - warmup) / max(steps - warmup, 1), 1.0)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
+import numpy as np
+
 from pyx_transformer import _checks
 from pyx_transformer.training.optimizer import SCHEDULES
 
+FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 METRICS = ("loss", "exact_match", "bleu")
 
 
@@ -25,10 +28,11 @@ class TrainingOptions:
     dropout: the rate on each sub-layer's output and on embeddings with positions. label_smoothing:
     the share of each target's probability that is spread over the vocabulary.
 
-    validate_every: steps between two validations, checkpoints too. metric: what decides which
+    validate_every: steps between two validations and checkpoints. metric: what decides which
     weights are the best: "loss", "exact_match" or "bleu"; where `patience` validations in a row do
     not better it, training stops; 0 never does. max_length: tokens of a translation for the last
-    two. seed: of everything that is drawn.
+    two. test_beam_size: of the translations that a recipe's test is scored by. seed: of everything
+    that is drawn.
 
     Raises TypeError or ValueError, naming the option.
     """
@@ -51,6 +55,7 @@ class TrainingOptions:
     metric: str = "loss"
     patience: int = 0
     max_length: int = 128
+    test_beam_size: int = 5
     seed: int = 0
 
     def __post_init__(self):
@@ -65,8 +70,10 @@ class TrainingOptions:
             object.__setattr__(self, field.name, value)
         _checks.as_choice(this, "schedule", self.schedule, SCHEDULES)
         _checks.as_choice(this, "metric", self.metric, METRICS)
+        if self.eps < FLOAT32_TINY:
+            raise ValueError(f"{this}: eps is {self.eps}, expected at least {FLOAT32_TINY:.3g}")
         for name in ("beta1", "beta2", "average_decay", "dropout"):
-            if getattr(self, name) >= 1:
+            if np.float32(getattr(self, name)) >= 1:
                 raise ValueError(
                     f"{this}: {name} is {getattr(self, name)}, expected a number below 1"
                 )

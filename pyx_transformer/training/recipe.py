@@ -2,9 +2,10 @@
 
 [data] names the files: train_source, train_target, dev_source, dev_target, test_source, test_target
 (of a language model train_target, dev_target and test_target alone), relative to the folder that
-the command runs in. [text] says how they become tokens: kind, source_kind, target_kind, size,
-min_count, source_language, target_language, shared. [model] holds fields of `TransformerConfig`;
-sizes of vocabularies come from the tokenizers. [training] holds those of `TrainingOptions`.
+the command runs in; without dev files, dev_share is the share of the training examples, the last
+ones, that is not trained on but validated with. [text] holds fields of `TextOptions`. [model] holds
+those of `TransformerConfig`; sizes of vocabularies come from the tokenizers. [training] holds those
+of `TrainingOptions`.
 """
 
 from __future__ import annotations
@@ -16,25 +17,33 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer import text
+from pyx_transformer import _checks, text
+from pyx_transformer.checkpoints import load
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.training import corpus
+from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
-from pyx_transformer.training.trainer import Progress, train
+from pyx_transformer.training.trainer import LOG, MODEL, Progress, train
+from pyx_transformer.training.validation import reachable, validate
 from pyx_transformer.transformer import Transformer
+from pyx_transformer.translation import require_bleu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pyx_transformer.training.batches import Examples
+
 FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_source", "test_target")
+DEV_SHARE = "dev_share"
 
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How texts become tokens: see `text.make`; shared: one tokenizer for both sides.
+    """How texts become tokens: see `text.make`.
 
-    source_vocabulary, target_vocabulary: files that `text.save` wrote, instead of new tokenizers.
+    shared: one tokenizer, the source's, for both sides. source_vocabulary, target_vocabulary: files
+    that `text.save` wrote, instead of new tokenizers.
     """
 
     kind: str = "sentencepiece"
@@ -45,6 +54,24 @@ class TextOptions:
     source_vocabulary: str | None = None
     target_vocabulary: str | None = None
     shared: bool = False
+
+    def __post_init__(self):
+        this = "TextOptions"
+        _checks.as_choice(this, "kind", self.kind, text.KINDS)
+        _checks.as_integer(this, "min_count", self.min_count, minimum=1)
+        _checks.as_flag(this, "shared", self.shared)
+        if self.size is not None:
+            _checks.as_integer(this, "size", self.size, minimum=4)
+        unused = []
+        if self.shared:
+            unused += [("target_language", "shared"), ("target_vocabulary", "shared")]
+        if self.kind != "words":
+            unused += [("source_language", self.kind), ("target_language", self.kind)]
+        for name, why in unused:
+            if getattr(self, name):
+                raise ValueError(
+                    f"{this}: {name} is {getattr(self, name)!r}, expected nothing with {why}"
+                )
 
 
 @dataclass(frozen=True)
@@ -70,21 +97,42 @@ class Recipe:
     ) -> Progress:
         """Make the tokenizers, read the examples, build the model and train it: see `train`."""
         model = self.build()
-        return train(
+        train_examples, dev = self.examples(model, "train"), self.examples(model, "dev")
+        if dev is None and "dev_share" in self.data:
+            train_examples, dev = train_examples.split(self.data["dev_share"])
+        test = self.examples(model, "test")
+        progress = train(
+            model, train_examples, dev, self.training, folder, resume=resume, report=report
+        )
+        if test is not None:
+            figures = self.test(load(Path(folder) / MODEL), test)
+            Log(Path(folder) / LOG, progress.step, report).write(
+                {"step": progress.step, "test": figures}
+            )
+        return progress
+
+    def test(self, model: Transformer | TransformerLM, examples: Examples) -> dict[str, float]:
+        """The figures of a model on the test, BLEU among them where sacrebleu is there."""
+        if not self.is_translation:
+            return validate(model, examples, with_bleu=False)
+        try:
+            require_bleu()
+            with_bleu = True
+        except ImportError:
+            with_bleu = False
+        return validate(
             model,
-            self.examples(model, "train"),
-            self.examples(model, "dev"),
-            self.training,
-            folder,
-            resume=resume,
-            report=report,
+            examples,
+            with_bleu=with_bleu,
+            beam_size=self.training.test_beam_size,
+            max_length=reachable(model, self.training.max_length),
         )
 
     def build(self) -> Transformer | TransformerLM:
         """A new model with its tokenizers, its weights drawn from training.seed."""
         source_tokenizer, target_tokenizer = self._tokenizers()
         sizes = {
-            "src_vocab_size": source_tokenizer.vocab_size if source_tokenizer else 1,
+            "src_vocab_size": (source_tokenizer or target_tokenizer).vocab_size,
             "tgt_vocab_size": target_tokenizer.vocab_size,
         }
         config = TransformerConfig.from_values("recipe: [model]", {**self.model, **sizes})
@@ -119,7 +167,7 @@ class Recipe:
             options.kind, texts, size=options.size, min_count=options.min_count, language=language
         )
 
-    def examples(self, model: Transformer | TransformerLM, part: str) -> corpus.Examples | None:
+    def examples(self, model: Transformer | TransformerLM, part: str) -> Examples | None:
         """Those of the part "train", "dev" or "test"; None where the recipe names no files."""
         source, target = (self.data.get(f"{part}_{side}") for side in ("source", "target"))
         if target is None:
@@ -134,7 +182,7 @@ class Recipe:
 def texts_of(path: str, kind: str) -> list[str]:
     """What a tokenizer is made from: the lines of a file or, of characters, the whole."""
     if kind == text.Characters.kind:
-        return [Path(path).read_text(encoding="utf-8")]
+        return [corpus.read_text(path)]
     return corpus.read_lines(path)
 
 
@@ -172,7 +220,7 @@ def parsed(path: Path) -> dict:
 def as_recipe(values: dict) -> Recipe:
     """The recipe with these tables. Raises ValueError for keys that do not exist or are missing."""
     sections = {
-        "data": FILES,
+        "data": (*FILES, DEV_SHARE),
         "text": names_of(TextOptions),
         "model": names_of(TransformerConfig) - {"src_vocab_size", "tgt_vocab_size"},
         "training": names_of(TrainingOptions),
@@ -185,9 +233,22 @@ def as_recipe(values: dict) -> Recipe:
     data = values["data"]
     if "train_target" not in data:
         raise ValueError("[data] has no train_target, expected the file of the targets")
-    for part in ("train", "dev", "test"):
-        if "train_source" in data and (f"{part}_source" in data) != (f"{part}_target" in data):
-            raise ValueError(f"[data] has one of {part}_source and {part}_target, expected both")
+    for part in ("dev", "test"):
+        has_source = f"{part}_source" in data
+        if has_source != (f"{part}_target" in data and "train_source" in data):
+            raise ValueError(
+                f"[data] has one of train_source, {part}_source and {part}_target without the "
+                "others, expected all or, of a language model, the target"
+            )
+    for name in FILES:
+        if not isinstance(data.get(name, ""), str):
+            raise ValueError(f"[data] {name} is {data[name]!r}, expected the path of a file")
+    if DEV_SHARE in data:
+        share = _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0)
+        if share >= 1 or "dev_target" in data:
+            raise ValueError(
+                f"[data] {DEV_SHARE} is {share}, expected a number below 1, and no dev_target"
+            )
     return Recipe(
         data,
         TextOptions(**values["text"]),

@@ -7,9 +7,12 @@ per line.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import shutil
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,24 +22,34 @@ import safetensors
 import safetensors.numpy
 
 from pyx_transformer import _checks, _runtime, checkpoints
-from pyx_transformer.checkpoints.native import replace_files
+from pyx_transformer.checkpoints.native import (
+    STAGED,
+    as_config_text,
+    check_tokenizers,
+    replace_files,
+)
 from pyx_transformer.training.log import Log, Pace
 from pyx_transformer.training.model import add_gradients
 from pyx_transformer.training.optimizer import AdamW, as_schedule
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.parameters import Parameters
-from pyx_transformer.training.validation import validate
+from pyx_transformer.training.validation import reachable, validate
+from pyx_transformer.transformer import Transformer
+from pyx_transformer.translation import require_bleu, tokenizer_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.training.batches import Batch, Examples
-    from pyx_transformer.transformer import Transformer
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 MODEL = "model"
+
+
+# A checkpoint is this old at most.
+SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
 
 @dataclass
@@ -65,12 +78,14 @@ def train(
 
     Without `validation` examples the last weights count as the best. `resume` goes on from the
     folder's checkpoint, if there is one, and ends with the same bits as a run that was never
-    stopped; the options but `steps` and `patience` have to be those of the run before.
-    report(entry) is called with every entry of the log.
+    stopped; model, examples and options, `steps` and `patience` aside, have to be those of the run
+    before, and `steps` too with the cosine schedule. report(entry) is called with every entry of
+    the log.
 
     A step whose loss or gradients are not finite changes nothing, and is reported with its
-    examples. Raises ValueError where a checkpoint does not fit, FileExistsError where there is one
-    and resume is False, OSError where the folder cannot be written to.
+    examples. Raises ValueError where the examples do not fit the model, or a checkpoint the run,
+    FileExistsError where there is a checkpoint and resume is False, ImportError where "bleu" is the
+    metric and sacrebleu missing, OSError where the folder cannot be written to.
     """
     with _runtime.freed_memory_kept():
         return Trainer(model, examples, validation, options, folder, resume, report).run()
@@ -82,9 +97,12 @@ class Trainer:
     def __init__(self, model, examples, validation, options, folder, resume, report):
         if not isinstance(options, TrainingOptions):
             raise TypeError(f"train: options is {options!r}, expected TrainingOptions")
-        if not len(examples):
-            raise ValueError("train: examples is empty, expected at least one example")
         _checks.as_flag("train", "resume", resume)
+        check_tokenizers("train", model)
+        examples.check("train: examples", model)
+        if validation is not None:
+            validation.check("train: validation", model)
+            check_metric(options.metric, model, validation)
         self.model = model
         self.examples = examples
         self.validation = validation
@@ -103,6 +121,9 @@ class Trainer:
         self.schedule = as_schedule("train", options.schedule)
         self.progress = Progress()
         self.folder.mkdir(parents=True, exist_ok=True)
+        for folder in (self.folder, self.folder / MODEL):
+            for stale in folder.glob(f"{STAGED}*"):  # of a run that was killed
+                shutil.rmtree(stale, ignore_errors=True)
         path = self.folder / CHECKPOINT
         if path.exists():
             if not resume:
@@ -111,6 +132,7 @@ class Trainer:
                 )
             self._restore(path)
         self.log = Log(self.folder / LOG, self.progress.step, report)
+        self._saved = time.monotonic()
 
     def run(self) -> Progress:
         """All steps that are left."""
@@ -126,9 +148,13 @@ class Trainer:
             if validates or pace.is_due():
                 self.log.write({**entry, **pace.summary(self.options.steps - progress.step)})
             if validates:
-                self._validate()
+                # A last step between two validations is no part of a longer run.
+                self._validate(counts=progress.step % self.options.validate_every == 0)
+            if validates or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
                 self._save()
         self._use_weights()
+        if not (self.folder / MODEL).is_dir():
+            checkpoints.save(self.model, self.folder / MODEL)
         return progress
 
     def _batches(self) -> Iterator[Batch]:
@@ -180,8 +206,9 @@ class Trainer:
     def _has_enough(self):
         return 0 < self.options.patience <= self.progress.worse
 
-    def _validate(self):
-        """Log the figures of the validation examples; save the model if it is the best so far."""
+    def _validate(self, *, counts):
+        """Log the figures of the validation examples; save the model if it is the best so far and
+        the validation counts."""
         progress, metric = self.progress, self.options.metric
         self._use_weights()
         better = True
@@ -190,11 +217,13 @@ class Trainer:
                 self.model,
                 self.validation,
                 with_bleu=metric == "bleu",
-                max_length=self.options.max_length,
+                max_length=reachable(self.model, self.options.max_length),
             )
             self.log.write({"step": progress.step, "validation": figures})
+            if not counts:
+                return
             value = figures[metric] if metric != "loss" else -figures["loss"]
-            better = progress.best is None or value > progress.best
+            better = math.isfinite(value) and (progress.best is None or value > progress.best)
             if better:
                 progress.best = value
         progress.worse = 0 if better else progress.worse + 1
@@ -217,8 +246,20 @@ class Trainer:
             "progress": json.dumps(asdict(self.progress)),
             "options": json.dumps(asdict(self.options)),
             "updates": str(optimizer.steps),
+            **self._contents(),
         }
         replace_files(self.folder, {CHECKPOINT: safetensors.numpy.save(arrays, about)})
+        self._saved = time.monotonic()
+
+    def _contents(self):
+        """What has to be the same in a run that goes on: the config, and digests of the rest."""
+        model = self.model
+        tokenizers = [getattr(model, name, None) for name in ("src_tokenizer", "tgt_tokenizer")]
+        return {
+            "config": as_config_text(model),
+            "vocabularies": digest(tokenizer and tokenizer.contents() for tokenizer in tokenizers),
+            "examples": digest(self.examples.contents()),
+        }
 
     def _restore(self, path):
         try:
@@ -231,12 +272,17 @@ class Trainer:
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"train: {path} is no checkpoint: {error!r}") from error
         now = asdict(self.options)
-        changed = [name for name in now if now[name] != options.get(name)]
-        for name in changed:
-            if name not in ("steps", "patience") or self.options.schedule == "cosine":
+        may_change = {"patience", "test_beam_size"}
+        if self.options.schedule != "cosine":
+            may_change.add("steps")
+        for name in now:
+            if now[name] != options.get(name) and name not in may_change:
                 raise ValueError(
                     f"train: {name} is {now[name]}, expected {options.get(name)} as in {path}"
                 )
+        for name, content in self._contents().items():
+            if about.get(name) != content:
+                raise ValueError(f"train: {path} is of another run: its {name} differ from these")
         optimizer = self.optimizer
         places = {
             "values": self.parameters.values,
@@ -256,3 +302,22 @@ class Trainer:
             place[:] = arrays[name]
         optimizer.steps = updates
         self.progress = progress
+
+
+def check_metric(metric: str, model: Transformer | TransformerLM, validation: Examples) -> None:
+    """Raise ValueError or ImportError where validation cannot give that metric."""
+    if metric != "loss" and not isinstance(model, Transformer):
+        raise ValueError(f"train: metric is {metric!r}, expected 'loss' for a language model")
+    if metric == "bleu":
+        require_bleu()
+        tokenizer_of("train", model, "tgt_tokenizer")
+        if validation.references is None:
+            raise ValueError("train: validation has no references, expected texts to take BLEU of")
+
+
+def digest(parts: Iterable[bytes | None]) -> str:
+    """SHA-256 of all parts."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(b"-" if part is None else part)
+    return total.hexdigest()

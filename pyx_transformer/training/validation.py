@@ -35,10 +35,19 @@ def validate(
     same = [np.array_equal(*pair) for pair in zip(found, examples.targets, strict=True)]
     figures["exact_match"] = float(np.mean(same))
     if with_bleu:
+        tokenizer = model.tgt_tokenizer
         figures["bleu"] = bleu(
-            [model.tgt_tokenizer.decode(ids, spaced=True) for ids in found], examples.references
+            [tokenizer.decode(ids, spaced=True) for ids in found],
+            [tokenizer.spaced(text) for text in examples.references],
         )
     return figures
+
+
+def reachable(model: Transformer | TransformerLM, max_length: int) -> int:
+    """max_length, or what learned positions reach."""
+    if model.config.positions != "learned":
+        return max_length
+    return max(min(max_length, model.config.max_length - 1), 1)
 
 
 def mean_loss(model: Transformer | TransformerLM, examples: Examples) -> float:
