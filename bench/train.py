@@ -109,45 +109,17 @@ def our_step(sizes):
 
 
 def torch_step(sizes, torch):
-    layers, d, heads, d_ff, vocabulary, B, T, is_shared = sizes
+    from bench.torch_translator import Translator
+
     model, examples = model_and_examples(sizes)
-    batch = examples.batch(np.arange(B))
-
-    class Translator(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.transformer = torch.nn.Transformer(
-                d, heads, layers, layers, d_ff, dropout=0.0, batch_first=True
-            )
-            self.transformer.encoder.norm = self.transformer.decoder.norm = None
-            self.src_embedding = torch.nn.Embedding(vocabulary, d)
-            self.tgt_embedding = torch.nn.Embedding(vocabulary, d)
-            self.output_projection = torch.nn.Linear(d, vocabulary)
-            if is_shared:
-                self.tgt_embedding.weight = self.src_embedding.weight
-                self.output_projection.weight = self.src_embedding.weight
-
-        def forward(self, src, tgt):
-            source = self.src_embedding(src) * math.sqrt(d) + positions
-            target = self.tgt_embedding(tgt) * math.sqrt(d) + positions
-            rows = self.transformer(source, target, tgt_mask=causal, tgt_is_causal=True)
-            return self.output_projection(rows)
-
+    batch = examples.batch(np.arange(len(examples)))
     with torch.inference_mode(False), torch.enable_grad():
-        positions = torch.tensor(pt.sinusoidal_positions(T, d))
-        causal = torch.nn.Transformer.generate_square_subsequent_mask(T)
-        theirs = Translator()
-        state = {
-            f"transformer.{key}" if key.startswith(("encoder.", "decoder.")) else key: array
-            for key, array in model.state_dict().items()
-        }
-        theirs.load_state_dict(
-            {key: torch.tensor(array) for key, array in state.items()}, strict=not is_shared
-        )
+        theirs = Translator(model.config)
+        theirs.load(model.state_dict())
         optimizer = torch.optim.Adam(theirs.parameters(), lr=RATE, betas=(0.9, 0.98), eps=1e-9)
         cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
         src = torch.tensor(np.stack(examples.sources))
-        tgt = torch.tensor(batch.inputs.reshape(B, T))
+        tgt = torch.tensor(batch.inputs.reshape(src.shape))
         targets = torch.tensor(batch.targets)
 
     def step():

@@ -2,10 +2,12 @@
 reference in float64 and against PyTorch's, and the same bits for any number of threads."""
 
 import math
+import sys
 
 import numpy as np
 import pytest
 import reference
+from conftest import REPOSITORY
 from models import num_threads, randomised, reference_options, small_config, token_ids
 
 import pyx_transformer as pt
@@ -178,6 +180,7 @@ def test_logits_in_parts_give_the_same_gradients(monkeypatch):
 @pytest.fixture(scope="module")
 def torch():
     torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
+    sys.path.append(str(REPOSITORY))  # last: the installed package still comes first
     before = torch.get_num_threads()
     torch.set_num_threads(1)  # for these small sizes
     yield torch
@@ -186,46 +189,6 @@ def torch():
 
 class TestAgainstTorch:
     """The same model, batch and options in torch.nn.Transformer."""
-
-    def twin(self, torch, one):
-        config = one.config
-
-        class Twin(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.transformer = torch.nn.Transformer(
-                    config.d_model,
-                    config.num_heads,
-                    config.num_encoder_layers,
-                    config.num_decoder_layers,
-                    config.d_ff,
-                    dropout=0.0,
-                    activation=config.activation,
-                    norm_first=config.norm_first,
-                    batch_first=True,
-                )
-                if not config.final_norm:
-                    self.transformer.encoder.norm = self.transformer.decoder.norm = None
-                self.src_embedding = torch.nn.Embedding(config.src_vocab_size, config.d_model)
-                self.tgt_embedding = torch.nn.Embedding(config.tgt_vocab_size, config.d_model)
-                self.output_projection = torch.nn.Linear(config.d_model, config.tgt_vocab_size)
-
-            def forward(self, src, tgt):
-                def embedded(table, ids):
-                    positions = pt.sinusoidal_positions(ids.shape[1], config.d_model)
-                    return table(ids) * math.sqrt(config.d_model) + torch.tensor(positions)
-
-                mask = torch.nn.Transformer.generate_square_subsequent_mask(tgt.shape[1])
-                source = embedded(self.src_embedding, src)
-                target = embedded(self.tgt_embedding, tgt)
-                rows = self.transformer(source, target, tgt_mask=mask, tgt_is_causal=True)
-                return self.output_projection(rows)
-
-        twin = Twin()
-        twin.load_state_dict(
-            {torch_key(key): torch.tensor(array) for key, array in one.state_dict().items()}
-        )
-        return twin
 
     @pytest.mark.filterwarnings("ignore:.*nested.?tensor")
     @pytest.mark.parametrize("norm_first", [False, True])
@@ -236,7 +199,10 @@ class TestAgainstTorch:
         one = pt.Transformer(config, rng=1)
         examples = examples_of(config, [(9, 6)] * 8)
         batch = examples.batch(np.arange(8))
-        twin = self.twin(torch, one)
+        from bench.torch_translator import Translator
+
+        twin = Translator(config)
+        twin.load(one.state_dict())
         optimizer = torch.optim.AdamW(
             twin.parameters(), lr=2e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01
         )
@@ -256,15 +222,10 @@ class TestAgainstTorch:
             assert abs(loss - torch_loss.item()) < 1e-4
             if step == 0:
                 gradients = parameters.state_dict(parameters.gradients)
-                for key, parameter in twin.named_parameters():
+                for key, parameter in twin.our_parameters(gradients).items():
                     expected = parameter.grad.numpy()
-                    gradient = gradients[key.removeprefix("transformer.")]
                     scale = max(np.abs(expected).max(), 1e-2)
-                    np.testing.assert_allclose(gradient, expected, rtol=0, atol=1e-5 * scale)
+                    np.testing.assert_allclose(gradients[key], expected, rtol=0, atol=1e-5 * scale)
             optimizer.step()
             ours.step(2e-3)
         assert loss < 2.5
-
-
-def torch_key(key):
-    return f"transformer.{key}" if key.startswith(("encoder.", "decoder.")) else key

@@ -12,63 +12,20 @@ validates and translates as after a run of its own.
 import argparse
 import json
 import math
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
-import pyx_transformer as pt
 from pyx_transformer.training.optimizer import as_schedule
 from pyx_transformer.training.recipe import load_recipe
 from pyx_transformer.training.validation import validate
 from pyx_transformer.translation import padded
 
-
-class Translator(torch.nn.Module):
-    """The recipe's model, with its state-dict keys but for the prefix `transformer`."""
-
-    def __init__(self, config, dropout):
-        super().__init__()
-        self.config = config
-        self.transformer = torch.nn.Transformer(
-            config.d_model,
-            config.num_heads,
-            config.num_encoder_layers,
-            config.num_decoder_layers,
-            config.d_ff,
-            dropout=dropout,
-            activation=config.activation,
-            norm_first=config.norm_first,
-            batch_first=True,
-        )
-        if not config.final_norm:
-            self.transformer.encoder.norm = self.transformer.decoder.norm = None
-        self.dropout = torch.nn.Dropout(dropout)
-        self.src_embedding = torch.nn.Embedding(config.src_vocab_size, config.d_model)
-        self.tgt_embedding = torch.nn.Embedding(config.tgt_vocab_size, config.d_model)
-        self.output_projection = torch.nn.Linear(config.d_model, config.tgt_vocab_size)
-        if config.share_embeddings:
-            self.tgt_embedding.weight = self.src_embedding.weight
-        if config.tie_output:
-            self.output_projection.weight = self.tgt_embedding.weight
-
-    def forward(self, src, src_lengths, tgt):
-        padding = torch.arange(src.shape[1]) >= src_lengths[:, None]
-        causal = torch.nn.Transformer.generate_square_subsequent_mask(tgt.shape[1])
-        rows = self.transformer(
-            self.embedded(self.src_embedding, src),
-            self.embedded(self.tgt_embedding, tgt),
-            tgt_mask=causal,
-            tgt_is_causal=True,
-            src_key_padding_mask=padding,
-            memory_key_padding_mask=padding,
-        )
-        return self.output_projection(rows)
-
-    def embedded(self, table, ids):
-        positions = torch.tensor(pt.sinusoidal_positions(ids.shape[1], self.config.d_model))
-        return self.dropout(table(ids) * math.sqrt(self.config.d_model) + positions)
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+from bench.torch_translator import Translator
 
 
 def run(recipe, folder, threads):
@@ -78,14 +35,14 @@ def run(recipe, folder, threads):
     examples, dev = recipe.examples(model, "train"), recipe.examples(model, "dev")
     state = model.state_dict()
     twin = Translator(model.config, options.dropout)
-    twin.load_state_dict({torch_key(k): torch.tensor(a) for k, a in state.items()}, strict=False)
+    twin.load(state)
     optimizer = torch.optim.AdamW(
         twin.parameters(),
         betas=(options.beta1, options.beta2),
         eps=options.eps,
         weight_decay=options.weight_decay,
     )
-    parameters = {key: dict(twin.named_parameters())[torch_key(key)] for key in state}
+    parameters = twin.our_parameters(state)
     average = {key: parameter.detach().clone() for key, parameter in parameters.items()}
     cross_entropy = torch.nn.CrossEntropyLoss(
         label_smoothing=options.label_smoothing, ignore_index=-1
@@ -108,7 +65,8 @@ def run(recipe, folder, threads):
                 row[: len(examples.targets[i]) + 1] = [*examples.targets[i], examples.end_id]
             twin.train()
             optimizer.zero_grad()
-            logits = twin(*map(torch.from_numpy, (src, src_lengths, tgt)))
+            padding = np.arange(src.shape[1]) >= src_lengths[:, None]
+            logits = twin(*map(torch.from_numpy, (src, tgt, padding)))
             loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(labels).flatten())
             loss.backward()
             if options.max_norm:
@@ -131,10 +89,6 @@ def run(recipe, folder, threads):
             if step == options.steps:
                 break
         epoch += 1
-
-
-def torch_key(key):
-    return f"transformer.{key}" if key.startswith(("encoder.", "decoder.")) else key
 
 
 if __name__ == "__main__":

@@ -174,11 +174,11 @@ class Pass:
 
 
 def in_turn(backs):
-    """The way back through what was done one after the other."""
+    """The way back, once, through what was done one after the other."""
 
     def back(grad):
-        for one in reversed(backs):
-            grad = one(grad)
+        while backs:  # what each held of the way there is free after it
+            grad = backs.pop()(grad)
         return grad
 
     return back
