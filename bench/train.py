@@ -31,7 +31,10 @@ BASE = (3, 512, 8, 2048, 8000, 64, 24, False)
 TINY = (4, 128, 4, 256, 10000, 160, 24, True)
 HEADS = (1, 8, 1024, 64)  # B, H, T, K
 SMOOTHING = 0.1
-RATE = 1e-4
+# RATE is small: Adam turns the rounding errors of gradients that are zero into whole steps.
+RATE = 2e-5
+EPS = 1e-8
+BETAS = (0.9, 0.98)
 SAME_STEPS = 20
 MEMORY_STEPS = 3
 
@@ -97,7 +100,7 @@ def our_step(sizes):
     batch = examples.batch(np.arange(len(examples)))
     tokens = len(batch.targets)
     parameters = Parameters(model)
-    optimizer = AdamW(parameters)
+    optimizer = AdamW(parameters, betas=BETAS, eps=EPS)
 
     def step():
         with _runtime.freed_memory_kept():  # as in a training run
@@ -116,7 +119,7 @@ def torch_step(sizes, torch):
     with torch.inference_mode(False), torch.enable_grad():
         theirs = Translator(model.config)
         theirs.load(model.state_dict())
-        optimizer = torch.optim.Adam(theirs.parameters(), lr=RATE, betas=(0.9, 0.98), eps=1e-9)
+        optimizer = torch.optim.Adam(theirs.parameters(), lr=RATE, betas=BETAS, eps=EPS)
         cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
         src = torch.tensor(np.stack(examples.sources))
         tgt = torch.tensor(batch.inputs.reshape(src.shape))
