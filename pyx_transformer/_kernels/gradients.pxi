@@ -20,7 +20,7 @@ from pyx_transformer._kernels.product cimport sum_columns
 
 def linear_weight_gradient(float[:, ::1] grad_weight, float[::1] grad_bias,
                            const float[:, ::1] grad, const float[:, ::1] x, int n_threads):
-    """grad_weight (n, k) += grad (m, n)^T x (m, k); grad_bias (n), or None, += the sum of grad's rows"""
+    """grad_weight (n, k) += grad (m, n)^T x (m, k); grad_bias (n), or None, += the sum of grad"""
     cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1]
     cdef Workspace panels = Workspace(padded(k) * m)
     cdef Move move = Move(panels.floats, &x[0, 0], k, m, k)

@@ -282,7 +282,7 @@ cdef inline void norm_gradient_rows(const void* work, int part, int parts) noexc
 
 
 cdef inline void norm_gradient_columns(const void* work, int part, int parts) noexcept nogil:
-    """grad_weight += sum grad standardised(x), grad_bias += sum grad, over the rows, in double."""
+    """grad_weight += sum grad standardised(x), grad_bias += sum grad, over rows, in double."""
     cdef const NormGradient* job = <const NormGradient*>work
     cdef Py_ssize_t strips = (job.d + VF - 1) // VF
     cdef Py_ssize_t strip, place, row, count

@@ -1,7 +1,8 @@
 """AdamW (Loshchilov and Hutter 2019) and an average of the weights, in one pass over memory."""
 
 from pyx_transformer._kernels.simd cimport (
-    VF, fill, fill_double, load_doubles, load_part, square_root, store, store_part, sum_doubles, vd, vf,
+    VF, fill, fill_double, load_doubles, load_part, square_root, store, store_part, sum_doubles,
+    vd, vf,
 )
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
