@@ -226,8 +226,8 @@ cdef inline void normalise(
 
 cdef struct NormGradient:
     # Of out = standardised(x (m, d)) weight + bias, and grad (m, d) that out gets back: grad_x
-    # (m, d), and what is added to grad_weight (d) and grad_bias (d), each of these two NULL where it
-    # is not wanted.
+    # (m, d), and what is added to grad_weight (d) and grad_bias (d), each of these two NULL where
+    # it is not wanted.
     # standards (m) is workspace.
     float* grad_x
     float* grad_weight
