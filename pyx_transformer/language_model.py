@@ -49,7 +49,7 @@ class TransformerLM(TokenModel):
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
-        if self.ties():
+        if self._ties():
             self.load_state_dict(self.state_dict())
 
     def __call__(
@@ -135,7 +135,7 @@ class TransformerLM(TokenModel):
         """Checked ids (B, T) as rows (N,), and their Sequences."""
         return self._sequences(function, name, ids, lengths, self.tgt_embedding, ("B", "T"))
 
-    def ties(self):
+    def _ties(self):
         return (
             {"output_projection.weight": "tgt_embedding.weight"} if self.config.tie_output else {}
         )

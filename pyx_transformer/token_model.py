@@ -95,20 +95,20 @@ class TokenModel(Layer):
 
     # Tied weights.
 
-    def ties(self) -> dict[str, str]:
+    def _ties(self) -> dict[str, str]:
         """Pairs of keys that hold one weight, the stored one second."""
         raise NotImplementedError
 
     def state_dict(self):
         state = super().state_dict()
-        for key in self.ties():
+        for key in self._ties():
             del state[key]
         return state
 
     def load_state_dict(self, state):
         this = f"{type(self).__name__}.load_state_dict"
         state = as_state(this, state)
-        ties = self.ties()
+        ties = self._ties()
         for key, stored in ties.items():
             if key not in state:
                 continue
@@ -127,4 +127,4 @@ class TokenModel(Layer):
     def num_parameters(self):
         """How many numbers the parameters hold, tied ones counted once."""
         shapes = self._all_shapes()
-        return sum(math.prod(s) for key, s in shapes.items() if key not in self.ties())
+        return sum(math.prod(s) for key, s in shapes.items() if key not in self._ties())

@@ -62,7 +62,7 @@ class Transformer(TokenModel):
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
-        if self.ties():
+        if self._ties():
             self.load_state_dict(self.state_dict())
 
     def __call__(
@@ -172,7 +172,7 @@ class Transformer(TokenModel):
         embedding = self.src_embedding if name == "src" else self.tgt_embedding
         return self._sequences(function, name, ids, lengths, embedding, (batch, axis))
 
-    def ties(self):
+    def _ties(self):
         ties = {}
         if self.config.share_embeddings:
             ties["tgt_embedding.weight"] = "src_embedding.weight"

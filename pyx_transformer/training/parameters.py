@@ -36,7 +36,7 @@ class Parameters:
         state = model.state_dict()
         self.values = np.concatenate([array.reshape(-1) for array in state.values()])
         self.gradients = np.zeros_like(self.values)
-        self._ties = model.ties()
+        self._ties = model._ties()
         self._places = {}
         begin = 0
         for key, array in state.items():
