@@ -10,7 +10,6 @@ Both are settled when this module is imported, from the environment:
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib
 import importlib.util
 import math
@@ -172,6 +171,8 @@ def freed_memory_kept():
     the system clears, cost a fifth of its time. For the whole process, where its C library is
     glibc; nothing happens elsewhere.
     """
+    import ctypes
+
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):

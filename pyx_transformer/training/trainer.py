@@ -46,8 +46,6 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
 MODEL = "model"
-
-
 # A checkpoint is this old at most.
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
@@ -108,7 +106,6 @@ class Trainer:
         self.validation = validation
         self.options = options
         self.folder = Path(folder)
-        self.report = report
         self.parameters = Parameters(model)
         self.optimizer = AdamW(
             self.parameters,
