@@ -188,9 +188,10 @@ def decode(
     cross_weights: _Floats | None,
     n_threads: int,
 ) -> int: ...
-def decode_greedily(
+def decode_best(
     logits: _Floats,
     projection: PackedLinear,
+    beams: int,
     sums: NDArray[np.float64],
     tokens: _Integers,
     token_counts: _Integers,
@@ -220,7 +221,7 @@ def candidates(
     sums: NDArray[np.float64],
     group_starts: _Integers,
     n_threads: int,
-) -> int: ...
+) -> None: ...
 def linear_weight_gradient(
     grad_weight: _Floats, grad_bias: _Floats | None, grad: _Floats, x: _Floats, n_threads: int
 ) -> None: ...

@@ -1,7 +1,7 @@
 """Decoding: a layer with its cache, steps through all layers, and the best next tokens. Included by
 entry.pxi."""
 
-from pyx_transformer._kernels.candidates cimport Candidates, find
+from pyx_transformer._kernels.candidates cimport Candidate, Candidates, find
 
 
 cdef class CachedLayer:
@@ -178,46 +178,87 @@ cpdef int decode(
     return 0
 
 
-def decode_greedily(
-    float[:, ::1] logits, PackedLinear projection not None, double[::1] sums,
+cdef Workspace room_for(Candidates* job, Py_ssize_t rows):
+    """What holds the candidates of a search whose other fields are set."""
+    cdef Workspace room = Workspace(
+        (job.groups + rows) * job.most * sizeof(Candidate) // sizeof(float))
+    job.best = <Candidate*>room.floats
+    job.of_rows = job.best + job.groups * job.most
+    return room
+
+
+cdef inline void follow_parents(
+    void* rows, Py_ssize_t stride, Py_ssize_t size, const Candidate* best, Py_ssize_t first,
+    Py_ssize_t count, void* room,
+) noexcept nogil:
+    """Row i of `count`, `first` being row 0, takes `size` bytes of its parent; rows are `stride`
+    bytes apart."""
+    cdef Py_ssize_t i
+    for i in range(count):
+        memcpy(<char*>room + i * size, <char*>rows + (best[i].row - first) * stride, size)
+    for i in range(count):
+        memcpy(<char*>rows + i * stride, <char*>room + i * size, size)
+
+
+def decode_best(
+    float[:, ::1] logits, PackedLinear projection not None, Py_ssize_t beams, double[::1] sums,
     int64_t[:, ::1] tokens, int64_t[::1] token_counts, float[:, ::1] token_scores,
     Py_ssize_t count, Py_ssize_t most, const int64_t[::1] end_tokens, const int64_t[::1] slots,
     int64_t[::1] lengths, int64_t[:, ::1] key_rows, Py_ssize_t width, const float[:, ::1] table,
     float scale, const float[:, ::1] positions, list layers not None, NormParameters norm,
     const int64_t[::1] memory_starts, const int64_t[::1] memory_counts, int n_threads,
 ):
-    """Up to `most` steps, each taking the best token of every row; how many were made.
+    """Up to `most` steps of greedy or beam search; how many were made.
 
-    A step adds to a row of tokens (N, capacity), of which token_counts (N) are there, to column
-    `count` and those after it of token_scores (N, columns) and to sums (N), and replaces the row
-    of logits (N, V), which `projection` makes of what `decode` gives. Before a step in which some
-    row would end, or can take no token, all is left as it is.
+    `beams` rows, one below the other, are a sentence's, in slots that follow each other. A step
+    replaces them by their best continuations, in tokens (N, capacity), of which token_counts (N)
+    are there, in token_scores (N, columns), of which there are `count`, and in sums (N). The
+    logits (N, V) are then those that `projection` makes of what `decode` gives. Before a step in
+    which a continuation is an end token, or there are too few, all is left as it is.
     """
-    cdef Py_ssize_t rows = logits.shape[0], step, row, i
-    cdef double[:, ::1] values = np.empty((rows, 1))
-    cdef int64_t[:, ::1] parents = np.empty((rows, 1), np.int64)
-    cdef float[:, ::1] scores = np.empty((rows, 1), np.float32)
-    cdef int64_t[:, ::1] best = np.empty((rows, 1), np.int64)
+    cdef Py_ssize_t rows = logits.shape[0], step, first, row, i, held
     cdef int64_t[::1] ids = np.empty(rows, np.int64)
     cdef int64_t[::1] ones = np.ones(rows, np.int64)
-    cdef int64_t[::1] groups = np.arange(rows + 1)
+    cdef int64_t[::1] starts = np.arange(0, rows + 1, beams)
     cdef float[:, ::1] decoded = np.empty((rows, projection.in_features), np.float32)
     cdef Product job = projection.job(&logits[0, 0], &decoded[0, 0], rows)
+    cdef Candidates search = Candidates(
+        NULL, NULL, beams, &logits[0, 0], &sums[0], &starts[0], rows // beams, logits.shape[1])
+    cdef Workspace room = room_for(&search, rows)
+    cdef int64_t[:, ::1] copies = np.empty((beams, tokens.shape[1] + 1), np.int64)
+    cdef Candidate* best
     cdef double unheard = 0.0
+    cdef bint moves
     for step in range(most):
-        candidates(values, best, parents, scores, logits, sums, groups, n_threads)
+        with nogil:
+            find(&search, n_threads)
         for row in range(rows):
-            if parents[row, 0] < 0:
+            if search.best[row].token < 0:
                 return step
             for i in range(end_tokens.shape[0]):
-                if best[row, 0] == end_tokens[i]:
+                if search.best[row].token == end_tokens[i]:
                     return step
-        for row in range(rows):
-            ids[row] = best[row, 0]
-            tokens[row, token_counts[row]] = ids[row]
-            token_counts[row] += 1
-            token_scores[row, count + step] = scores[row, 0]
-            sums[row] = values[row, 0]
+        for first in range(0, rows, beams):
+            best = search.best + first
+            moves = False
+            for i in range(beams):
+                moves = moves or best[i].row != first + i
+            if moves:
+                follow_parents(&tokens[first, 0], tokens.strides[0],
+                               token_counts[first] * sizeof(int64_t), best, first, beams,
+                               &copies[0, 0])
+                follow_parents(&token_scores[first, 0], token_scores.strides[0],
+                               (count + step) * sizeof(float), best, first, beams, &copies[0, 0])
+                held = lengths[slots[first]]
+                follow_parents(&key_rows[slots[first], 0], key_rows.strides[0],
+                               held * sizeof(int64_t), best, first, beams, &copies[0, 0])
+            for i in range(beams):
+                row = first + i
+                ids[row] = best[i].token
+                tokens[row, token_counts[row]] = ids[row]
+                token_counts[row] += 1
+                token_scores[row, count + step] = best[i].log_probability
+                sums[row] = best[i].value
         decode(decoded, ids, slots, ones, lengths, key_rows, width, table, scale, positions, layers,
                norm, memory_starts, memory_counts, None, n_threads)
         with nogil:
@@ -226,27 +267,27 @@ def decode_greedily(
     return most
 
 
-cpdef int candidates(
+def candidates(
     double[:, ::1] values, int64_t[:, ::1] tokens, int64_t[:, ::1] rows,
     float[:, ::1] log_probabilities, const float[:, ::1] logits, const double[::1] sums,
     const int64_t[::1] group_starts, int n_threads,
-) except -1:
+):
     """The best of sums[row] + log_softmax(logits (N, V))[row, token] for each group of rows.
 
     Group g's rows are group_starts[g] ... group_starts[g + 1] - 1; values, tokens, rows and
     log_probabilities (G, C) take its best C, best first; -inf and -1 where there are fewer.
     """
-    cdef Candidates job
-    job.values = &values[0, 0]
-    job.tokens = &tokens[0, 0]
-    job.rows = &rows[0, 0]
-    job.log_probabilities = &log_probabilities[0, 0]
-    job.most = values.shape[1]
-    job.logits = &logits[0, 0]
-    job.sums = &sums[0]
-    job.group_starts = &group_starts[0]
-    job.groups = values.shape[0]
-    job.vocabulary = logits.shape[1]
+    cdef Py_ssize_t groups = values.shape[0], most = values.shape[1], group, i
+    cdef Candidates job = Candidates(
+        NULL, NULL, most, &logits[0, 0], &sums[0], &group_starts[0], groups, logits.shape[1])
+    cdef Workspace room = room_for(&job, logits.shape[0])
+    cdef const Candidate* best
     with nogil:
         find(&job, n_threads)
-    return 0
+    for group in range(groups):
+        for i in range(most):
+            best = &job.best[group * most + i]
+            values[group, i] = best.value
+            tokens[group, i] = best.token
+            rows[group, i] = best.row
+            log_probabilities[group, i] = best.log_probability

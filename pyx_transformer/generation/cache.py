@@ -110,13 +110,13 @@ class KeyValueCache:
         return out
 
     def append_best(
-        self, logits, slots, sums, tokens, token_counts, token_scores, done, end_tokens
+        self, logits, beams, slots, sums, tokens, token_counts, token_scores, done, end_tokens
     ):
-        """Decode the best token of each row of logits (N, V) again and again, in place, until a
-        row would end or can take no token, one column of token_scores is left, or the table of
-        positions has to grow; how many times.
+        """Decode the best continuations of the rows of logits (N, V), `beams` of each sentence,
+        again and again, in place, until one would end or there are too few, one column of
+        token_scores is left, or the table of positions has to grow; how many times.
 
-        `done` columns of token_scores are filled. See `decode_greedily` of the kernels.
+        `done` columns of token_scores are filled. See `decode_best` of the kernels.
         """
         most = token_scores.shape[1] - done - 1
         if most <= 0:
@@ -125,9 +125,10 @@ class KeyValueCache:
         *_, positions = tables
         if positions is not None:
             most = min(most, len(positions) - self._longest)
-        steps = _runtime.kernels.decode_greedily(
+        steps = _runtime.kernels.decode_best(
             logits,
             self.model.output_projection.packed,
+            beams,
             sums,
             tokens,
             token_counts,

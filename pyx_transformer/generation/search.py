@@ -90,8 +90,7 @@ class Search:
             self.most = 1
         self.most = min(self.most, model.config.tgt_vocab_size * self.beams)
         self.is_plain = (
-            self.most == 1
-            and not options.is_sampling
+            not options.is_sampling
             and not options.coverage_penalty
             and options.on_token is None
             and options.stop_when is None
@@ -121,8 +120,8 @@ class Search:
         logits = self.first_logits()
         while True:
             if not self.rules.are_in_force(self.count):
-                if self.is_plain and (self.count or not self.options.return_alternatives):
-                    self.run_greedily(logits)
+                if self.goes_straight_on():
+                    self.run_straight(logits)
             else:
                 sentences = self.unit // self.branches
                 logits = self.rules.apply(logits, sentences, self.known_tokens(), self.count)
@@ -174,11 +173,22 @@ class Search:
         self.coverage = self.coverage + means[group, place][counts.cumsum() - 1]
         return rows
 
-    def run_greedily(self, logits):
-        """All steps that need no look at the rows, in one compiled call; logits become those after
-        them. Rules in force for one of these steps would be so for the first."""
+    def goes_straight_on(self):
+        """Whether steps in which no row ends only replace the rows: each unit has all of its own,
+        and has not found enough."""
+        return (
+            self.is_plain
+            and (self.count > 0 or not self.options.return_alternatives)
+            and len(self.unit) == len(set(self.unit.tolist())) * self.beams
+            and all(len(self.found[unit]) < self.enough for unit in self.unit)
+        )
+
+    def run_straight(self, logits):
+        """All steps in which no row ends, in one compiled call; logits become those after them.
+        Rules in force for one of these steps would be so for the first."""
         self.count += self.cache.append_best(
             logits,
+            self.beams,
             self.slot,
             self.sum,
             self.tokens,
