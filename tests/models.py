@@ -90,6 +90,19 @@ def assert_same_bits(actual, expected):
     np.testing.assert_array_equal(actual.view(np.uint32), expected.view(np.uint32))
 
 
+def assert_same_hypotheses(actual, expected):
+    """The n-best lists of one sentence are the same to the bit."""
+    assert len(actual) == len(expected)
+    for own, wanted in zip(actual, expected, strict=True):
+        assert own.sequence.tolist() == wanted.sequence.tolist()
+        assert (own.score, own.is_finished) == (wanted.score, wanted.is_finished)
+        for name in ("token_scores", "attention"):
+            if getattr(wanted, name) is None:
+                assert getattr(own, name) is None
+            else:
+                assert_same_bits(getattr(own, name), getattr(wanted, name))
+
+
 def assert_close(actual, expected, tolerance=1e-6):
     """Float32 values are those of the reference, to `tolerance` times the largest of them.
 

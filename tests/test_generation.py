@@ -8,6 +8,7 @@ import reference
 from models import (
     assert_close,
     assert_same_bits,
+    assert_same_hypotheses,
     num_threads,
     reference_options,
     small_model,
@@ -194,6 +195,38 @@ def test_steps_in_one_call_are_those_one_by_one(prefix, max_length, src):
     assert fast.scores.tolist() == slow.scores.tolist()
     for ours, theirs in zip(fast.token_scores, slow.token_scores, strict=True):
         assert_same_bits(ours, theirs)
+
+
+@pytest.mark.parametrize("num_threads_used", (1, 2))
+@pytest.mark.parametrize(
+    "search",
+    (
+        {"beam_size": 3},
+        {"beam_size": 5, "num_hypotheses": 5, "patience": 2.0, "length_penalty": 0.6},
+        {"beam_size": 4, "early_stopping": False},
+        {"beam_size": 4, "early_stopping": "never", "length_penalty": 1.5},
+        {"beam_size": 4, "num_hypotheses": 4, "end_tokens": [2, 7, 11]},
+        {"beam_size": 2, "num_hypotheses": 3, "return_alternatives": True},
+        {"beam_size": 4, "min_length": 7},
+        {"early_stopping": False},
+    ),
+    ids=str,
+)
+def test_beams_in_one_call_are_those_one_by_one(search, num_threads_used, src):
+    """A callback has each step made by itself."""
+    model = lively_model(norm_first=True)
+    options = pt.GenerationOptions(
+        prefix=[[3], [], [4, 5, 6], []],
+        max_length=40,
+        return_scores=True,
+        return_token_scores=True,
+        **search,
+    )
+    with num_threads(num_threads_used):
+        slow = model.generate(src, options=options, stop_when=lambda sentence, tokens: False)
+        fast = model.generate(src, options=options)
+    for ours, theirs in zip(fast.hypotheses, slow.hypotheses, strict=True):
+        assert_same_hypotheses(ours, theirs)
 
 
 @pytest.mark.parametrize("shape", [(2, 0), (0, 5), (0, 0)], ids=str)

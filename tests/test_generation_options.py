@@ -9,7 +9,13 @@ from dataclasses import FrozenInstanceError, fields
 import numpy as np
 import pytest
 import reference
-from models import assert_same_bits, small_config, small_model, token_ids
+from models import (
+    assert_same_bits,
+    assert_same_hypotheses,
+    small_config,
+    small_model,
+    token_ids,
+)
 from test_generation import lively_model, with_end
 
 import pyx_transformer as pt
@@ -37,18 +43,6 @@ def generate(src=SRC, src_lengths=LENGTHS, model=MODEL, **options):
 
 def as_lists(generation):
     return [[one.sequence.tolist() for one in own] for own in generation.hypotheses]
-
-
-def assert_same_hypotheses(actual, expected):
-    assert len(actual) == len(expected)
-    for own, wanted in zip(actual, expected, strict=True):
-        assert own.sequence.tolist() == wanted.sequence.tolist()
-        assert (own.score, own.is_finished) == (wanted.score, wanted.is_finished)
-        for name in ("token_scores", "attention"):
-            if getattr(wanted, name) is None:
-                assert getattr(own, name) is None
-            else:
-                assert_same_bits(getattr(own, name), getattr(wanted, name))
 
 
 def test_these_tests_can_fail():

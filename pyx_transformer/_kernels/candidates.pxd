@@ -26,9 +26,9 @@ cdef struct Candidate:
 
 
 cdef struct Candidates:
-    # best (groups, most) takes those of each group, of_rows (N, most) those of each row.
+    # best (groups, most) takes those of each group; shifts (N) is room for log sum e^z.
     Candidate* best
-    Candidate* of_rows
+    double* shifts
     Py_ssize_t most
     const float* logits             # (N, V)
     const double* sums              # (N)
@@ -42,7 +42,7 @@ cdef inline void insert(
 ) noexcept nogil:
     """Put a candidate in its place among those held; of more than `most` the last one falls out.
 
-    Rows come in rising order, and so do a row's equal candidates.
+    Rows come in rising order, and so do the tokens of a row.
     """
     cdef Py_ssize_t i = held[0]
     if i == most:
@@ -59,23 +59,17 @@ cdef inline void insert(
     best[i] = candidate
 
 
-cdef inline void fill_up(Candidate* best, Py_ssize_t held, Py_ssize_t most) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(held, most):
-        best[i] = Candidate(-INFINITY, -1, -1, -INFINITY)
-
-
-cdef inline void find_in_row(const Candidates* job, Py_ssize_t row) noexcept nogil:
+cdef inline void add_row(
+    const Candidates* job, Candidate* best, Py_ssize_t* held, Py_ssize_t row,
+) noexcept nogil:
     cdef const float* z = job.logits + row * job.vocabulary
-    cdef Candidate* best = job.of_rows + row * job.most
-    cdef double shift = log_sum_exp(z, job.vocabulary)
-    cdef double sum = job.sums[row], value, least
+    cdef double shift = job.shifts[row], sum = job.sums[row], value, least
     cdef float log_probability, floor = -INFINITY
-    cdef Py_ssize_t start = 0, held = 0, token, count
+    cdef Py_ssize_t start = 0, token, count
     while start < job.vocabulary:
-        if held == job.most:
+        if held[0] == job.most:
             # A logit below this cannot get in; the margin is for the rounding of the logarithm.
-            least = best[held - 1].value - sum + shift
+            least = best[job.most - 1].value - sum + shift
             floor = <float>(least - 4 * FLT_EPSILON * (fabs(least) + fabs(shift)))
         count = min(job.vocabulary - start, <Py_ssize_t>LOOK)
         if row_maximum(z + start, count) >= floor:
@@ -84,30 +78,32 @@ cdef inline void find_in_row(const Candidates* job, Py_ssize_t row) noexcept nog
                     log_probability = <float>(z[token] - shift)
                     value = sum + log_probability
                     if value > -INFINITY:
-                        insert(best, job.most, &held,
+                        insert(best, job.most, held,
                                Candidate(value, token, row, log_probability))
         start += LOOK
-    fill_up(best, held, job.most)
 
 
-cdef inline void find_in_rows(const void* work, int part, int parts) noexcept nogil:
+cdef inline void sum_rows(const void* work, int part, int parts) noexcept nogil:
     cdef const Candidates* job = <const Candidates*>work
     cdef Py_ssize_t rows = job.group_starts[job.groups], row
     for row in range(share(rows, part, parts), share(rows, part + 1, parts)):
-        find_in_row(job, row)
+        job.shifts[row] = log_sum_exp(job.logits + row * job.vocabulary, job.vocabulary)
 
 
-cdef inline void find(const Candidates* job, int n_threads) noexcept nogil:
-    """Of each row, then of each group."""
-    cdef double work = 20.0 * job.group_starts[job.groups] * job.vocabulary
-    cdef Py_ssize_t group, row, held, i
+cdef inline void find_groups(const void* work, int part, int parts) noexcept nogil:
+    cdef const Candidates* job = <const Candidates*>work
     cdef Candidate* best
-    in_parallel(find_in_rows, job, threads_for(work, n_threads))
-    for group in range(job.groups):
+    cdef Py_ssize_t group, row, held, i
+    for group in range(share(job.groups, part, parts), share(job.groups, part + 1, parts)):
         best = job.best + group * job.most
         held = 0
         for row in range(job.group_starts[group], job.group_starts[group + 1]):
-            for i in range(row * job.most, (row + 1) * job.most):
-                if job.of_rows[i].token >= 0:
-                    insert(best, job.most, &held, job.of_rows[i])
-        fill_up(best, held, job.most)
+            add_row(job, best, &held, row)
+        for i in range(held, job.most):
+            best[i] = Candidate(-INFINITY, -1, -1, -INFINITY)
+
+
+cdef inline void find(const Candidates* job, int n_threads) noexcept nogil:
+    cdef double logits = job.group_starts[job.groups] * <double>job.vocabulary
+    in_parallel(sum_rows, job, threads_for(20.0 * logits, n_threads))
+    in_parallel(find_groups, job, threads_for(logits, min(n_threads, <int>job.groups)))

@@ -181,9 +181,9 @@ cpdef int decode(
 cdef Workspace room_for(Candidates* job, Py_ssize_t rows):
     """What holds the candidates of a search whose other fields are set."""
     cdef Workspace room = Workspace(
-        (job.groups + rows) * job.most * sizeof(Candidate) // sizeof(float))
+        (job.groups * job.most * sizeof(Candidate) + rows * sizeof(double)) // sizeof(float))
     job.best = <Candidate*>room.floats
-    job.of_rows = job.best + job.groups * job.most
+    job.shifts = <double*>(job.best + job.groups * job.most)
     return room
 
 
@@ -216,16 +216,16 @@ def decode_best(
     logits (N, V) are then those that `projection` makes of what `decode` gives. Before a step in
     which a continuation is an end token, or there are too few, all is left as it is.
     """
-    cdef Py_ssize_t rows = logits.shape[0], step, first, row, i, held
+    cdef Py_ssize_t rows = logits.shape[0], step, group, first, row, i, held
     cdef int64_t[::1] ids = np.empty(rows, np.int64)
     cdef int64_t[::1] ones = np.ones(rows, np.int64)
-    cdef int64_t[::1] starts = np.arange(0, rows + 1, beams)
+    cdef int64_t[::1] starts = np.arange(0, rows + 1, beams, np.int64)
     cdef float[:, ::1] decoded = np.empty((rows, projection.in_features), np.float32)
     cdef Product job = projection.job(&logits[0, 0], &decoded[0, 0], rows)
     cdef Candidates search = Candidates(
         NULL, NULL, beams, &logits[0, 0], &sums[0], &starts[0], rows // beams, logits.shape[1])
     cdef Workspace room = room_for(&search, rows)
-    cdef int64_t[:, ::1] copies = np.empty((beams, tokens.shape[1] + 1), np.int64)
+    cdef int64_t[:, ::1] copies = np.empty((beams, tokens.shape[1]), np.int64)
     cdef Candidate* best
     cdef double unheard = 0.0
     cdef bint moves
@@ -238,7 +238,8 @@ def decode_best(
             for i in range(end_tokens.shape[0]):
                 if search.best[row].token == end_tokens[i]:
                     return step
-        for first in range(0, rows, beams):
+        for group in range(rows // beams):
+            first = group * beams
             best = search.best + first
             moves = False
             for i in range(beams):

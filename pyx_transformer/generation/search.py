@@ -176,11 +176,11 @@ class Search:
     def goes_straight_on(self):
         """Whether steps in which no row ends only replace the rows: each unit has all of its own,
         and has not found enough."""
-        return (
-            self.is_plain
-            and (self.count > 0 or not self.options.return_alternatives)
-            and len(self.unit) == len(set(self.unit.tolist())) * self.beams
-            and all(len(self.found[unit]) < self.enough for unit in self.unit)
+        if not self.is_plain or (self.count == 0 and self.options.return_alternatives):
+            return False
+        units = self.unit[run_starts(self.unit)]
+        return len(self.unit) == len(units) * self.beams and all(
+            len(self.found[unit]) < self.enough for unit in units
         )
 
     def run_straight(self, logits):
