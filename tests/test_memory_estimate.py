@@ -68,6 +68,14 @@ CASES = {
         1,
     ),
     "logits": ("Transformer", {**CONFIG, "tgt_vocab_size": 16411, "d_model": 32}, 160, 5, 5, 4),
+    "logits of greedy search": (
+        "Transformer",
+        {**CONFIG, "tgt_vocab_size": 16411, "d_model": 32},
+        640,
+        5,
+        5,
+        1,
+    ),
     "keys and values of a language model": ("TransformerLM", {}, 256, 5, 80, 1),
     "beams of a language model": ("TransformerLM", {}, 64, 5, 70, 4),
     "one long translation": (

@@ -39,8 +39,8 @@ def memory_estimate(
     own = rows * capacity * 2 * layers * row
     # Tokens and their scores, twice while beams change places; with beams, where keys lie, twice.
     own += rows * capacity * (2 * (FLOAT + INT64) + (2 * INT64 if beam_size > 1 else 0))
-    # The last step's logits are still there while those of the next one are computed.
-    step = layer_pass(config, rows) + 2 * rows * config.tgt_vocab_size * FLOAT
+    # One array of logits: each step writes its own over the last one's.
+    step = layer_pass(config, rows) + rows * config.tgt_vocab_size * FLOAT
     memory = source * (2 * layers + 1) * row if has_encoder else 0  # the encoder's rows stay too
     table, growing = table_of_sinusoids(config, src_len, capacity)
     decoding = memory + own + step + table

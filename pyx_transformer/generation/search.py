@@ -133,6 +133,7 @@ class Search:
                 self.choose(logits)
             if not len(self.unit):
                 return self.found
+            logits = None  # there is room for the next ones only
             logits = self.next_logits()
 
     # Steps through the model.
