@@ -238,7 +238,17 @@ class Embedding(PlainLayer):
         return out
 
     def share(self, other: Embedding) -> None:
-        """Use the table of another embedding of the same shape, without a copy."""
+        """Use the table of another embedding, without a copy.
+
+        Raises TypeError for what is no Embedding, ValueError for another shape.
+        """
+        this = "Embedding.share"
+        if not isinstance(other, Embedding):
+            raise TypeError(
+                f"{this}: other is of type {type(other).__name__}, expected an Embedding"
+            )
+        because = ("the own table", self.weight.shape)
+        _checks.check_shape(this, "other", other.weight.shape, self.weight.shape, because)
         self._parameters = other._parameters
 
     def _own_shapes(self):

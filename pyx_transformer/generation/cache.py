@@ -38,10 +38,16 @@ class KeyValueCache:
         width: int = 1,
         memory: list[KeysValues] | None = None,
     ):
-        """Raises ValueError where learned positions do not reach the capacity, and MemoryError
-        where there is no room for it."""
+        """Raises TypeError or ValueError for sizes and a memory that do not fit the model or each
+        other, and where learned positions do not reach the capacity; MemoryError where there is no
+        room for it."""
+        this = "KeyValueCache"
         config = model.config
-        model.check_length("KeyValueCache", "capacity is", capacity)
+        sentences = _checks.as_integer(this, "sentences", sentences, minimum=0)
+        capacity = _checks.as_integer(this, "capacity", capacity, minimum=0)
+        width = _checks.as_integer(this, "width", width, minimum=1)
+        check_memory(this, model, sentences, memory)
+        model.check_length(this, "capacity is", capacity)
         slots = sentences * width
         shape = (slots, config.num_heads, capacity, config.d_model // config.num_heads)
         layers = model.decoder.layers
@@ -52,7 +58,7 @@ class KeyValueCache:
             self._key_rows = None if width == 1 else np.zeros((slots, capacity), np.int64)
         except (MemoryError, OverflowError, ValueError) as error:
             raise MemoryError(
-                f"KeyValueCache: no memory for {slots} sequences of {capacity} tokens"
+                f"{this}: no memory for {slots} sequences of {capacity} tokens"
             ) from error
         known = [None] * len(layers) if memory is None else memory
         self._layers = [
@@ -74,12 +80,18 @@ class KeyValueCache:
         """Decode the next counts[i] tokens of slot slots[i], ids (N,) -> rows (N, d_model).
 
         slots and counts (B,), no slot twice. The rows are those that decoding everything at once
-        would give, to the bit. Raises ValueError, and changes nothing, for ids outside the
-        vocabulary, sizes that do not fit, or where a slot would hold more than the capacity.
+        would give, to the bit. Raises TypeError or ValueError, and changes nothing, for ids outside
+        the vocabulary, slots that do not exist or come twice, sizes that do not fit, or where a
+        slot would hold more than the capacity.
         """
         this = "KeyValueCache.extend"
         last_slot = len(self.lengths) - 1
         slots = _checks.as_integers(this, "slots", slots, 0, last_slot, ("B",))
+        there, times = np.unique(slots, return_counts=True)
+        if (times > 1).any():
+            raise ValueError(
+                f"{this}: slots holds {there[times > 1][0]} twice, expected each slot once"
+            )
         counts = _checks.as_integers(
             this, "counts", counts, 0, math.inf, slots.shape, ("slots", slots.shape)
         )
@@ -163,3 +175,29 @@ class KeyValueCache:
             held = int(self.lengths[parents].max(initial=0))
             self._key_rows[slots, :held] = self._key_rows[parents, :held]
         self.lengths[slots] = self.lengths[parents]
+
+
+def check_memory(
+    this: str,
+    model: Transformer | TransformerLM,
+    sentences: int,
+    memory: list[KeysValues] | None,
+) -> None:
+    """Raise ValueError unless each layer with cross-attention has a memory of these sentences."""
+    if not hasattr(model, "encoder"):
+        if memory is not None:
+            raise ValueError(f"{this}: memory was given, expected None for a language model")
+        return
+    layers = len(model.decoder.layers)
+    if memory is None or len(memory) != layers:
+        came = "None" if memory is None else f"a list of {len(memory)}"
+        raise ValueError(
+            f"{this}: memory is {came}, expected the keys and values of {layers} layers from the "
+            "decoder's project"
+        )
+    for layer in memory:
+        if len(layer.counts) != sentences:
+            raise ValueError(
+                f"{this}: memory is of {len(layer.counts)} sentences, expected {sentences} because "
+                f"sentences is {sentences}"
+            )
