@@ -97,7 +97,8 @@ def as_mask(function, name, value, shape):
     """`value` as a bool or float32 view of the given shape (B, H, T, S).
 
     A boolean mask is True where a query may attend; a float mask is added to the scores. The value
-    broadcasts to the shape; repeated axes of the result have stride 0 and take no memory.
+    broadcasts to the shape; repeated axes of the result have stride 0 and take no memory. Where its
+    last axis ends early, from 2 on, no query may attend to the keys behind that end.
     """
     array = _array(function, name, value)
     if array.dtype.kind not in "bf":
@@ -106,10 +107,19 @@ def as_mask(function, name, value, shape):
             f"{function}: {name} has dtype {array.dtype}, expected bool (True where a query may "
             f"attend) or float (added to the scores){hint}"
         )
-    check_broadcast(function, name, array.shape, shape, "(B, H, T, S)")
+    ends_early = array.ndim > 0 and 1 < array.shape[-1] < shape[-1]
+    check_broadcast(function, name, array.shape, shape, "(B, H, T, S)", ends_early)
     # A broadcast view is cut back to what it repeats, so that converting it repeats nothing.
-    array = array[(..., *(slice(None) if stride else slice(1) for stride in array.strides))]
+    cut = [slice(None) if stride else slice(1) for stride in array.strides]
+    if ends_early:
+        cut[-1] = slice(None)
+    array = array[(..., *cut)]
     array = _converted(array, array.dtype if array.dtype == bool else _FLOAT32)
+    if ends_early:
+        masked = False if array.dtype == bool else -np.inf
+        whole = np.full((*array.shape[:-1], shape[-1]), masked, array.dtype)
+        whole[..., : array.shape[-1]] = array
+        array = whole
     return np.broadcast_to(array, shape)
 
 
@@ -132,11 +142,15 @@ def check_shape(function, name, shape, expected, because=None):
     )
 
 
-def check_broadcast(function, name, shape, target, target_name):
-    """Raise ValueError unless `shape` broadcasts to `target`, called `target_name` in the error."""
+def check_broadcast(function, name, shape, target, target_name, ends_early=False):
+    """Raise ValueError unless `shape` broadcasts to `target`, called `target_name` in the error.
+
+    With ends_early the last axis is left out of this.
+    """
     axes = target[len(target) - len(shape) :]
+    count = len(shape) - ends_early
     if len(shape) > len(target) or any(
-        size not in (1, wanted) for size, wanted in zip(shape, axes, strict=True)
+        size not in (1, wanted) for size, wanted in zip(shape[:count], axes[:count], strict=True)
     ):
         raise ValueError(
             f"{function}: {name} has shape {_shown(shape)}, expected one that broadcasts to "

@@ -206,7 +206,8 @@ def scaled_dot_product_attention(
 
     Query i stands at position p = i + query_offset among the keys, query_offset being one integer
     or one per sequence (B,). It may attend to key j if all of these allow it:
-        mask           bool or float, broadcasting to (B, H, T, S): True, or not -infinity
+        mask           bool or float, broadcasting to (B, H, T, S): True, or not -infinity; its last
+                       axis may also end early, with 2 to S - 1 keys: none behind that end
         lengths        (B,) integers from 0 to S: j < lengths[b]
         is_causal      j <= p
         window         (left, right), None for an open side: p - left <= j <= p + right
@@ -214,8 +215,11 @@ def scaled_dot_product_attention(
     attend to, NaN and infinity included, does not reach its result.
 
     scale is 1 / sqrt(K) unless given. With softcap, cap(s) = softcap tanh(s / softcap). A float
-    mask is added after it. Vaswani et al., 2017, section 3.2.1; the options are those of the
-    Attention operator of ONNX.
+    mask is added after it.
+
+    Vaswani et al., 2017, section 3.2.1. Masks, softcap and groups of heads are those of the
+    Attention operator of ONNX, opset 24; its nonpad_kv_seqlen with is_causal is lengths with
+    query_offset=lengths - T. The window is an addition to it, which opset 25 has too.
     """
     this = "scaled_dot_product_attention"
     heads = _checks.as_heads(

@@ -420,7 +420,8 @@ WRONG_SHAPES = {
             ((2, 3, 7, 13, 1), "(2, 3, 7, Kv) because key is (2, 3, 7, 11)"),
         ],
         "mask": [
-            ((5,), "one that broadcasts to (B, H, T, S) = (2, 6, 5, 7)"),
+            ((8,), "one that broadcasts to (B, H, T, S) = (2, 6, 5, 7)"),
+            ((4, 6), "one that broadcasts to (B, H, T, S) = (2, 6, 5, 7)"),
             ((7, 5), "one that broadcasts to (B, H, T, S) = (2, 6, 5, 7)"),
             ((2, 5, 7), "one that broadcasts to (B, H, T, S) = (2, 6, 5, 7)"),
             ((1, 2, 6, 5, 7), "one that broadcasts to (B, H, T, S) = (2, 6, 5, 7)"),

@@ -329,7 +329,7 @@ WRONG_SIZES = {
             ((2, 7, 25), "(2, S, 24) because x is (2, 5, 24)"),
         ],
         "mask": [((5, 7), "one that broadcasts to (B, H, T, S) = (2, 3, 5, 5)")],
-        "memory_mask": [((5, 5), "one that broadcasts to (B, H, T, S) = (2, 3, 5, 7)")],
+        "memory_mask": [((7, 5), "one that broadcasts to (B, H, T, S) = (2, 3, 5, 7)")],
         "lengths": [((3,), "(2,) because x is (2, 5, 24)")],
         "memory_lengths": [((3,), "(2,) because memory is (2, 7, 24)")],
     },
