@@ -73,6 +73,7 @@ class Limits:
     def summary(self) -> dict[str, list[float]]:
         """FMA peak and read bandwidth: [with one thread, with all]."""
         both = (1, self.threads)
+        self.fma_peak()  # threads begin on one processor, and are spread out after a while
         timing.wait_until_idle()
         return {
             "fma_peak_flop_per_s": [self.fma_peak(threads) for threads in both],
