@@ -14,7 +14,7 @@ def is_attention(group, sizes):
 
 
 def is_compared_product(row):
-    """Whether a row counts for the ratios; those of 192 rows are there for the share of the peak."""
+    """Whether a row counts for the ratios; 192 rows are there for the share of the peak alone."""
     return (
         row.group == product.GROUP
         and (row.sizes["n"], row.sizes["k"]) in product.WEIGHTS
