@@ -86,12 +86,15 @@ def set_num_threads(n: int) -> None:
     """
     global _threads, _threads_from
     try:
-        n = operator.index(n)
+        count = operator.index(None if isinstance(n, bool) else n)
     except TypeError:
         raise TypeError(
             f"set_num_threads: n is of type {type(n).__name__}, expected an integer"
         ) from None
-    _threads, _threads_from = _checked_threads(n, "set_num_threads: n", n), "set_num_threads"
+    _threads, _threads_from = (
+        _checked_threads(count, "set_num_threads: n", count),
+        "set_num_threads",
+    )
 
 
 def get_num_threads() -> int:

@@ -124,21 +124,14 @@ class MultiheadAttention(Layer):
         this = "MultiheadAttention"
         query = _checks.as_float32(this, "query", query, ("B", "T", self.d_model))
         batch, length, _ = query.shape
-        if memory is None:
-            memory = query
-        memory = _checks.as_float32(
-            this, "memory", memory, (batch, "S", self.kdim), ("query", query.shape)
-        )
-        if value is None:
-            value = memory
-        value = _checks.as_float32(
-            this, "value", value, (batch, memory.shape[1], self.vdim), ("memory", memory.shape)
-        )
-        source = memory.shape[1]
-        because = ("memory", memory.shape)
+        of_query = ("query", query.shape)
+        attended = "query" if memory is None else "memory"
+        memory = _given(this, "memory", memory, query, (batch, "S", self.kdim), of_query)
+        because, source = (attended, memory.shape), memory.shape[1]
+        value = _given(this, "value", value, memory, (batch, source, self.vdim), because)
         if lengths is not None:
             lengths = _checks.as_lengths(this, "lengths", lengths, batch, source, because)
-        offsets = _checks.as_positions(this, "query_offset", query_offset, batch, because)
+        offsets = _checks.as_positions(this, "query_offset", query_offset, batch, of_query)
         is_causal = _checks.as_flag(this, "is_causal", is_causal)
         if mask is not None:
             mask = _checks.as_mask(this, "mask", mask, (batch, self.num_heads, length, source))
@@ -271,6 +264,13 @@ class MultiheadAttention(Layer):
             _runtime.kernels.PackedLinear(weight, bias)
             for weight, bias in zip(weights, biases, strict=True)
         )
+
+
+def _given(function, name, value, otherwise, expected, because):
+    """`value` as a float32 array of this shape; where it is None `otherwise`, if that has one."""
+    if value is None and otherwise.shape[-1] == expected[-1]:
+        return otherwise
+    return _checks.as_float32(function, name, value, expected, because)
 
 
 def as_num_heads(function: str, value: int, d_model: int) -> int:

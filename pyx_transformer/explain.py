@@ -16,6 +16,7 @@ from textwrap import indent
 import numpy as np
 
 import pyx_transformer as pt
+from pyx_transformer import _checks
 from pyx_transformer.explain_text import SENTENCES
 
 SEED = 2017
@@ -48,12 +49,12 @@ KEYS_PER_SOFTMAX = 16
 def explain(language: str = "en", part: int | None = None) -> str:
     """The text of `pyx-transformer explain`, in "en" or "zh": all seven parts, or only part 1 to 7.
 
-    Raises ValueError for a language or a part that does not exist.
+    Raises TypeError for what is no name or no integer, ValueError for a language or a part that
+    does not exist.
     """
-    if language not in SENTENCES:
-        raise ValueError(f"explain: language is {language!r}, expected one of {list(SENTENCES)}")
-    if part is not None and part not in range(1, 8):
-        raise ValueError(f"explain: part is {part!r}, expected a number from 1 to 7")
+    _checks.as_choice("explain", "language", language, SENTENCES)
+    if part is not None:
+        part = _checks.as_integer("explain", "part", part, minimum=1, maximum=7)
 
     rng = np.random.default_rng(SEED)
     encoder = pt.TransformerEncoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)

@@ -230,7 +230,8 @@ def scaled_dot_product_attention(
     query, key, value = heads[:3]
     out = _empty(this, (*query.shape[:3], value.shape[3]))
     weights = _empty(this, (*query.shape[:3], key.shape[2])) if return_weights else None
-    _runtime.kernels.attention(out, weights, (*heads, None), _runtime.get_num_threads())
+    if math.prod(query.shape[:3]):  # without a query, no width needs room to work in
+        _runtime.kernels.attention(out, weights, (*heads, None), _runtime.get_num_threads())
     return (out, weights) if return_weights else out
 
 

@@ -37,7 +37,7 @@ def sinusoidal_positions(
                                   after it Marian and M2M100
 
     Raises TypeError or ValueError for a size that is not an integer or negative, an odd d_model, or
-    an unknown name. Vaswani et al., 2017, section 3.5.
+    an unknown name; MemoryError where there is no room for them. Vaswani et al., 2017, section 3.5.
     """
     this = "sinusoidal_positions"
     length = _checks.as_integer(this, "length", length, minimum=0, maximum=LAST_EXACT)
@@ -48,6 +48,15 @@ def sinusoidal_positions(
     _checks.as_choice(this, "layout", layout, LAYOUTS)
     _checks.as_choice(this, "frequencies", frequencies, FREQUENCIES)
 
+    try:
+        return _sinusoids(length, d_model, start, layout, frequencies)
+    except (MemoryError, OverflowError, ValueError) as error:
+        raise MemoryError(
+            f"{this}: no memory for positions of shape {(length, d_model)}"
+        ) from error
+
+
+def _sinusoids(length, d_model, start, layout, frequencies):
     pairs = d_model // 2
     steps = pairs if frequencies == "paper" else max(pairs - 1, 1)
     angles = np.outer(

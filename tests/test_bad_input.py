@@ -13,6 +13,7 @@ from cases import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pyx_transformer as pt
 from pyx_transformer import _checks, ops
 
 B, H, HKV, T, S, K, KV = 2, 6, 3, 5, 7, 11, 13
@@ -584,6 +585,21 @@ def test_a_result_too_large_to_exist():
     nothing = np.zeros((2**40, 0), np.float32)
     with pytest.raises(MemoryError, match=r"^linear: no memory for a result of shape \(1099511627"):
         ops.linear(nothing, nothing)
+
+
+def test_no_query_of_any_width_has_no_result():
+    wide = np.zeros((1, 1, 0, 2**50), np.float32)
+    result = ops.scaled_dot_product_attention(wide, wide, wide, return_weights=True)
+    assert [array.shape for array in result] == [wide.shape, (1, 1, 0, 0)]
+    result = ops.scaled_dot_product_attention(wide, wide, np.zeros((1, 1, 0, 3)))
+    assert result.shape == (1, 1, 0, 3)
+
+
+@pytest.mark.parametrize("shape", [(2**50, 4), (2**53, 2), (3, 2**50), (0, 2**62), (1, 2**70)])
+def test_positions_too_many_to_exist(shape):
+    says = rf"^sinusoidal_positions: no memory for positions of shape \({shape[0]}, {shape[1]}\)"
+    with pytest.raises(MemoryError, match=says):
+        pt.sinusoidal_positions(*shape)
 
 
 # Anything at all.

@@ -1,4 +1,4 @@
-"""Contracts 4 and 5 around generation: the cache, shared tables, figures of scores.
+"""Contracts 4 and 5 around generation: the cache, shared tables, perplexity.
 
 What is passed to `generate` and `score` themselves is in test_bad_input_layers and
 test_generation_options.
@@ -117,3 +117,32 @@ def test_what_does_not_fit_a_cache(changes, error, says):
     arguments = {"ids": IDS, "slots": SLOTS, "counts": COUNTS} | changes
     assert_refuses(lambda: cache.extend(**arguments), error, f"KeyValueCache.extend: {says}")
     assert cache.lengths.tolist() == [0, 0, 3]
+
+
+# Perplexity.
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "says"),
+    [
+        (None, TypeError, "scores is None, expected what `score` gave"),
+        (0.5, TypeError, "scores is 0.5, expected what `score` gave"),
+        ("a", TypeError, "scores is 'a', expected what `score` gave"),
+        (["a"], TypeError, "scores[0] has dtype <U1, expected real numbers"),
+        ([[-1.0], None], TypeError, "scores[1] is None, expected an array"),
+        ([[-1.0], -2.0], ValueError, "scores[1] has shape (), expected (T,)"),
+        ([[[-1.0]]], ValueError, "scores[0] has shape (1, 1), expected (T,)"),
+        ([], ValueError, "scores is empty, expected what `score` gave"),
+        ([np.array([])], ValueError, "scores is empty, expected what `score` gave"),
+        ([[], []], ValueError, "scores is empty, expected what `score` gave"),
+    ],
+    ids=str,
+)
+def test_the_perplexity_of_no_scores(scores, error, says):
+    assert_refuses(lambda: pt.perplexity(scores), error, f"perplexity: {says}")
+
+
+def test_the_perplexity_of_any_scores():
+    scores = [np.array([-1.0, -2.0]), np.array([]), np.float32([-4.5])]
+    for given in (scores, tuple(scores), iter(scores), [one.tolist() for one in scores]):
+        assert pt.perplexity(given) == pytest.approx(np.exp(2.5), rel=1e-12)

@@ -315,7 +315,10 @@ WRONG_SIZES = {
         ],
         "mask": [((2, 3, 7, 5), "one that broadcasts to (B, H, T, S) = (2, 3, 5, 7)")],
         "lengths": [((3,), "(2,) because memory is (2, 7, 17)")],
-        "query_offset": [((3,), "(2,) because ")],
+        "query_offset": [
+            ((3,), "(2,) because query is (2, 5, 24)"),
+            ((1,), "(2,) because query is (2, 5, 24)"),
+        ],
     },
     "TransformerEncoder": {
         "x": [((2, 5, 25), "(B, S, 24)")],
@@ -359,6 +362,25 @@ def test_wrong_sizes(name):
             shown = f"({shape[0]},)" if len(shape) == 1 else str(shape)
             says = f"{argument} has shape {shown}, expected {expected}"
             assert_refuses(name, argument, wrong, ValueError, says)
+
+
+@pytest.mark.parametrize(
+    ("widths", "arguments", "error", "says"),
+    [
+        ((24, 24), {"lengths": [4, 1]}, ValueError, "lengths has shape (2,), expected (1,)"),
+        ((24, 24), {"lengths": [6]}, ValueError, "lengths[0] is 6, expected 0 to 5"),
+        ((24, 24), {"value": np.zeros((1, 6, 24))}, ValueError, "value has shape (1, 6, 24)"),
+        ((17, 24), {}, TypeError, "memory is None, expected an array"),
+        ((24, 31), {}, TypeError, "value is None, expected an array"),
+    ],
+)
+def test_attention_without_a_memory_blames_the_query(widths, arguments, error, says):
+    layer = pt.MultiheadAttention(D, H, kdim=widths[0], vdim=widths[1])
+    with pytest.raises(error) as caught:
+        layer(np.zeros((1, 5, D)), **arguments)
+    assert str(caught.value).startswith(f"MultiheadAttention: {says}")
+    if error is ValueError:
+        assert str(caught.value).endswith(" because query is (1, 5, 24)")
 
 
 VOCABULARIES = {"ids": 19, "src": 23, "tgt": 19, "prompt": 19}

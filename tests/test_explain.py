@@ -269,11 +269,23 @@ def test_text_fits_a_terminal_of_80_columns(language):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("fr",), r"language is 'fr', expected one of \['en', 'zh'\]"),
-        (("en", 0), "part is 0, expected a number from 1 to 7"),
-        (("en", 8), "part is 8, expected a number from 1 to 7"),
+        (("fr",), "language is 'fr', expected one of 'en', 'zh'"),
+        ((None,), "language is None, expected one of 'en', 'zh'"),
+        (("en", 0), "part is 0, expected at least 1"),
+        (("en", 8), "part is 8, expected at most 7"),
     ],
 )
 def test_what_does_not_exist_is_refused(arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^explain: {message}$"):
         explain(*arguments)
+
+
+@pytest.mark.parametrize("part", (1.0, True, "1", [1]), ids=repr)
+def test_a_part_is_an_integer(part):
+    with pytest.raises(TypeError, match=r"^explain: part is .*, expected an integer$"):
+        explain("en", part)
+
+
+def test_a_language_is_a_name():
+    with pytest.raises(TypeError, match=r"^explain: language is \['en'\], expected one of"):
+        explain(["en"])

@@ -139,7 +139,7 @@ def test_set_num_threads_refuses_numbers_out_of_range(n):
     assert _runtime.get_num_threads() == before
 
 
-@pytest.mark.parametrize("n", [None, "2", 2.0, [2]])
+@pytest.mark.parametrize("n", [None, "2", 2.0, [2], True, False, np.True_, np.ones(2, int)])
 def test_set_num_threads_refuses_other_types(n):
     name = type(n).__name__
     with pytest.raises(TypeError, match=f"n is of type {name}, expected an integer"):

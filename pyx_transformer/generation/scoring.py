@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer import ops
+from pyx_transformer import _checks, ops
 from pyx_transformer.attention import Sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -87,9 +88,16 @@ def score_targets(
     return [part.copy() for part in np.split(scores, starts[1:])] if len(starts) else []
 
 
-def perplexity(scores: Sequence[ArrayLike]) -> float:
-    """e to minus the mean of all log-probabilities that `score` gave, at least one."""
-    if not len(scores):
-        raise ValueError("perplexity: scores is empty, expected what `score` gave")
+def perplexity(scores: Iterable[ArrayLike]) -> float:
+    """e to minus the mean of all log-probabilities that `score` gave, one array (T,) per sequence.
+
+    Raises TypeError for anything else, ValueError where there is not a single one.
+    """
+    this = "perplexity"
+    if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
+        raise TypeError(f"{this}: scores is {scores!r}, expected what `score` gave")
+    arrays = [_checks.as_float32(this, f"scores[{i}]", one, ("T",)) for i, one in enumerate(scores)]
+    if not sum(map(len, arrays)):
+        raise ValueError(f"{this}: scores is empty, expected what `score` gave")
     with np.errstate(over="ignore"):
-        return float(np.exp(-np.concatenate(scores).mean(dtype=np.float64)))
+        return float(np.exp(-np.concatenate(arrays).mean(dtype=np.float64)))
