@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer import _checks
 from pyx_transformer.attention import Sequences
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ class Examples:
 
     Each target is read after start_id and ends with end_id, which it does not hold itself.
     references: the texts of the targets, if known, for scores that compare texts. Raises TypeError
-    or ValueError where the lists are not of equal length or hold anything but whole numbers.
+    or ValueError where the lists are not of equal length or hold anything but whole numbers, or an
+    id is no whole number of at least 0.
     """
 
     def __init__(
@@ -62,8 +64,8 @@ class Examples:
                     f"Examples: {name} has {len(others)} entries, expected {len(self.targets)} "
                     "because targets has as many"
                 )
-        self.start_id = start_id
-        self.end_id = end_id
+        self.start_id = _checks.as_integer("Examples", "start_id", start_id, minimum=0)
+        self.end_id = _checks.as_integer("Examples", "end_id", end_id, minimum=0)
         # A target is read with its start or end token.
         self.lengths = np.array([len(target) + 1 for target in self.targets], np.int64)
         if sources is not None:
@@ -76,6 +78,12 @@ class Examples:
         """Raise ValueError unless a model can read all of it."""
         if not len(self):
             raise ValueError(f"{who} is empty, expected at least one example")
+        for name in ("start_id", "end_id"):
+            own, expected = getattr(self, name), getattr(model.config, name)
+            if own != expected:
+                raise ValueError(
+                    f"{who}: {name} is {own}, expected {expected} as in the model's config"
+                )
         sides = [("targets", self.targets, "tgt", 1)]
         if hasattr(model, "encoder"):
             if self.sources is None:
