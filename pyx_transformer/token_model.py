@@ -112,11 +112,13 @@ class TokenModel(Layer):
         for key, stored in ties.items():
             if key not in state:
                 continue
-            if stored in state and not np.array_equal(state[key], state[stored]):
-                raise ValueError(
-                    f"{this}: {key} differs from {stored}, expected the same values because the "
-                    "config ties them"
-                )
+            if stored in state:
+                both = (_checks.as_float32(this, name, state[name]) for name in (key, stored))
+                if not np.array_equal(*both, equal_nan=True):
+                    raise ValueError(
+                        f"{this}: {key} differs from {stored}, expected the same values because "
+                        "the config ties them"
+                    )
             state[stored] = state[key]
         for key, stored in ties.items():
             if stored in state:

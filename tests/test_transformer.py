@@ -297,6 +297,19 @@ def test_tied_weights_that_differ_are_refused(variant, src, tgt):
 
 
 @each_tie
+def test_tied_weights_may_hold_nan(variant):
+    model = small_model(**VARIANTS[variant])
+    state = model.state_dict()
+    for key, stored in TIED[variant].items():
+        spoilt = state[stored].copy()
+        spoilt[3, 5] = np.nan
+        model.load_state_dict(state | {key: spoilt, stored: spoilt.copy()})
+        assert_same_bits(model.state_dict()[stored], spoilt)
+        with pytest.raises(TypeError, match=f"^Transformer.load_state_dict: {key} has dtype <U1"):
+            model.load_state_dict(state | {key: np.array(["a"])})
+
+
+@each_tie
 def test_fresh_models_are_tied(variant):
     model = pt.Transformer(small_config(**VARIANTS[variant]), rng=0)
     weights = {name: getattr(model, name).weight for name in ("src_embedding", "tgt_embedding")}
