@@ -1,6 +1,7 @@
 """The Transformer of "Attention Is All You Need" on CPUs: NumPy in and out, Cython inside."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from pyx_transformer import ops
 from pyx_transformer._runtime import get_num_threads, set_num_threads, show_config
@@ -11,6 +12,15 @@ from pyx_transformer.layers import Embedding, FeedForward, LayerNorm, Linear, RM
 from pyx_transformer.positions import sinusoidal_positions
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
 from pyx_transformer.transformer import AttentionWeights, Transformer
+
+if TYPE_CHECKING:
+    from pyx_transformer.checkpoints import load
+    from pyx_transformer.generation import (
+        Generation,
+        GenerationOptions,
+        Hypothesis,
+        perplexity,
+    )
 
 __version__ = "0.1.0"
 
@@ -54,3 +64,7 @@ def __getattr__(name):
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+
+
+def __dir__():
+    return sorted({*globals(), *_LATER})
