@@ -34,8 +34,9 @@ K', V', A', Z'. Q' = V' is X X^T, not X W_Q. The rest follows from nothing: K'
 is neither X W_K nor X W_K^T (digit for digit it is X (X + 0.2)^T, which the
 method does not contain). A' is not the softmax of its own scores, beside it
 below, nor of any multiple of them: the keys K' grow from word to word, so
-every row would have to grow from left to right, and only the first does. Z'
-would then have to be A' V'; compare it with the Z printed there.""",
+every row would have to grow from left to right, and only the first does. And
+Z' is not even A' V': that product of the tutorial's own numbers comes last
+below, and the Z printed there differs from it.""",
     "scaling.title": "Why the division by sqrt(d_k)",
     "scaling.theory": """\
 If the components of q and k are independent with mean 0 and variance 1, then
@@ -137,8 +138,8 @@ pt.ops.scaled_dot_product_attention(Q, K, V, return_weights=True) 一次调用�
 是 X X^T，而不是 X W_Q。其余各数则没有来由：K' 既不是 X W_K，也不是 X W_K^T
 （它与 X (X + 0.2)^T 逐位相同，而方法中并没有这个乘积）；A' 不是它自己的分数的
 softmax（见下，并排列出），也不是这些分数任何倍数的 softmax：K' 的键逐词增大，
-所以每一行都应从左到右递增，而 A' 只有第一行如此。由此 Z' 应当等于 A' V'，
-请与教程中印出的 Z 对照。""",
+所以每一行都应从左到右递增，而 A' 只有第一行如此。Z' 甚至不等于 A' V'：
+用教程自己的数算出的这个乘积列在最后，教程中印出的 Z 与它不同。""",
     "scaling.title": "为什么要除以 sqrt(d_k)",
     "scaling.theory": """\
 若 q 和 k 的各分量相互独立、均值为 0、方差为 1，那么 s = q.k 是 d_k 个方差为 1

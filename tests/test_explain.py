@@ -131,6 +131,8 @@ def test_numbers_of_the_tutorial_come_from_where_the_text_says(parts, language):
     assert_near(array_in(text, "A' V'"), a @ q, HALF_A_DIGIT)
 
     # What the paragraph claims of them.
+    is_not_its_own_product = {"en": "Z' is not even A' V'", "zh": "Z' 甚至不等于 A' V'"}
+    assert is_not_its_own_product[language] in text
     assert_near(q, X @ X.T, 1e-12)
     assert_near(k, X @ (X + 0.2).T, 1e-12)
     assert not np.allclose(k, X @ W_K) and not np.allclose(k, X @ W_K.T)
