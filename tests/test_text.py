@@ -91,29 +91,6 @@ def test_languages():
 
 
 @pytest.mark.parametrize(
-    ("ordinary", "tokenised"),
-    [
-        ("I don't know.", "i don 't know ."),
-        ("  She's 10.5 years old, isn't she?", "she 's 10.5 years old , isn 't she ?"),
-        ('It costs 1,000 yen; "OK" (yes)!', 'it costs 1,000 yen ; " ok " ( yes ) !'),
-        ("The boys’ room", "the boys' room"),
-        ("", ""),
-    ],
-)
-def test_english(ordinary, tokenised):
-    assert text.english(ordinary) == tokenised
-    assert text.english(tokenised) == tokenised
-
-
-def test_the_training_text_is_english_already(shared_data):
-    """Setting apart what is set apart already changes abbreviations and nothing else."""
-    lines = (shared_data / "tanaka-en-ja/train.en").read_text(encoding="utf-8").splitlines()
-    changed = [line for line in lines if text.english(line) != line]
-    assert len(changed) < 0.002 * len(lines)
-    assert all(text.english(line).replace(" ", "") == line.replace(" ", "") for line in changed)
-
-
-@pytest.mark.parametrize(
     ("call", "error", "says"),
     [
         (lambda: text.make("bytes", SENTENCES), ValueError, "kind is 'bytes'"),
