@@ -77,6 +77,9 @@ class MultiheadAttention(Layer):
     Parameters as in torch.nn.MultiheadAttention: in_proj_weight (3 d_model, d_model), in_proj_bias,
     out_proj.weight, out_proj.bias; with a kdim or vdim other than d_model, q_proj_weight,
     k_proj_weight (d_model, kdim) and v_proj_weight (d_model, vdim) in place of in_proj_weight.
+
+    num_heads divides d_model, K = d_model / num_heads; kdim and vdim are d_model unless given.
+    Initialised as in `Linear`. Raises TypeError or ValueError, naming the argument.
     """
 
     def __init__(
@@ -112,14 +115,15 @@ class MultiheadAttention(Layer):
         mask: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         is_causal: bool = False,
-        query_offset: int = 0,
+        query_offset: ArrayLike = 0,
         return_weights: bool = False,
     ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
         """query (B, T, d_model) -> (B, T, d_model), and weights (B, H, T, S) if asked for.
 
         memory (B, S, kdim) is what is attended to, query itself if not given; value (B, S, vdim)
-        the values, memory if not given. mask, lengths (B,), is_causal and query_offset are those of
-        `ops.scaled_dot_product_attention`.
+        the values, memory if not given. mask, lengths (B,), is_causal and query_offset, one integer
+        or (B,), are those of `ops.scaled_dot_product_attention`. All results are float32.
+        Raises TypeError or ValueError, naming the argument.
         """
         this = "MultiheadAttention"
         query = _checks.as_float32(this, "query", query, ("B", "T", self.d_model))

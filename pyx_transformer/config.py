@@ -14,12 +14,16 @@ from pyx_transformer.positions import FREQUENCIES, LAST_EXACT, LAYOUTS
 class TransformerConfig:
     """What a `Transformer` is built from; the defaults are the base model of the paper.
 
+    activation: of the feed-forward layers, as in `ops.linear`. norm_first, final_norm,
+    layer_norm_eps: as in `TransformerEncoder`.
     positions: "sinusoidal", "learned" (a table of max_length rows) or "none".
     position_layout, position_frequencies, position_start: as in `sinusoidal_positions`.
     scale_embeddings: multiply embeddings by sqrt(d_model).
     share_embeddings: one table for source and target; tie_output: the output projection's weight
-    is the target table.
+    is the target table. output_bias: whether that projection has a bias.
     start_id begins every target, end_id ends it.
+
+    Raises TypeError or ValueError, naming the field, also for fields that do not fit each other.
     """
 
     src_vocab_size: int

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class TransformerLM(TokenModel):
     """Embedding, positions, a causal stack without cross-attention, and output projection.
 
+    Radford et al., 2018 and 2019 (GPT). Initialised from rng as its layers are.
+
     Built from the decoder's part of the config: tgt_vocab_size, num_decoder_layers and all that is
     not the source's. State-dict keys: decoder.* (those of torch.nn.TransformerEncoder),
     tgt_embedding.weight, output_projection.weight, output_projection.bias, and
@@ -58,11 +60,12 @@ class TransformerLM(TokenModel):
         tgt_lengths: ArrayLike | None = None,
         *,
         return_attention: bool = False,
-    ):
-        """tgt (B, T) token ids -> logits (B, T, V), zeros from tgt_lengths[b] on.
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """tgt (B, T) token ids -> logits (B, T, V) float32, zeros from tgt_lengths[b] on.
 
-        Logits at place t are for the token after tgt[:, t]. With return_attention, also the list
-        of each layer's weights (B, H, T, T).
+        Logits at position t are for the token after tgt[:, t]. With return_attention, also the list
+        of each layer's weights (B, H, T, T). Raises TypeError or ValueError, naming the argument,
+        also where learned positions do not reach as far.
         """
         this = "TransformerLM"
         ids, targets = self.sequences(this, "tgt", tgt, tgt_lengths)
@@ -105,7 +108,7 @@ class TransformerLM(TokenModel):
     ) -> list[NDArray[np.float32]]:
         """Log-probability of every token of tgt (B, T), after config.start_id, and of the end.
 
-        -> one float32 array (tgt_lengths[b] + 1,) per sequence.
+        -> one float32 array (tgt_lengths[b] + 1,) per sequence. Raises as calling the model does.
         """
         from pyx_transformer import generation
 

@@ -118,7 +118,8 @@ class Layer:
 class Linear(Layer):
     """activation(x W^T + b) with packed weights. Parameters: weight (out, in), bias (out,).
 
-    Initialised as in Glorot and Bengio 2010 (uniform), bias 0.
+    Initialised as in Glorot and Bengio 2010 (uniform), bias 0, drawn from rng: a generator, a seed
+    or None. Raises TypeError or ValueError, naming the argument.
     """
 
     def __init__(
@@ -140,7 +141,10 @@ class Linear(Layer):
         )
 
     def __call__(self, x: ArrayLike, *, activation: str | None = None) -> NDArray[np.float32]:
-        """x (..., in_features) -> (..., out_features); activation as in `ops.linear`."""
+        """x (..., in_features) -> (..., out_features) float32; activation as in `ops.linear`.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         x = _checks.as_float32("Linear", "x", x, (..., self.in_features))
         _checks.as_choice("Linear", "activation", activation, _runtime.kernels.ACTIVATIONS)
         rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
@@ -205,7 +209,8 @@ class PlainLayer(Layer):
 class Embedding(PlainLayer):
     """Rows of a table by token id. Parameters: weight (num_embeddings, d_model).
 
-    Initialised normal with standard deviation d_model^-0.5.
+    Initialised normal with standard deviation d_model^-0.5, drawn from rng as in `Linear`.
+    Raises TypeError or ValueError, naming the argument.
     """
 
     def __init__(
@@ -225,7 +230,10 @@ class Embedding(PlainLayer):
         self._load_own({"weight": table * np.float32(self.d_model**-0.5)})
 
     def __call__(self, ids: ArrayLike) -> NDArray[np.float32]:
-        """ids (...) integers -> (..., d_model)."""
+        """ids (...), integers from 0 to num_embeddings - 1 -> (..., d_model) float32.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         ids = _checks.as_token_ids("Embedding", "ids", ids, self.weight.shape)
         return self.apply(ids.reshape(-1), 1.0, None, None).reshape(*ids.shape, self.d_model)
 
@@ -256,7 +264,11 @@ class Embedding(PlainLayer):
 
 
 class LayerNorm(PlainLayer):
-    """Layer norm over the last axis (Ba, Kiros and Hinton 2016). Parameters: weight, bias (d,)."""
+    """Layer norm over the last axis (Ba, Kiros and Hinton 2016). Parameters: weight, bias (d,).
+
+    eps is added to the variance, and is at least 0: see `ops.layer_norm`. Raises TypeError or
+    ValueError, naming the argument.
+    """
 
     def __init__(self, d_model: int, *, eps: float = 1e-5):
         self.d_model = _checks.as_integer("LayerNorm", "d_model", d_model, minimum=1)
@@ -266,7 +278,10 @@ class LayerNorm(PlainLayer):
         )
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """x (..., d_model) -> the same shape."""
+        """x (..., d_model) -> the same shape, float32.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         x = _checks.as_float32("LayerNorm", "x", x, (..., self.d_model))
         return self.apply(x.reshape(-1, self.d_model)).reshape(x.shape)
 
@@ -292,7 +307,11 @@ class LayerNorm(PlainLayer):
 
 
 class RMSNorm(PlainLayer):
-    """RMS norm over the last axis (Zhang and Sennrich 2019). Parameters: weight (d,)."""
+    """RMS norm over the last axis (Zhang and Sennrich 2019). Parameters: weight (d,).
+
+    eps is added to the mean square, and is at least 0: see `ops.rms_norm`. Raises TypeError or
+    ValueError, naming the argument.
+    """
 
     def __init__(self, d_model: int, *, eps: float = 1e-6):
         self.d_model = _checks.as_integer("RMSNorm", "d_model", d_model, minimum=1)
@@ -300,7 +319,10 @@ class RMSNorm(PlainLayer):
         self._load_own({"weight": np.ones(d_model, np.float32)})
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """x (..., d_model) -> the same shape."""
+        """x (..., d_model) -> the same shape, float32.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         x = _checks.as_float32("RMSNorm", "x", x, (..., self.d_model))
         out = np.empty_like(x)
         _runtime.kernels.rms_norm(
@@ -317,7 +339,11 @@ class RMSNorm(PlainLayer):
 
 
 class FeedForward(Layer):
-    """W2 f(W1 x + b1) + b2 (Vaswani et al. 2017, 3.3). Parameters: linear1.*, linear2.*."""
+    """W2 f(W1 x + b1) + b2 (Vaswani et al. 2017, 3.3). Parameters: linear1.*, linear2.*.
+
+    W1 (d_ff, d_model), W2 (d_model, d_ff), initialised as in `Linear`; activation f as in
+    `ops.linear`. Raises TypeError or ValueError, naming the argument.
+    """
 
     def __init__(
         self,
@@ -336,7 +362,10 @@ class FeedForward(Layer):
         self.linear2 = Linear(d_ff, d_model, rng=rng)
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """x (..., d_model) -> the same shape."""
+        """x (..., d_model) -> the same shape, float32.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         x = _checks.as_float32("FeedForward", "x", x, (..., self.linear1.in_features))
         rows = x.reshape(-1, self.linear1.in_features)
         return feed_forward(rows, self.linear1, self.linear2, self.activation).reshape(x.shape)

@@ -39,7 +39,8 @@ def linear(
 
     activation: None, "relu", "gelu", "gelu_tanh", "quick_gelu" or "silu": the function of that
     name in this module. A row of the result is the same to the bit whatever rows are beside it.
-    The weight is rearranged on every call; `Linear` does so once.
+    The weight is rearranged on every call; `Linear` does so once. Raises TypeError or ValueError,
+    naming the argument.
     """
     x = _checks.as_float32("linear", "x", x, (..., "in_features"))
     expected = ("out_features", x.shape[-1])
@@ -72,7 +73,9 @@ def layer_norm(
     """(x - mean) / sqrt(variance + eps) * weight + bias, over the last axis.
 
     x (..., features), weight (features,) or None, bias (features,) or None -> (..., features).
-    The variance divides by the number of features. eps is at least 0. Ba, Kiros and Hinton, 2016.
+    The variance divides by the number of features. eps is at least 0; with 0, a row of equal
+    numbers gives NaN. Raises TypeError or ValueError, naming the argument. Ba, Kiros and Hinton,
+    2016.
     """
     x = _checks.as_float32("layer_norm", "x", x, (..., "features"))
     weight = _per_feature("layer_norm", "weight", weight, x)
@@ -90,8 +93,9 @@ def rms_norm(
 ) -> NDArray[np.float32]:
     """x / sqrt(mean(x^2) + eps) * weight, over the last axis.
 
-    x (..., features), weight (features,) or None -> (..., features). eps is at least 0. Zhang and
-    Sennrich, 2019.
+    x (..., features), weight (features,) or None -> (..., features). eps is at least 0; with 0, a
+    row of zeros gives NaN. Raises TypeError or ValueError, naming the argument. Zhang and Sennrich,
+    2019.
     """
     x = _checks.as_float32("rms_norm", "x", x, (..., "features"))
     weight = _per_feature("rms_norm", "weight", weight, x)
@@ -105,7 +109,8 @@ def rms_norm(
 def softmax(x: ArrayLike) -> NDArray[np.float32]:
     """exp(x_j) / sum_j exp(x_j), over the last axis: (..., features) -> (..., features).
 
-    A row of nothing but -infinity gives NaN: only attention has the rule that gives zeros.
+    A row of nothing but -infinity gives NaN: only attention has the rule that gives zeros. Raises
+    TypeError or ValueError, naming the argument. Bridle, 1990.
     """
     x = _checks.as_float32("softmax", "x", x, (..., "features"))
     out = _empty("softmax", x.shape)
@@ -114,7 +119,11 @@ def softmax(x: ArrayLike) -> NDArray[np.float32]:
 
 
 def log_softmax(x: ArrayLike) -> NDArray[np.float32]:
-    """x_j - log(sum_j exp(x_j)), over the last axis: (..., features) -> (..., features)."""
+    """x_j - log(sum_j exp(x_j)), over the last axis: (..., features) -> (..., features).
+
+    A number where `softmax` underflows to 0, too. Raises TypeError or ValueError, naming the
+    argument.
+    """
     x = _checks.as_float32("log_softmax", "x", x, (..., "features"))
     out = _empty("log_softmax", x.shape)
     _runtime.kernels.log_softmax(_rows(out), _rows(x), _runtime.get_num_threads())
@@ -122,43 +131,57 @@ def log_softmax(x: ArrayLike) -> NDArray[np.float32]:
 
 
 def relu(x: ArrayLike) -> NDArray[np.float32]:
-    """max(x, 0), elementwise on any shape."""
+    """max(x, 0), elementwise on any shape: (...) -> (...).
+
+    Raises TypeError or ValueError, naming the argument. Nair and Hinton, 2010.
+    """
     return _activate("relu", x)
 
 
 def gelu(x: ArrayLike) -> NDArray[np.float32]:
-    """x Phi(x) with the normal distribution function Phi, the exact GELU, on any shape.
+    """x Phi(x) with the normal distribution function Phi, the exact GELU: (...) -> (...).
 
+    NaN for -infinity, as -infinity times 0 is. Raises TypeError or ValueError, naming the argument.
     Hendrycks and Gimpel, 2016.
     """
     return _activate("gelu", x)
 
 
 def gelu_tanh(x: ArrayLike) -> NDArray[np.float32]:
-    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), elementwise on any shape.
+    """x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), elementwise: (...) -> (...).
 
-    Hendrycks and Gimpel, 2016; `gelu_new` in GPT-2.
+    NaN for -infinity. Raises TypeError or ValueError, naming the argument. Hendrycks and Gimpel,
+    2016; `gelu_new` in GPT-2.
     """
     return _activate("gelu_tanh", x)
 
 
 def quick_gelu(x: ArrayLike) -> NDArray[np.float32]:
-    """x sigmoid(1.702 x), elementwise on any shape. Hendrycks and Gimpel, 2016; used by CLIP."""
+    """x sigmoid(1.702 x), elementwise on any shape: (...) -> (...).
+
+    NaN for -infinity. Raises TypeError or ValueError, naming the argument. Hendrycks and Gimpel,
+    2016; used by CLIP.
+    """
     return _activate("quick_gelu", x)
 
 
 def silu(x: ArrayLike) -> NDArray[np.float32]:
-    """x sigmoid(x), also called swish, elementwise on any shape."""
+    """x sigmoid(x), also called swish, elementwise on any shape: (...) -> (...).
+
+    NaN for -infinity. Raises TypeError or ValueError, naming the argument. Hendrycks and Gimpel,
+    2016.
+    """
     return _activate("silu", x)
 
 
 def embedding(
     ids: ArrayLike, table: ArrayLike, *, scale: float = 1.0, positions: ArrayLike | None = None
 ) -> NDArray[np.float32]:
-    """table[ids] * scale + positions.
+    """table[ids] * scale + positions (Vaswani et al., 2017, sections 3.4 and 3.5).
 
     ids (..., T) integers from 0 to V - 1, table (V, D) -> (..., T, D). positions (T, D), or more
-    generally (..., D) whose leading axes broadcast to the shape of ids.
+    generally (..., D) whose leading axes broadcast to the shape of ids. Raises TypeError or
+    ValueError, naming the argument.
     """
     table = _checks.as_float32("embedding", "table", table, ("V", "D"))
     ids = _checks.as_token_ids("embedding", "ids", ids, table.shape)
@@ -219,7 +242,9 @@ def scaled_dot_product_attention(
 
     Vaswani et al., 2017, section 3.2.1. Masks, softcap and groups of heads are those of the
     Attention operator of ONNX, opset 24; its nonpad_kv_seqlen with is_causal is lengths with
-    query_offset=lengths - T. The window is an addition to it, which opset 25 has too.
+    query_offset=lengths - T. The window is an addition to it, which opset 25 has too. Raises
+    TypeError or ValueError, naming the argument, and MemoryError where there is no room for the
+    result.
     """
     this = "scaled_dot_product_attention"
     heads = _checks.as_heads(

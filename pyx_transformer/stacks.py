@@ -22,7 +22,7 @@ from pyx_transformer.layers import (
 )
 
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
 
 class TransformerEncoderLayer(Layer):
@@ -203,8 +203,11 @@ class _Stack(Layer):
 class TransformerEncoder(_Stack):
     """A stack of encoder layers (Vaswani et al. 2017, 3.1).
 
-    norm_first puts each norm before its sub-layer instead of after the residual; final_norm adds
-    one after the last layer. State-dict keys are those of torch.nn.TransformerEncoder.
+    num_layers may be 0; num_heads divides d_model. activation as in `ops.linear`. norm_first puts
+    each norm before its sub-layer instead of after the residual (Xiong et al. 2020); final_norm
+    adds one after the last layer; layer_norm_eps as in `LayerNorm`, rng as in `Linear`. State-dict
+    keys are those of torch.nn.TransformerEncoder. Raises TypeError or ValueError, naming the
+    argument.
     """
 
     _layer_type = TransformerEncoderLayer
@@ -216,12 +219,13 @@ class TransformerEncoder(_Stack):
         mask: ArrayLike | None = None,
         *,
         return_attention: bool = False,
-    ):
-        """x (B, S, d_model) -> (B, S, d_model), zeros from lengths[b] on.
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """x (B, S, d_model) -> (B, S, d_model) float32, zeros from lengths[b] on.
 
         lengths (B,) counts the real positions; the cost follows them. mask broadcasts to
-        (B, H, S, S): bool, True where a query may attend, or float, added to the scores. With
-        return_attention, also the list of each layer's weights (B, H, S, S).
+        (B, H, S, S): bool, True where a query may attend, or float, added to the scores; it may end
+        early as in `ops.scaled_dot_product_attention`. With return_attention, also the list of each
+        layer's weights (B, H, S, S). Raises TypeError or ValueError, naming the argument.
         """
         this = "TransformerEncoder"
         x = _checks.as_float32(this, "x", x, ("B", "S", self.d_model))
@@ -249,7 +253,7 @@ class TransformerEncoder(_Stack):
 class TransformerDecoder(_Stack):
     """A stack of decoder layers (Vaswani et al. 2017, 3.1): causal, with cross-attention.
 
-    norm_first and final_norm as in `TransformerEncoder`; keys of torch.nn.TransformerDecoder.
+    Arguments as in `TransformerEncoder`; keys of torch.nn.TransformerDecoder.
     """
 
     _layer_type = TransformerDecoderLayer
@@ -264,13 +268,17 @@ class TransformerDecoder(_Stack):
         mask: ArrayLike | None = None,
         memory_mask: ArrayLike | None = None,
         return_attention: bool = False,
+    ) -> (
+        NDArray[np.float32]
+        | tuple[NDArray[np.float32], list[NDArray[np.float32]], list[NDArray[np.float32]]]
     ):
         """x (B, T, d_model), memory (B, S, d_model) -> (B, T, d_model), zeros from lengths[b] on.
 
         lengths and memory_lengths (B,) count the real positions. mask broadcasts to (B, H, T, T)
-        and comes on top of causality; memory_mask broadcasts to (B, H, T, S). With
-        return_attention, also the lists of each layer's self-attention weights (B, H, T, T) and
-        cross-attention weights (B, H, T, S).
+        and comes on top of causality; memory_mask broadcasts to (B, H, T, S); both are bool or
+        float as in `TransformerEncoder`. With return_attention, also the lists of each layer's
+        self-attention weights (B, H, T, T) and cross-attention weights (B, H, T, S). All results
+        are float32. Raises TypeError or ValueError, naming the argument.
         """
         this = "TransformerDecoder"
         x = _checks.as_float32(this, "x", x, ("B", "T", self.d_model))

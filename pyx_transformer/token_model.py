@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,11 @@ from pyx_transformer.attention import Sequences
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.layers import Embedding, Layer, as_state
 from pyx_transformer.positions import sinusoidal_positions
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import ArrayLike, NDArray
 
 
 class TokenModel(Layer):
@@ -99,13 +105,18 @@ class TokenModel(Layer):
         """Pairs of keys that hold one weight, the stored one second."""
         raise NotImplementedError
 
-    def state_dict(self):
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Copies of all parameters by their dotted names, tied ones once."""
         state = super().state_dict()
         for key in self._ties():
             del state[key]
         return state
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Replace all parameters by those of `state`, tied ones under any of their keys.
+
+        Raises TypeError or ValueError as for any layer, and ValueError for tied ones that differ.
+        """
         this = f"{type(self).__name__}.load_state_dict"
         state = as_state(this, state)
         ties = self._ties()
@@ -126,7 +137,7 @@ class TokenModel(Layer):
         super().load_state_dict(state)
 
     @property
-    def num_parameters(self):
+    def num_parameters(self) -> int:
         """How many numbers the parameters hold, tied ones counted once."""
         shapes = self._all_shapes()
         return sum(math.prod(s) for key, s in shapes.items() if key not in self._ties())

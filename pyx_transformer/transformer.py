@@ -33,6 +33,8 @@ class AttentionWeights(NamedTuple):
 class Transformer(TokenModel):
     """Embeddings, positions, encoder, decoder and output projection: the model of the paper.
 
+    Vaswani et al., 2017, section 3. Initialised from rng as its layers are.
+
     State-dict keys: encoder.*, decoder.* (PyTorch's), src_embedding.weight, tgt_embedding.weight,
     output_projection.weight, output_projection.bias, and src_positions.weight and
     tgt_positions.weight where positions are learned. Tied weights are stored once, under the key
@@ -73,11 +75,13 @@ class Transformer(TokenModel):
         tgt_lengths: ArrayLike | None = None,
         *,
         return_attention: bool = False,
-    ):
-        """src (B, S), tgt (B, T) token ids -> logits (B, T, V), zeros from tgt_lengths[b] on.
+    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], AttentionWeights]:
+        """src (B, S), tgt (B, T) token ids -> logits (B, T, V) float32.
 
-        Logits at place t are for the token after tgt[:, t]. With return_attention, also the
-        `AttentionWeights`.
+        Logits at position t are for the token after tgt[:, t]; they are zeros from tgt_lengths[b]
+        on. src_lengths and tgt_lengths (B,) count the real tokens: all unless given. With
+        return_attention, also the `AttentionWeights`. Raises TypeError or ValueError, naming the
+        argument, also where learned positions do not reach as far.
         """
         this = "Transformer"
         src, sources = self.sequences(this, "src", src, src_lengths)
@@ -104,7 +108,10 @@ class Transformer(TokenModel):
         return (logits, weights) if wanted else logits
 
     def encode(self, src: ArrayLike, src_lengths: ArrayLike | None = None) -> NDArray[np.float32]:
-        """src (B, S) token ids -> memory (B, S, d_model), zeros from src_lengths[b] on."""
+        """src (B, S) token ids -> memory (B, S, d_model) float32, zeros from src_lengths[b] on.
+
+        Raises as calling the model does.
+        """
         src, sources = self.sequences("Transformer.encode", "src", src, src_lengths)
         return sources.padded(self.encoder.apply(self.embed_source(src, sources), sources))
 
@@ -139,7 +146,11 @@ class Transformer(TokenModel):
         src_lengths: ArrayLike | None = None,
         tgt_lengths: ArrayLike | None = None,
     ) -> list[NDArray[np.float32]]:
-        """Log-probabilities of given translations: see `generation.score`."""
+        """Log-probability of every token of tgt (B, T) and of the end after it, given src (B, S).
+
+        -> one float32 array (tgt_lengths[b] + 1,) per sequence; see `generation.score`. Raises as
+        calling the model does.
+        """
         from pyx_transformer import generation
 
         return generation.score(self, src, tgt, src_lengths, tgt_lengths)

@@ -370,6 +370,22 @@ def test_softmax_of_nothing_but_minus_infinity_is_nan(name):
     assert np.isnan(getattr(ops, name)(np.full((2, 19), -np.inf))).all()
 
 
+@pytest.mark.parametrize("name", ("layer_norm", "rms_norm"))
+def test_nothing_to_divide_by_is_nan(name):
+    """A row without a spread, of which layer_norm subtracts the mean, where eps is 0."""
+    norm = getattr(ops, name)
+    row = np.full((2, 19), 3.0 if name == "layer_norm" else 0.0)
+    assert np.isnan(norm(row, eps=0)).all()
+    assert (norm(row) == 0).all()
+
+
+@pytest.mark.parametrize("name", ("gelu", "gelu_tanh", "quick_gelu", "silu"))
+def test_minus_infinity_times_nothing_is_nan(name):
+    function = getattr(ops, name)
+    np.testing.assert_array_equal(function([-np.inf, np.inf]), [np.nan, np.inf])
+    assert ops.relu([-np.inf])[0] == 0
+
+
 # Embedding.
 
 
