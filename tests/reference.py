@@ -378,7 +378,14 @@ def feed_forward(x, linear1_weight, linear1_bias, linear2_weight, linear2_bias, 
     return linear(hidden, linear2_weight, linear2_bias)
 
 
-# Layers: `params` is the state dict of one torch.nn.TransformerEncoderLayer or DecoderLayer.
+# Layers: `params` is the state dict of one torch.nn.TransformerEncoderLayer or DecoderLayer. In
+# training `drop` is dropout, on the output of each sub-layer (Vaswani et al. 2017, 5.4); it is
+# called in the order in which the sub-layers stand.
+
+
+def keep(x):
+    """No dropout."""
+    return x
 
 
 def _norm(params, name, x, eps):
@@ -419,6 +426,7 @@ def encoder_layer(
     activation="relu",
     norm_first=False,
     layer_norm_eps=1e-5,
+    drop=keep,
     return_weights=False,
     **attention_options,
 ):
@@ -436,12 +444,12 @@ def encoder_layer(
         attended, weights = _attend(
             params, "self_attn", normed, normed, num_heads, attention_options
         )
-        x = x + attended
-        x = x + _feed_forward(params, _norm(params, "norm2", x, eps), activation)
+        x = x + drop(attended)
+        x = x + drop(_feed_forward(params, _norm(params, "norm2", x, eps), activation))
     else:
         attended, weights = _attend(params, "self_attn", x, x, num_heads, attention_options)
-        x = _norm(params, "norm1", x + attended, eps)
-        x = _norm(params, "norm2", x + _feed_forward(params, x, activation), eps)
+        x = _norm(params, "norm1", x + drop(attended), eps)
+        x = _norm(params, "norm2", x + drop(_feed_forward(params, x, activation)), eps)
     return (x, weights) if return_weights else x
 
 
@@ -456,6 +464,7 @@ def decoder_layer(
     activation="relu",
     norm_first=False,
     layer_norm_eps=1e-5,
+    drop=keep,
     return_weights=False,
 ):
     """Causal self-attention, attention to memory, feed-forward, each with a residual and a norm.
@@ -474,19 +483,19 @@ def decoder_layer(
     if norm_first:
         normed = _norm(params, "norm1", x, eps)
         attended, self_weights = _attend(params, "self_attn", normed, normed, num_heads, to_itself)
-        x = x + attended
+        x = x + drop(attended)
         normed = _norm(params, "norm2", x, eps)
         attended, cross_weights = _attend(
             params, "multihead_attn", normed, memory, num_heads, to_memory
         )
-        x = x + attended
-        x = x + _feed_forward(params, _norm(params, "norm3", x, eps), activation)
+        x = x + drop(attended)
+        x = x + drop(_feed_forward(params, _norm(params, "norm3", x, eps), activation))
     else:
         attended, self_weights = _attend(params, "self_attn", x, x, num_heads, to_itself)
-        x = _norm(params, "norm1", x + attended, eps)
+        x = _norm(params, "norm1", x + drop(attended), eps)
         attended, cross_weights = _attend(params, "multihead_attn", x, memory, num_heads, to_memory)
-        x = _norm(params, "norm2", x + attended, eps)
-        x = _norm(params, "norm3", x + _feed_forward(params, x, activation), eps)
+        x = _norm(params, "norm2", x + drop(attended), eps)
+        x = _norm(params, "norm3", x + drop(_feed_forward(params, x, activation)), eps)
     return (x, self_weights, cross_weights) if return_weights else x
 
 
@@ -533,6 +542,7 @@ def encoder(
     activation="relu",
     norm_first=False,
     layer_norm_eps=1e-5,
+    drop=keep,
     return_attention=False,
 ):
     """All encoder layers, then the final norm if there is one: (B, T, D) -> (B, T, D).
@@ -551,6 +561,7 @@ def encoder(
             activation=activation,
             norm_first=norm_first,
             layer_norm_eps=layer_norm_eps,
+            drop=drop,
             return_weights=True,
             lengths=lengths,
             mask=mask,
@@ -573,6 +584,7 @@ def decoder(
     activation="relu",
     norm_first=False,
     layer_norm_eps=1e-5,
+    drop=keep,
     return_attention=False,
 ):
     """All decoder layers, then the final norm if there is one: (B, T, D) -> (B, T, D).
@@ -596,6 +608,7 @@ def decoder(
             activation=activation,
             norm_first=norm_first,
             layer_norm_eps=layer_norm_eps,
+            drop=drop,
             return_weights=True,
         )
         self_attention.append(_zero_padded_queries(self_weights, lengths))
@@ -623,6 +636,7 @@ def transformer(
     activation="relu",
     norm_first=False,
     layer_norm_eps=1e-5,
+    drop=keep,
     return_attention=False,
 ):
     """Logits of every target position: src (B, S) and tgt (B, T) token ids -> (B, T, V).
@@ -636,8 +650,9 @@ def transformer(
     `output_projection.bias` (V,). Tied weights may be left out: the target embedding is then the
     source's, the output projection the target embedding. src_positions and tgt_positions are
     tables of at least S and T rows, sinusoidal or learned; None adds none. scale_embeddings says
-    whether the factor sqrt(D) is there. Logits at padded target positions are zero. With
-    return_attention also three lists of weights per layer: encoder, decoder self, decoder cross.
+    whether the factor sqrt(D) is there. drop: dropout in training, on both embeddings too. Logits
+    at padded target positions are zero. With return_attention also three lists of weights per
+    layer: encoder, decoder self, decoder cross.
     Vaswani et al., 2017, figure 1.
     """
     src, tgt = np.asarray(src), np.asarray(tgt)
@@ -653,19 +668,20 @@ def transformer(
         "activation": activation,
         "norm_first": norm_first,
         "layer_norm_eps": layer_norm_eps,
+        "drop": drop,
         "return_attention": True,
     }
 
     memory, encoder_attention = encoder(
         substate(state, "encoder."),
-        embedding(src, src_table, scale, src_positions),
+        drop(embedding(src, src_table, scale, src_positions)),
         num_heads,
         lengths=src_lengths,
         **layer_options,
     )
     y, self_attention, cross_attention = decoder(
         substate(state, "decoder."),
-        embedding(tgt, tgt_table, scale, tgt_positions),
+        drop(embedding(tgt, tgt_table, scale, tgt_positions)),
         memory,
         num_heads,
         lengths=tgt_lengths,
