@@ -17,16 +17,21 @@ import pyx_transformer as pt
 def main(argv: list[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's arguments) and return its exit status.
 
-    0 if it did what was asked, 1 if it could not print it all, 2 if it was asked wrongly.
+    0 if it did what was asked, 1 if nobody read all of it or the terminal's encoding lacks a
+    character, 2 if it was asked wrongly, failed or was interrupted.
     """
+    status = 0
     try:
         status = _run(argv)
         print(end="", flush=True)
-    except BrokenPipeError:
-        # The reader, `head` for one, has seen enough. Python flushes stdout once more as it ends;
-        # that must not fail again.
+    except OSError as error:
+        # Python flushes stdout once more as it ends; that must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        if isinstance(error, BrokenPipeError):  # the reader, `head` for one, has seen enough
+            return 1
+        if status == 0:
+            print(f"pyx-transformer: cannot print: {one_line(error)}", file=sys.stderr)
+        return 2
     except UnicodeEncodeError as error:
         print(
             f"pyx-transformer: cannot print in the terminal's encoding, {error.encoding}: "
@@ -49,8 +54,10 @@ def _run(argv):
             raise
         print(f"pyx-transformer {arguments.command}: {one_line(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"pyx-transformer {arguments.command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(
+            f"pyx-transformer {arguments.command}: {str(error) or 'interrupted'}", file=sys.stderr
+        )
         return 2
     return 0
 
@@ -163,7 +170,10 @@ def _train(arguments):
     recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
     if arguments.plot:
         plots.require()
-    progress = recipe.run(arguments.output, resume=arguments.resume, report=_print_entry)
+    try:
+        progress = recipe.run(arguments.output, resume=arguments.resume, report=_reporter())
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
     folder = Path(arguments.output)
     if arguments.plot:
         plots.plot_curves(log.read(folder / LOG), arguments.plot)
@@ -181,6 +191,21 @@ def _change(text):
         return key, json.loads(value)
     except ValueError:
         return key, value
+
+
+def _reporter():
+    """`_print_entry`, until there is nowhere to print: that ends no run."""
+    is_open = True
+
+    def report(entry):
+        nonlocal is_open
+        try:
+            if is_open:
+                _print_entry(entry)
+        except OSError:
+            is_open = False
+
+    return report
 
 
 def _print_entry(entry):

@@ -86,6 +86,23 @@ def test_closed_pipe_ends_quietly(tmp_path):
     assert (run.returncode, run.stderr) == (1, "")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["config"], ["explain"], ["translate", "Yes."], ["translate", *["Yes."] * 700]],
+)
+def test_a_full_device_gets_one_line(arguments, tmp_path):
+    """At the end, or in the middle where there is more than a buffer holds."""
+    with open("/dev/full", "w") as full:
+        run = subprocess.run(
+            [*COMMAND, *arguments], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    err = [line for line in run.stderr.splitlines() if not line.startswith("en-ja is a small")]
+    assert run.returncode == 2
+    assert len(err) == 1
+    assert err[0].startswith("pyx-transformer") and "No space left on device" in err[0]
+
+
 def test_terminal_that_cannot_show_chinese_gets_one_line(tmp_path):
     run = subprocess.run(
         [*COMMAND, "explain", "--lang", "zh"],

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import pytest
+import small_task
+from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
 from pyx_transformer.cli import main
@@ -12,50 +14,13 @@ from pyx_transformer.training.recipe import load_recipe
 from pyx_transformer.translation import continue_texts, translate
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
-PAIRS = [
-    ("i know .", "ich weiß ."),
-    ("you know .", "du weißt ."),
-    ("the cat sleeps .", "die katze schläft ."),
-    ("i sleep .", "ich schlafe ."),
-    ("you sleep .", "du schläfst ."),
-]
-RECIPE = """
-[data]
-train_source = "train.en"
-train_target = "train.de"
-dev_source = "train.en"
-dev_target = "train.de"
-
-[text]
-kind = "words"
-
-[model]
-d_model = 32
-num_heads = 2
-num_encoder_layers = 1
-num_decoder_layers = 1
-d_ff = 64
-
-[training]
-steps = 120
-batch_tokens = 64
-peak_rate = 1e-2
-warmup = 20
-schedule = "cosine"
-dropout = 0.0
-validate_every = 60
-metric = "exact_match"
-max_length = 8
-"""
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A folder with the files of a small task, in which the command runs."""
     monkeypatch.chdir(tmp_path)
-    for side, name in enumerate(("train.en", "train.de")):
-        (tmp_path / name).write_text("".join(pair[side] + "\n" for pair in PAIRS), "utf-8")
-    (tmp_path / "recipe.toml").write_text(RECIPE)
+    small_task.write(tmp_path)
     return tmp_path
 
 
@@ -65,17 +30,6 @@ def trained(capsys):
     assert main(["train", "recipe.toml", "--output", "run"]) == 0
     capsys.readouterr()
     return "run/model"
-
-
-def refused(arguments, capsys, *says):
-    """The command ends with status 2 and one line on stderr that says all this."""
-    assert main(arguments) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    for word in says:
-        assert word in err
-    return err
 
 
 def test_train_evaluate_translate(capsys):

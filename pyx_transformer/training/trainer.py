@@ -28,6 +28,7 @@ from pyx_transformer.checkpoints.native import (
     check_tokenizers,
     replace_files,
 )
+from pyx_transformer.training.interrupts import Interrupts
 from pyx_transformer.training.log import Log, Pace
 from pyx_transformer.training.model import add_gradients
 from pyx_transformer.training.optimizer import AdamW, as_schedule
@@ -83,7 +84,9 @@ def train(
     A step whose loss or gradients are not finite changes nothing, and is reported with its
     examples. Raises ValueError where the examples do not fit the model, or a checkpoint the run,
     FileExistsError where there is a checkpoint and resume is False, ImportError where "bleu" is the
-    metric and sacrebleu missing, OSError where the folder cannot be written to.
+    metric and sacrebleu missing, OSError where the folder cannot be written to. At Ctrl-C the step,
+    and a validation that belongs to it, is finished and a checkpoint saved before KeyboardInterrupt
+    is raised; a second Ctrl-C raises it at once.
     """
     with _runtime.freed_memory_kept():
         return Trainer(model, examples, validation, options, folder, resume, report).run()
@@ -133,6 +136,14 @@ class Trainer:
 
     def run(self) -> Progress:
         """All steps that are left."""
+        with Interrupts() as interrupts:
+            self._take_steps(interrupts)
+        self._use_weights()
+        if not (self.folder / MODEL).is_dir():
+            checkpoints.save(self.model, self.folder / MODEL)
+        return self.progress
+
+    def _take_steps(self, interrupts):
         progress, pace = self.progress, Pace()
         batches = self._batches()
         while progress.step < self.options.steps and not self._has_enough():
@@ -147,12 +158,11 @@ class Trainer:
             if validates:
                 # A last step between two validations is no part of a longer run.
                 self._validate(counts=progress.step % self.options.validate_every == 0)
-            if validates or time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS:
+            is_old = time.monotonic() - self._saved > SECONDS_BETWEEN_CHECKPOINTS
+            if validates or is_old or interrupts.came:
                 self._save()
-        self._use_weights()
-        if not (self.folder / MODEL).is_dir():
-            checkpoints.save(self.model, self.folder / MODEL)
-        return progress
+            if interrupts.came:
+                raise KeyboardInterrupt(f"interrupted at step {progress.step}")
 
     def _batches(self) -> Iterator[Batch]:
         """Batches from where the run stands, epoch after epoch."""

@@ -1,0 +1,32 @@
+"""Ctrl-C that waits for the end of a step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+
+class Interrupts:
+    """Within `with`, the first Ctrl-C is kept in `came`; the next one is heard at once.
+
+    Only where Ctrl-C would raise KeyboardInterrupt: in the main thread, and with no other handler.
+    """
+
+    def __init__(self):
+        self.came = False
+        self._replaces = False
+
+    def __enter__(self) -> Interrupts:
+        is_main = threading.current_thread() is threading.main_thread()
+        self._replaces = is_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._replaces:
+            signal.signal(signal.SIGINT, self._keep)
+        return self
+
+    def __exit__(self, *_):
+        if self._replaces:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def _keep(self, *_):
+        self.came = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,0 +1,111 @@
+"""Runs that are stopped, or that nobody listens to any more."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import small_task
+from safetensors.numpy import load_file
+
+import pyx_transformer as pt
+from pyx_transformer.cli import main
+from pyx_transformer.training.interrupts import Interrupts
+from pyx_transformer.training.log import read
+
+COMMAND = [sys.executable, "-m", "pyx_transformer"]
+TRAIN = [*COMMAND, "train", "recipe.toml", "--output"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """A folder with the files of a small task, in which the command runs."""
+    monkeypatch.chdir(tmp_path)
+    small_task.write(tmp_path)
+    return tmp_path
+
+
+def without_times(path):
+    """The entries of a log but those of steps without validation, which come by the clock."""
+    entries = [entry for entry in read(path) if "loss" not in entry]
+    assert entries
+    return entries
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bits(folder, capsys):
+    changes = ["--set", "training.steps=400", "--set", "training.dropout=0.1"]
+    assert main([*TRAIN[3:], "whole", *changes]) == 0
+    run = subprocess.Popen(
+        [*TRAIN, "run", *changes], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert run.stdout.readline()  # a step is done
+    run.send_signal(signal.SIGINT)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 2
+    says = rb"pyx-transformer train: interrupted at step (\d+); --resume goes on\n"
+    step = int(re.fullmatch(says, err)[1])
+    assert step < 400
+
+    assert main([*TRAIN[3:], "run", *changes, "--resume"]) == 0
+    for name in ("model/model.safetensors", "checkpoint.safetensors"):
+        run, whole = (load_file(folder / run / name) for run in ("run", "whole"))
+        assert run.keys() == whole.keys()
+        assert all(run[key].tobytes() == whole[key].tobytes() for key in run)
+    assert without_times(folder / "run/log.jsonl") == without_times(folder / "whole/log.jsonl")
+
+
+def test_ctrl_c_is_kept_once():
+    with Interrupts() as interrupts:
+        assert not interrupts.came
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.came
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_other_handlers_stay(monkeypatch):
+    heard = []
+    before = signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+        assert heard == [1] and not interrupts.came
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_threads_hear_no_signals():
+    def use():
+        with Interrupts() as interrupts:
+            used.append(interrupts.came)
+
+    used = []
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert used == [False]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("kind", ["closed pipe", "full device"])
+def test_a_run_goes_on_when_nothing_can_be_printed(kind, folder):
+    if kind == "closed pipe":
+        read_end, out = os.pipe()
+        os.close(read_end)
+    else:
+        if not os.path.exists("/dev/full"):
+            pytest.skip("needs /dev/full")
+        out = os.open("/dev/full", os.O_WRONLY)
+    try:
+        run = subprocess.run([*TRAIN, "run"], stdout=out, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(out)
+    assert "Traceback" not in run.stderr
+    assert read(folder / "run/log.jsonl")[-1]["step"] == 120
+    assert pt.load("run/model").tgt_tokenizer is not None
