@@ -161,8 +161,10 @@ def check_broadcast(function, name, shape, target, target_name, ends_early=False
 # Single values.
 
 
-def as_number(function, name, value, minimum=-FLOAT32_MAX):
-    """`value` as a float: a real number that float32 can hold, at least `minimum`."""
+def as_number(
+    function, name, value, minimum=-FLOAT32_MAX, maximum=FLOAT32_MAX, above=None, below=None
+):
+    """`value` as a float: a real number that float32 can hold, within these bounds."""
     value = _scalar(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{function}: {name} is {_brief(value)}, expected a real number")
@@ -170,11 +172,23 @@ def as_number(function, name, value, minimum=-FLOAT32_MAX):
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not minimum <= number <= FLOAT32_MAX:
-        at_least = "" if minimum == -FLOAT32_MAX else f" of at least {minimum:g}"
-        raise ValueError(
-            f"{function}: {name} is {_brief(value)}, expected a finite number{at_least}"
-        )
+    if not (
+        minimum <= number <= maximum
+        and (above is None or number > above)
+        and (below is None or number < below)
+    ):
+        bounds = [
+            f"{words} {bound:g}"
+            for words, bound, has_none in (
+                ("at least", minimum, minimum == -FLOAT32_MAX),
+                ("above", above, above is None),
+                ("at most", maximum, maximum == FLOAT32_MAX),
+                ("below", below, below is None),
+            )
+            if not has_none
+        ]
+        expected = ", ".join(["a finite number", *([" and ".join(bounds)] if bounds else [])])
+        raise ValueError(f"{function}: {name} is {_brief(value)}, expected {expected}")
     return number
 
 

@@ -538,6 +538,37 @@ def test_wrong_scalars(name, argument, value, error):
     assert_refuses(name, argument, value, error, "expected")
 
 
+@pytest.mark.parametrize(
+    ("bounds", "says", "good", "bad"),
+    [
+        ({}, "a finite number", (0, -1e30), (np.nan, np.inf, -1e39)),
+        ({"minimum": 0}, "a finite number, at least 0", (0, 3e38), (-1e-9, np.nan, 1e39)),
+        ({"above": 0}, "a finite number, above 0", (1e-9,), (0, -1, np.nan, np.inf)),
+        ({"maximum": 1}, "a finite number, at most 1", (1, -5), (1.1, np.nan, -np.inf)),
+        (
+            {"minimum": 0, "below": 1},
+            "a finite number, at least 0 and below 1",
+            (0, 0.999),
+            (1, -1e-9, np.nan),
+        ),
+        (
+            {"above": 0, "maximum": 1},
+            "a finite number, above 0 and at most 1",
+            (1, 1e-9),
+            (0, 1.001, np.nan),
+        ),
+    ],
+    ids=str,
+)
+def test_bounds_of_a_number(bounds, says, good, bad):
+    for value in good:
+        assert _checks.as_number("f", "x", value, **bounds) == value
+    for value in bad:
+        with pytest.raises(ValueError) as caught:
+            _checks.as_number("f", "x", value, **bounds)
+        assert str(caught.value) == f"f: x is {value!r}, expected {says}"
+
+
 def test_unknown_activations_are_told_the_known_ones():
     known = "one of None, 'relu', 'gelu', 'gelu_tanh', 'quick_gelu', 'silu'"
     assert_refuses("linear", "activation", "tanh", ValueError, f"is 'tanh', expected {known}")

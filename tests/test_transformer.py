@@ -388,7 +388,7 @@ def test_a_config_is_frozen():
         (
             {"layer_norm_eps": float("nan")},
             ValueError,
-            "layer_norm_eps is nan, expected a finite number of at least 0",
+            "layer_norm_eps is nan, expected a finite number, at least 0",
         ),
         ({"layer_norm_eps": -1e-5}, ValueError, "layer_norm_eps is -1e-05, expected a finite"),
         ({"activation": "tanh"}, ValueError, "activation is 'tanh', expected one of None, 'relu'"),

@@ -197,8 +197,7 @@ class GenerationOptions:
             raise ValueError(str(error)) from error
 
 
-# Least value of each integer, least and largest of each number; a bound that is excluded stands in
-# OPEN.
+# Least value of each integer, bounds of each number.
 INTEGERS = {
     "beam_size": 1,
     "num_hypotheses": 1,
@@ -211,17 +210,15 @@ INTEGERS = {
     "max_batch_tokens": 1,
 }
 NUMBERS = {
-    "length_penalty": (-_checks.FLOAT32_MAX, _checks.FLOAT32_MAX),
-    "patience": (0, _checks.FLOAT32_MAX),
-    "coverage_penalty": (0, _checks.FLOAT32_MAX),
-    "repetition_penalty": (0, _checks.FLOAT32_MAX),
-    "prefix_bias": (0, 1),
-    "temperature": (0, _checks.FLOAT32_MAX),
-    "top_p": (0, 1),
-    "min_p": (0, 1),
+    "length_penalty": {},
+    "patience": {"above": 0},
+    "coverage_penalty": {"minimum": 0},
+    "repetition_penalty": {"above": 0},
+    "prefix_bias": {"minimum": 0, "below": 1},
+    "temperature": {"above": 0},
+    "top_p": {"above": 0, "maximum": 1},
+    "min_p": {"minimum": 0, "maximum": 1},
 }
-OPEN = {("patience", 0), ("repetition_penalty", 0), ("prefix_bias", 1), ("temperature", 0)}
-OPEN |= {("top_p", 0)}
 
 
 def _checked(this, name, value, default):
@@ -230,7 +227,7 @@ def _checked(this, name, value, default):
     if name in INTEGERS:
         return _checks.as_integer(this, name, value, minimum=INTEGERS[name])
     if name in NUMBERS:
-        return _number(this, name, value, *NUMBERS[name])
+        return _checks.as_number(this, name, value, **NUMBERS[name])
     if name == "early_stopping":
         is_flag = isinstance(value, (bool, np.bool_))
         if not is_flag and not (isinstance(value, str) and value == "never"):
@@ -246,20 +243,6 @@ def _checked(this, name, value, default):
     if not callable(value):
         raise TypeError(f"{this}: {name} is {value!r}, expected a function")
     return value
-
-
-def _number(this, name, value, low, high):
-    number = _checks.as_number(this, name, value)
-    is_inside = low <= number <= high and (name, number) not in OPEN
-    if not is_inside:
-        least = f"above {low:g}" if (name, low) in OPEN else f"at least {low:g}"
-        if low < 0:
-            least = ""
-        most = (
-            "" if high > 1 else f" and below {high}" if (name, high) in OPEN else " and at most 1"
-        )
-        raise ValueError(f"{this}: {name} is {value!r}, expected a number {least}{most}")
-    return number
 
 
 def _token_ids(this, name, value):

@@ -181,9 +181,7 @@ def dropout(
     grad with the same values replaced. Srivastava et al., 2014.
     """
     x = _checks.as_float32("dropout", "x", x)
-    rate = _checks.as_number("dropout", "rate", rate, minimum=0)
-    if rate >= 1:
-        raise ValueError(f"dropout: rate is {rate}, expected a number below 1")
+    rate = _checks.as_number("dropout", "rate", rate, minimum=0, below=1)
     seed = _checks.as_integer("dropout", "seed", seed, minimum=0, maximum=2**64 - 1)
 
     def dropped(values: Floats) -> Floats:
@@ -221,9 +219,9 @@ def cross_entropy(
     targets = _checks.as_integers(
         this, "targets", targets, -1, len(weight) - 1, x.shape[:-1], ("x", x.shape)
     )
-    label_smoothing = _checks.as_number(this, "label_smoothing", label_smoothing, minimum=0)
-    if label_smoothing > 1:
-        raise ValueError(f"{this}: label_smoothing is {label_smoothing}, expected at most 1")
+    label_smoothing = _checks.as_number(
+        this, "label_smoothing", label_smoothing, minimum=0, maximum=1
+    )
 
     targets = targets.reshape(-1).copy()
     count = max(int((targets >= 0).sum()), 1)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from pyx_transformer import _checks
 from pyx_transformer.training.optimizer import SCHEDULES
 
-FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 METRICS = ("loss", "exact_match", "bleu")
+# What rounds to 1 in float32 is not below it.
+BELOW_ONE = {"below": 1 - 2**-25}
+BOUNDS = {
+    "beta1": BELOW_ONE,
+    "beta2": BELOW_ONE,
+    "eps": {"minimum": _checks.FLOAT32_TINY},
+    "average_decay": BELOW_ONE,
+    "dropout": BELOW_ONE,
+    "label_smoothing": {"maximum": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -66,18 +73,8 @@ class TrainingOptions:
                 minimum = 0 if field.name in ("patience", "seed") else 1
                 value = _checks.as_integer(this, field.name, value, minimum=minimum)
             elif field.type == "float":
-                value = _checks.as_number(this, field.name, value, minimum=0)
+                bounds = {"minimum": 0} | BOUNDS.get(field.name, {})
+                value = _checks.as_number(this, field.name, value, **bounds)
             object.__setattr__(self, field.name, value)
         _checks.as_choice(this, "schedule", self.schedule, SCHEDULES)
         _checks.as_choice(this, "metric", self.metric, METRICS)
-        if self.eps < FLOAT32_TINY:
-            raise ValueError(f"{this}: eps is {self.eps}, expected at least {FLOAT32_TINY:.3g}")
-        for name in ("beta1", "beta2", "average_decay", "dropout"):
-            if np.float32(getattr(self, name)) >= 1:
-                raise ValueError(
-                    f"{this}: {name} is {getattr(self, name)}, expected a number below 1"
-                )
-        if self.label_smoothing > 1:
-            raise ValueError(
-                f"{this}: label_smoothing is {self.label_smoothing}, expected at most 1"
-            )

@@ -244,11 +244,9 @@ def as_recipe(values: dict) -> Recipe:
         if not isinstance(data.get(name, ""), str):
             raise ValueError(f"[data] {name} is {data[name]!r}, expected the path of a file")
     if DEV_SHARE in data:
-        share = _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0)
-        if share >= 1 or "dev_target" in data:
-            raise ValueError(
-                f"[data] {DEV_SHARE} is {share}, expected a number below 1, and no dev_target"
-            )
+        _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0, below=1)
+        if "dev_target" in data:
+            raise ValueError(f"[data] has {DEV_SHARE} and dev_target, expected one of them")
     return Recipe(
         data,
         TextOptions(**values["text"]),
