@@ -189,6 +189,8 @@ def _change(text):
         raise ValueError(f"--set is {text!r}, expected TABLE.KEY=VALUE")
     try:
         return key, json.loads(value)
+    except RecursionError as error:
+        raise ValueError(f"--set {key} is nested too deeply") from error
     except ValueError:
         return key, value
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -105,12 +106,18 @@ def tokenizer_of(function: str, model: Transformer | TransformerLM, attribute: s
 
 def as_texts(function: str, texts: Sequence[str]) -> list[str]:
     """A list of texts."""
-    if isinstance(texts, str):
+    if isinstance(texts, str) or not isinstance(texts, Iterable):
         raise TypeError(f"{function}: texts is {texts!r}, expected a list of texts")
     texts = list(texts)
-    for text in texts:
+    for i, text in enumerate(texts):
         if not isinstance(text, str):
             raise TypeError(f"{function}: texts holds {text!r}, expected strings")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{function}: texts[{i}] is {text!r}, which is no Unicode text"
+            ) from error
     return texts
 
 

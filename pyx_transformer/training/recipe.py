@@ -215,6 +215,8 @@ def parsed(path: Path) -> dict:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe {path} is not TOML: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"recipe {path} is not TOML: it is nested too deeply") from error
 
 
 def as_recipe(values: dict) -> Recipe:
