@@ -1,6 +1,7 @@
 """The commands that make, train and use models, as a user types them."""
 
 import re
+import shutil
 import subprocess
 import sys
 
@@ -257,6 +258,21 @@ def test_a_second_run_into_the_same_folder_is_refused(trained, folder, capsys):
     before = (folder / "run/checkpoint.safetensors").read_bytes()
     refused(["train", "recipe.toml", "--output", "run"], capsys, "checkpoint.safetensors exists")
     assert (folder / "run/checkpoint.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", ["model", "log.jsonl"])
+def test_what_a_run_left_is_not_overwritten(kept, trained, folder, capsys):
+    """A finished model, say, whose checkpoint was deleted to save space."""
+    for path in [folder / "run/checkpoint.safetensors", folder / "run/log.jsonl"]:
+        if path.name != kept:
+            path.unlink()
+    if kept != "model":
+        shutil.rmtree(folder / trained)
+    before = {path: path.read_bytes() for path in folder.rglob("run/**/*") if path.is_file()}
+    assert before
+    refused(["train", "recipe.toml", "--output", "run"], capsys, f"run/{kept} exists")
+    after = {path: path.read_bytes() for path in folder.rglob("run/**/*") if path.is_file()}
+    assert after == before
 
 
 def test_a_vocabulary_that_does_not_match_the_weights(trained, folder, capsys):

@@ -83,10 +83,10 @@ def train(
 
     A step whose loss or gradients are not finite changes nothing, and is reported with its
     examples. Raises ValueError where the examples do not fit the model, or a checkpoint the run,
-    FileExistsError where there is a checkpoint and resume is False, ImportError where "bleu" is the
-    metric and sacrebleu missing, OSError where the folder cannot be written to. At Ctrl-C the step,
-    and a validation that belongs to it, is finished and a checkpoint saved before KeyboardInterrupt
-    is raised; a second Ctrl-C raises it at once.
+    FileExistsError where the folder holds a run and resume is False, ImportError where "bleu" is
+    the metric and sacrebleu missing, OSError where the folder cannot be written to. At Ctrl-C the
+    step, and a validation that belongs to it, is finished and a checkpoint saved before
+    KeyboardInterrupt is raised; a second Ctrl-C raises it at once.
     """
     with _runtime.freed_memory_kept():
         return Trainer(model, examples, validation, options, folder, resume, report).run()
@@ -120,17 +120,17 @@ class Trainer:
         )
         self.schedule = as_schedule("train", options.schedule)
         self.progress = Progress()
+        for path in (self.folder / name for name in (CHECKPOINT, MODEL, LOG)):
+            if path.exists() and not resume:
+                raise FileExistsError(
+                    f"train: {path} exists: resume that run, or name a new folder"
+                )
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / MODEL):
             for stale in folder.glob(f"{STAGED}*"):  # of a run that was killed
                 shutil.rmtree(stale, ignore_errors=True)
-        path = self.folder / CHECKPOINT
-        if path.exists():
-            if not resume:
-                raise FileExistsError(
-                    f"train: {path} exists: resume that run, or name a new folder"
-                )
-            self._restore(path)
+        if (self.folder / CHECKPOINT).exists():
+            self._restore(self.folder / CHECKPOINT)
         self.log = Log(self.folder / LOG, self.progress.step, report)
         self._saved = time.monotonic()
 
