@@ -1,13 +1,11 @@
 """Gradients of whole models: every parameter of every layer against central differences of the
-reference in float64 and against PyTorch's, and the same bits for any number of threads."""
+reference in float64, and the same bits for any number of threads."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 import reference
-from conftest import REPOSITORY
 from models import num_threads, randomised, reference_options, small_config, token_ids
 
 import pyx_transformer as pt
@@ -204,57 +202,3 @@ def test_logits_in_parts_give_the_same_gradients(monkeypatch):
     for key in whole:
         scale = np.abs(whole[key]).max()
         np.testing.assert_allclose(parts[key], whole[key], rtol=0, atol=2e-6 * scale)
-
-
-@pytest.fixture(scope="module")
-def torch():
-    torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
-    sys.path.append(str(REPOSITORY))  # last: the installed package still comes first
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # for these small sizes
-    yield torch
-    torch.set_num_threads(before)
-
-
-class TestAgainstTorch:
-    """The same model, batch and options in torch.nn.Transformer."""
-
-    @pytest.mark.filterwarnings("ignore:.*nested.?tensor")
-    @pytest.mark.parametrize("norm_first", [False, True])
-    def test_gradients_and_the_first_20_losses(self, torch, norm_first):
-        config = small_config(
-            d_model=48, d_ff=96, norm_first=norm_first, final_norm=norm_first, activation="gelu"
-        )
-        one = pt.Transformer(config, rng=1)
-        examples = examples_of(config, [(9, 6)] * 8)
-        batch = examples.batch(np.arange(8))
-        from bench.torch_translator import Translator
-
-        twin = Translator(config)
-        twin.load(one.state_dict())
-        optimizer = torch.optim.AdamW(
-            twin.parameters(), lr=2e-3, betas=(0.9, 0.98), eps=1e-9, weight_decay=0.01
-        )
-        cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
-        src = torch.tensor(np.stack(examples.sources))
-        tgt = torch.tensor(batch.inputs.reshape(8, 7))
-
-        from pyx_transformer.training.optimizer import AdamW
-
-        parameters = Parameters(one)
-        ours = AdamW(parameters, weight_decay=0.01)
-        for step in range(20):
-            loss = model.add_gradients(one, parameters, batch, tokens=56, label_smoothing=0.1) / 56
-            optimizer.zero_grad()
-            torch_loss = cross_entropy(twin(src, tgt).flatten(0, 1), torch.tensor(batch.targets))
-            torch_loss.backward()
-            assert abs(loss - torch_loss.item()) < 1e-4
-            if step == 0:
-                gradients = parameters.state_dict(parameters.gradients)
-                for key, parameter in twin.our_parameters(gradients).items():
-                    expected = parameter.grad.numpy()
-                    scale = max(np.abs(expected).max(), 1e-2)
-                    np.testing.assert_allclose(gradients[key], expected, rtol=0, atol=1e-5 * scale)
-            optimizer.step()
-            ours.step(2e-3)
-        assert loss < 2.5
