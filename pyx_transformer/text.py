@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pyx_transformer import _checks
+from pyx_transformer._files import read_text, replace_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -255,13 +256,17 @@ def escaped(text: str) -> list[str]:
 
 
 def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
-    """Write a vocabulary, a token per line, or the model of SentencePiece."""
+    """Write a vocabulary, a token per line, or the model of SentencePiece.
+
+    Raises IsADirectoryError where path is a folder, FileNotFoundError where it lies in none, and
+    OSError where it cannot be written.
+    """
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"text.save: {path} is a folder, expected a file to write")
-    staged = path.with_name(f"{path.name}.saving")
-    staged.write_bytes(tokenizer.contents())
-    staged.replace(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"text.save: {path} cannot be written: there is no such folder")
+    replace_files(path.parent, {path.name: tokenizer.contents()})
 
 
 def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer:
@@ -276,7 +281,7 @@ def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer
     try:
         if kind == "sentencepiece":
             return SentencePiece(path.read_bytes())
-        vocabulary = path.read_bytes().decode().removesuffix("\n").split("\n")
+        vocabulary = read_text(path).removesuffix("\n").split("\n")
         return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
     except ValueError as error:
         raise ValueError(f"text.load: {path}: {error}") from error

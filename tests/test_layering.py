@@ -26,7 +26,7 @@ LEVELS = (
     ("layers",),
     ("ops",),
     ("positions",),
-    ("_checks", "_runtime"),
+    ("_checks", "_files", "_runtime"),
     ("_kernels",),
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}

@@ -1,5 +1,6 @@
 """Tokenizers: texts to ids and back, and the files that hold them."""
 
+import os
 import pickle
 
 import numpy as np
@@ -50,6 +51,30 @@ def test_files_hold_all_of_it(tokenizer, tmp_path):
         np.testing.assert_array_equal(loaded.encode(sentence), tokenizer.encode(sentence))
     copied = pickle.loads(pickle.dumps(tokenizer))
     np.testing.assert_array_equal(copied.encode(SENTENCES[0]), tokenizer.encode(SENTENCES[0]))
+
+
+def test_a_failed_save_leaves_the_vocabulary_before(tokenizer, tmp_path, monkeypatch):
+    def failing(*_):
+        raise OSError(28, "No space left on device")
+
+    path = tmp_path / "vocabulary"
+    path.write_text("before")
+    for name in ("fsync", "replace"):
+        monkeypatch.setattr(os, name, failing)
+        with pytest.raises(OSError, match="No space left"):
+            text.save(tokenizer, path)
+        monkeypatch.undo()
+        assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"vocabulary": "before"}
+    with pytest.raises(FileNotFoundError, match=r"text\.save: .*nowhere.*no such folder"):
+        text.save(tokenizer, tmp_path / "nowhere" / "vocabulary")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        text.save(tokenizer, tmp_path)
+
+
+def test_a_byte_order_mark_is_no_token(tmp_path):
+    words = text.make("words", SENTENCES)
+    (tmp_path / "vocabulary").write_bytes(b"\xef\xbb\xbf" + words.contents())
+    assert text.load("words", tmp_path / "vocabulary").vocabulary == words.vocabulary
 
 
 def test_a_model_keeps_its_tokenizers(tokenizer, tmp_path):
@@ -115,7 +140,7 @@ def test_bad_input(call, error, says):
 
 def test_bad_files(tmp_path, tokenizer):
     (tmp_path / "vocabulary").write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"codec|no SentencePiece model"):
+    with pytest.raises(ValueError, match=r"line 1 is not UTF-8|no SentencePiece model"):
         text.load(tokenizer.kind, tmp_path / "vocabulary")
 
     size = tokenizer.vocab_size

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from pyx_transformer._checks import as_choice
+from pyx_transformer._files import replace_files
 from pyx_transformer.config import TransformerConfig, as_object
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
@@ -37,7 +37,6 @@ VOCABULARIES = {
     "src_vocabulary": "source_vocabulary.txt",
     "tgt_vocabulary": "target_vocabulary.txt",
 }
-STAGED = ".saving."  # begins the names of folders of files on their way
 SCALES = ".scales"  # ends the key of the scales of an int8 matrix
 TOKENIZERS = "tokenizers.json"
 # By side: the attribute of the model, and the file of a tokenizer that is no list of tokens.
@@ -65,7 +64,8 @@ DTYPES = {
 def save(
     model: Transformer | TransformerLM, directory: str | os.PathLike, *, dtype: str = "float32"
 ) -> None:
-    """Write a model. All files are written beside their places, then renamed into them.
+    """Write a model. All files are written beside their places, then renamed into them; a failure
+    leaves the model that was there before.
 
     dtype: "float32"; or "int8" for a file of about a quarter of the size, in which each row of a
     matrix is whole numbers from -127 to 127 times a scale, and what is no matrix is float32.
@@ -104,11 +104,9 @@ def save(
     if settings:
         files[TOKENIZERS] = (json.dumps(settings, indent=2) + "\n").encode()
     directory.mkdir(parents=True, exist_ok=True)
-    replace_files(directory, files)
     sentencepiece = [name for _, name in SIDES.values()]
-    for name in (*VOCABULARIES.values(), GENERATION, TOKENIZERS, *sentencepiece):
-        if name not in files:
-            (directory / name).unlink(missing_ok=True)
+    optional = (*VOCABULARIES.values(), GENERATION, TOKENIZERS, *sentencepiece)
+    replace_files(directory, files, [name for name in optional if name not in files])
 
 
 def load(directory: str | os.PathLike) -> Transformer | TransformerLM:
@@ -310,21 +308,6 @@ def read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"load: {path} is missing")
     return path.read_bytes()
-
-
-def replace_files(directory: Path, files: dict[str, bytes]) -> None:
-    """Put files in place, each whole.
-
-    None is renamed before all are on the disk, so that a full disk changes nothing.
-    """
-    with tempfile.TemporaryDirectory(dir=directory, prefix=STAGED) as staged:
-        for name, content in files.items():
-            with open(os.path.join(staged, name), "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        for name in files:
-            os.replace(os.path.join(staged, name), directory / name)
 
 
 def as_path(function: str, directory: str | os.PathLike) -> Path:

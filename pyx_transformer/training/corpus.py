@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyx_transformer._files import read_text
 from pyx_transformer.training.batches import Examples
 
 if TYPE_CHECKING:
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def read_lines(path: str | os.PathLike) -> list[str]:
     """The lines of a UTF-8 file.
 
-    Raises FileNotFoundError, and ValueError naming file and line where one is empty or not UTF-8.
+    Raises FileNotFoundError or IsADirectoryError, and ValueError naming file and line where one is
+    empty or not UTF-8.
     """
     lines = [line.strip() for line in read_text(path).split("\n")]
     if lines and not lines[-1]:  # after the last line break
@@ -29,24 +30,11 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     return lines
 
 
-def read_text(path: str | os.PathLike) -> str:
-    """All of a UTF-8 file.
-
-    Raises FileNotFoundError, and ValueError naming file and line where it is not UTF-8.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing")
-    content = path.read_bytes()
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {number} is not UTF-8: {error.reason}") from error
-
-
 def read_pairs(source, target) -> tuple[list[str], list[str]]:
-    """The lines of two files, line n of one being the translation of line n of the other."""
+    """The lines of two files, line n of one being the translation of line n of the other.
+
+    Raises ValueError where there are not as many in both, and what `read_lines` does.
+    """
     sources, targets = read_lines(source), read_lines(target)
     if len(sources) != len(targets):
         raise ValueError(
@@ -59,7 +47,11 @@ def read_pairs(source, target) -> tuple[list[str], list[str]]:
 def pair_examples(
     source, target, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, config
 ) -> Examples:
-    """The examples of two files."""
+    """The examples of two files.
+
+    Raises ValueError naming file and line for a text without tokens, or with more than learned
+    positions reach, and what `read_pairs` does.
+    """
     sources, targets = read_pairs(source, target)
     return Examples(
         encoded(source, sources, source_tokenizer, config, 0),
@@ -74,7 +66,8 @@ def text_examples(path, tokenizer: Tokenizer, config: TransformerConfig) -> Exam
     """The examples of one file, for a language model.
 
     A file of characters is one text: it is cut into examples of config.max_length - 1 tokens. Of
-    any other each line is an example.
+    any other each line is an example. Raises ValueError as `pair_examples` does, and what reading
+    does.
     """
     if tokenizer.kind == "characters":
         ids = tokenizer.encode(read_text(path))

@@ -7,7 +7,7 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from pyx_transformer.checkpoints.native import replace_files
+from pyx_transformer._files import replace_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -22,12 +22,8 @@ import safetensors
 import safetensors.numpy
 
 from pyx_transformer import _checks, _runtime, checkpoints
-from pyx_transformer.checkpoints.native import (
-    STAGED,
-    as_config_text,
-    check_tokenizers,
-    replace_files,
-)
+from pyx_transformer._files import STAGED, replace_files
+from pyx_transformer.checkpoints.native import as_config_text, check_tokenizers
 from pyx_transformer.training.interrupts import Interrupts
 from pyx_transformer.training.log import Log, Pace
 from pyx_transformer.training.model import add_gradients
