@@ -263,10 +263,10 @@ def adamw(
     beta1: float,
     beta2: float,
     eps: float,
-    step: float,
+    step_size: float,
     correction: float,
-    decay: float,
-    kept: float,
+    weight_decay: float,
+    average_decay: float,
     n_threads: int,
 ) -> None: ...
 def sums_of_squares(x: _Floats, n_threads: int) -> NDArray[np.float64]: ...

@@ -4,7 +4,6 @@ Coefficients are minimax fits made for this file (relative error below 4e-9 for 
 3e-8 for the normal tail), so that rounding and not the formula sets the error.
 """
 
-
 from pyx_transformer._kernels.simd cimport (
     VF, fill, load_part, maximum, minimum, power_of_two, select_less, store_part, vf,
 )
@@ -74,9 +73,9 @@ cdef inline vf gelu(vf x) noexcept nogil:
     return x * select_less(x, fill(0.0), tail, fill(1.0) - tail)
 
 
-cdef inline vf silu(vf x, float slope) noexcept nogil:
-    """x / (1 + e^(-slope x)): SiLU for slope 1, quick GELU for slope 1.702."""
-    return x / (fill(1.0) + exponential(fill(-slope) * x))
+cdef inline vf silu(vf x, float beta) noexcept nogil:
+    """x / (1 + e^(-beta x)): SiLU for beta 1, quick GELU for beta 1.702."""
+    return x / (fill(1.0) + exponential(fill(-beta) * x))
 
 
 cdef inline vf gelu_tanh(vf x) noexcept nogil:
@@ -126,7 +125,7 @@ cdef inline void activate_all(
     in_parallel(activate_share, &job, threads_for(10.0 * n, n_threads))
 
 
-cdef inline vf slope(vf x, int activation) noexcept nogil:
+cdef inline vf derivative(vf x, int activation) noexcept nogil:
     """The derivative of the activation of that code, elementwise; 0 at 0 for ReLU."""
     cdef vf y = minimum(fill(1e4), maximum(fill(-1e4), x))  # flat beyond, and no overflow
     cdef vf s, steep
@@ -148,8 +147,8 @@ cdef inline vf slope(vf x, int activation) noexcept nogil:
     return fill(1.0)
 
 
-cdef struct Slopes:
-    # out (n) = grad (n) slope(x (n)); out may be grad
+cdef struct ActivationGradient:
+    # out (n) = grad (n) derivative(x (n)); out may be grad
     float* out
     const float* grad
     const float* x
@@ -157,14 +156,14 @@ cdef struct Slopes:
     int activation
 
 
-cdef inline void slopes_share(const void* work, int part, int parts) noexcept nogil:
-    cdef const Slopes* job = <const Slopes*>work
+cdef inline void activation_gradient_share(const void* work, int part, int parts) noexcept nogil:
+    cdef const ActivationGradient* job = <const ActivationGradient*>work
     cdef Py_ssize_t i = share(job.n, part, parts), end = share(job.n, part + 1, parts), count
     while i < end:
         count = min(end - i, <Py_ssize_t>VF)
         store_part(job.out + i, count,
                    load_part(job.grad + i, count, 0.0)
-                   * slope(load_part(job.x + i, count, 0.0), job.activation))
+                   * derivative(load_part(job.x + i, count, 0.0), job.activation))
         i += VF
 
 
@@ -172,5 +171,5 @@ cdef inline void activation_gradient(
     float* out, const float* grad, const float* x, Py_ssize_t n, int activation, int n_threads,
 ) noexcept nogil:
     """out (n) = grad (n) times the activation's derivative at x (n)"""
-    cdef Slopes job = Slopes(out, grad, x, n, activation)
-    in_parallel(slopes_share, &job, threads_for(10.0 * n, n_threads))
+    cdef ActivationGradient job = ActivationGradient(out, grad, x, n, activation)
+    in_parallel(activation_gradient_share, &job, threads_for(10.0 * n, n_threads))

@@ -18,7 +18,7 @@ from libc.string cimport memcpy, memset
 
 from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
 from pyx_transformer._kernels.attention_job cimport (
-    Attention, end_key, first_key, mask_place, masked, may_attend,
+    Attention, end_key, first_key, mask_place, masked, may_attend, score_work,
 )
 from pyx_transformer._kernels.attention_step cimport (
     BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
@@ -29,7 +29,7 @@ from pyx_transformer._kernels.product cimport (
 )
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
-    store_part, sum_lanes, transpose_lanes, vf,
+    store_part, sum_lanes, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
@@ -349,10 +349,10 @@ cdef inline void attend(
 cdef inline double item_work(
     const Attention* job, Py_ssize_t b, Py_ssize_t t_begin, Py_ssize_t t_end,
 ) noexcept nogil:
-    """Floating-point operations of an item, near enough to share them out."""
+    """Floating-point operations of an item, near enough to share them out: what it costs whatever
+    it sees is that of eight keys."""
     cdef Py_ssize_t seen = end_key(job, b, (t_begin + t_end) // 2) - first_key(job, b, t_begin)
-    return 2.0 * (job.key_size + job.value_size + 1) * (t_end - t_begin) * (
-        max(seen, <Py_ssize_t>0) + 8)
+    return score_work(job) * (t_end - t_begin) * (max(seen, <Py_ssize_t>0) + 8)
 
 
 cdef struct Item:
@@ -416,19 +416,18 @@ cdef inline int attention(
         return 0
     queries = min(max(total_queries // (4 * n_threads), <Py_ssize_t>64), <Py_ssize_t>ITEM_QUERIES)
     # An item of a million keys is cut short, so that Ctrl-C is heard.
-    queries = max(min(queries, <Py_ssize_t>(
-        WORK_BETWEEN_SIGNALS / (2.0 * longest * (job.key_size + job.value_size + 1)))),
-        <Py_ssize_t>TILE_ROWS)
+    queries = max(min(queries, <Py_ssize_t>(WORK_BETWEEN_SIGNALS / (longest * score_work(job)))),
+                  <Py_ssize_t>TILE_ROWS)
     item = Item(0, 0, -queries)
     more = next_item(job, &item, queries)
     while more:
         start = item
         work = 0.0
-        while more and work < <double>WORK_BETWEEN_SIGNALS * n_threads:
+        while more and work < WORK_BETWEEN_SIGNALS:
             work += item_work(job, item.b, item.t,
                               min(item.t + queries, <Py_ssize_t>job.query_counts[item.b]))
             more = next_item(job, &item, queries)
         items = Items(job, start, queries, work, workspace, attention_workspace(job))
         in_parallel(attend_share, &items, threads_for(work, n_threads))
-        hear_signals(unheard, work, n_threads)
+        hear_signals(unheard, work)
     return 0

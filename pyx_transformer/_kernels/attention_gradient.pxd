@@ -16,7 +16,7 @@ from libc.math cimport INFINITY
 
 from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
 from pyx_transformer._kernels.attention_job cimport (
-    Attention, end_key, first_key, mask_place, may_attend,
+    Attention, end_key, first_key, mask_place, may_attend, score_work,
 )
 from pyx_transformer._kernels.attention_step cimport BLOCK_KEYS
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
@@ -68,7 +68,7 @@ cdef struct Run:
     float* query_rows               # as values: sums over queries
     float* grad_rows
     float* key_rows                 # a block of keys, as values
-    float* slopes                   # dS (RUN_QUERIES, BLOCK_KEYS), rows TILE_STRIDE apart
+    float* grad_scores                   # dS (RUN_QUERIES, BLOCK_KEYS), rows TILE_STRIDE apart
 
 
 cdef inline Py_ssize_t gradient_workspace(const Attention* job) noexcept nogil:
@@ -217,14 +217,14 @@ cdef inline vf masked_lanes(
     return load(lanes)
 
 
-cdef inline void slopes_of_tile(
-    const Attention* job, const Run* run, float* scores, float* slopes, Py_ssize_t block,
+cdef inline void grad_scores_of_tile(
+    const Attention* job, const Run* run, float* scores, float* grad_scores, Py_ssize_t block,
     Py_ssize_t s, int rows,
 ) noexcept nogil:
-    """scores become P^T and slopes, dP^T before, scale dS^T, for the keys of a block from its key
-    number s on."""
+    """scores become P^T and grad_scores, dP^T before, scale dS^T, for the keys of a block from its
+    key number s on."""
     cdef bint has_mask = job.bool_mask != NULL or job.float_mask != NULL
-    cdef vf key, score, capped, p, slope
+    cdef vf key, score, capped, p, grad_score
     cdef vf zero = fill(0.0)
     cdef Py_ssize_t i
     cdef int r
@@ -240,19 +240,19 @@ cdef inline void slopes_of_tile(
             if has_mask:
                 score = masked_lanes(job, run, score, i, block + s + r)
             p = exponential(score - load(run.tops + i)) * load(run.inverses + i)
-            slope = fill(job.scale) * p * (load(slopes + r * TILE_STRIDE + i)
-                                           - load(run.products + i))
-            slope = slope * (fill(1.0) - capped * capped)
+            grad_score = fill(job.scale) * p * (
+                load(grad_scores + r * TILE_STRIDE + i) - load(run.products + i))
+            grad_score = grad_score * (fill(1.0) - capped * capped)
             # A key that a query may not see gives nothing, be it NaN.
             if has_mask:
-                slope = select_less(score, fill(-FLT_MAX), zero, slope)
+                grad_score = select_less(score, fill(-FLT_MAX), zero, grad_score)
                 p = select_less(score, fill(-FLT_MAX), zero, p)
-            slope = select_less(key, load(run.begins + i), zero, slope)
-            slope = select_less(key, load(run.ends + i), slope, zero)
+            grad_score = select_less(key, load(run.begins + i), zero, grad_score)
+            grad_score = select_less(key, load(run.ends + i), grad_score, zero)
             p = select_less(key, load(run.begins + i), zero, p)
             p = select_less(key, load(run.ends + i), p, zero)
             store(scores + r * TILE_STRIDE + i, p)
-            store(slopes + r * TILE_STRIDE + i, slope)
+            store(grad_scores + r * TILE_STRIDE + i, grad_score)
             i += VF
 
 
@@ -264,7 +264,7 @@ cdef inline void gradient_of_run(
     cdef const Attention* forward = &job.forward
     cdef float x[TILE_ROWS * TILE_STRIDE]
     cdef float scores[TILE_ROWS * TILE_STRIDE]
-    cdef float slopes[TILE_ROWS * TILE_STRIDE]
+    cdef float grad_scores[TILE_ROWS * TILE_STRIDE]
     cdef Py_ssize_t end = end_key(forward, run.b, run.t + run.count - 1)
     cdef Py_ssize_t block = first_key(forward, run.b, run.t) // BLOCK_KEYS * BLOCK_KEYS
     cdef Py_ssize_t keys, s, i
@@ -280,23 +280,25 @@ cdef inline void gradient_of_run(
             multiply_panels(scores, x, run.query_panels, forward.key_size, rows, run.width)
             copy_tile(x, value + s * forward.value_row, forward.value_row, forward.value_size,
                       rows, 1.0)
-            multiply_panels(slopes, x, run.grad_panels, forward.value_size, rows, run.width)
-            slopes_of_tile(forward, run, scores, slopes, block, s - block, rows)
+            multiply_panels(grad_scores, x, run.grad_panels, forward.value_size, rows, run.width)
+            grad_scores_of_tile(forward, run, scores, grad_scores, block, s - block, rows)
             add_product(grad_value + s * forward.value_row, forward.value_row, scores,
                         run.grad_rows, RUN_QUERIES, run.finite_grads, run.count, rows,
                         forward.value_size)
-            add_product(grad_key + s * forward.key_row, forward.key_row, slopes, run.query_rows,
-                        RUN_QUERIES, run.finite_queries, run.count, rows, forward.key_size)
+            add_product(grad_key + s * forward.key_row, forward.key_row, grad_scores,
+                        run.query_rows, RUN_QUERIES, run.finite_queries, run.count, rows,
+                        forward.key_size)
             for i in range(run.count):
                 for r in range(rows):
-                    run.slopes[i * TILE_STRIDE + s - block + r] = slopes[r * TILE_STRIDE + i]
+                    run.grad_scores[i * TILE_STRIDE + s - block + r] = (
+                        grad_scores[r * TILE_STRIDE + i])
             s += TILE_ROWS
         i = 0
         while i < run.count:
             rows = <int>min(run.count - i, <Py_ssize_t>TILE_ROWS)
             add_product(grad_query + i * forward.query_row, forward.query_row,
-                        run.slopes + i * TILE_STRIDE, run.key_rows, BLOCK_KEYS, run.finite_keys,
-                        keys, rows, forward.key_size)
+                        run.grad_scores + i * TILE_STRIDE, run.key_rows, BLOCK_KEYS,
+                        run.finite_keys, keys, rows, forward.key_size)
             i += TILE_ROWS
         block += BLOCK_KEYS
 
@@ -317,8 +319,8 @@ cdef inline void gradient_of_key_head(
     run.query_rows = run.query_panels + RUN_QUERIES * padded(forward.key_size)
     run.grad_panels = run.query_rows + RUN_QUERIES * padded(forward.key_size)
     run.grad_rows = run.grad_panels + RUN_QUERIES * padded(forward.value_size)
-    run.slopes = run.grad_rows + RUN_QUERIES * padded(forward.value_size)
-    run.key_rows = run.slopes + RUN_QUERIES * TILE_STRIDE
+    run.grad_scores = run.grad_rows + RUN_QUERIES * padded(forward.value_size)
+    run.key_rows = run.grad_scores + RUN_QUERIES * TILE_STRIDE
     run.t = job.t_begin
     while run.t < min(job.t_end, queries):
         run.count = min(queries - run.t, <Py_ssize_t>RUN_QUERIES)
@@ -359,12 +361,12 @@ cdef inline int attention_gradient(
     for b in range(forward.batch):
         queries = max(queries, <Py_ssize_t>forward.query_counts[b])
         keys = max(keys, <Py_ssize_t>forward.key_counts[b])
-    # Of one query of each head of a pair: five products.
-    work = 5.0 * forward.group * (forward.key_size + forward.value_size + 1) * keys
-    window = <Py_ssize_t>min(WORK_BETWEEN_SIGNALS / work, <double>queries) // RUN_QUERIES
-    window = max(window, <Py_ssize_t>1) * RUN_QUERIES
+    # Of one query of each head of a pair: five products in place of two.
+    work = 2.5 * score_work(forward) * forward.group * keys
+    window = <Py_ssize_t>min(WORK_BETWEEN_SIGNALS / (work * n_threads), <double>queries)
+    window = max(window // RUN_QUERIES, <Py_ssize_t>1) * RUN_QUERIES
     work = work * min(window, queries)
-    run = <Py_ssize_t>min(n_threads * max(WORK_BETWEEN_SIGNALS / work, 1.0), <double>pairs)
+    run = <Py_ssize_t>min(max(WORK_BETWEEN_SIGNALS / work, <double>n_threads), <double>pairs)
     job.t_begin = 0
     while job.t_begin < queries:
         job.t_end = job.t_begin + window
@@ -373,7 +375,7 @@ cdef inline int attention_gradient(
             job.pair_end = min(job.pair_begin + run, pairs)
             in_parallel(gradient_share, job,
                         threads_for(work * (job.pair_end - job.pair_begin), n_threads))
-            hear_signals(unheard, work * (job.pair_end - job.pair_begin), n_threads)
+            hear_signals(unheard, work * (job.pair_end - job.pair_begin))
             job.pair_begin = job.pair_end
         job.t_begin = job.t_end
     return 0

@@ -7,7 +7,7 @@ from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 
-from pyx_transformer._kernels.simd cimport VF, fill, load_bytes, load_part, select_less, vf
+from pyx_transformer._kernels.simd cimport fill, load_bytes, load_part, select_less, vf
 
 
 cdef struct Attention:
@@ -54,6 +54,19 @@ cdef struct Attention:
     # zeros where it sees nothing; or NULL.
     float* normalisers
     Py_ssize_t normalisers_rows
+
+
+cdef inline double score_work(const Attention* job) noexcept nogil:
+    """Floating-point operations of one query and one key. What is no product counts as many as a
+    product would do in its time, roughly."""
+    cdef double work = 2.0 * (job.key_size + job.value_size) + 30.0
+    if job.softcap != 0.0:
+        work += 40.0
+    if job.bool_mask != NULL or job.float_mask != NULL:
+        work += 40.0
+    if job.weights != NULL:
+        work += 20.0
+    return work
 
 
 cdef inline Py_ssize_t first_key(const Attention* job, Py_ssize_t b, Py_ssize_t t) noexcept nogil:

@@ -1,5 +1,9 @@
 """Whole sub-layers, each one call without the GIL. Included by entry.pxi."""
 
+from libc.string cimport memcpy
+
+from pyx_transformer._kernels.product cimport products
+
 cdef enum:
     # Hidden activations of one run of rows: 4 MB, which the last-level cache holds between the two
     # products. Chosen in bench/results/tuning.md.
@@ -45,28 +49,6 @@ def project_keys_values(
         scatter_heads(&values[0, 0, 0, 0], jobs[1].out, &starts[0], &counts[0], &cache_starts[0],
                       &offsets[0], counts.shape[0], values.shape[1], values.shape[2],
                       values.shape[3])
-
-
-cdef Attention plain_job(
-    Py_ssize_t num_heads, PackedLinear query_projection, PackedLinear output_projection,
-) noexcept nogil:
-    """Attention between these projections, scaled by 1 / sqrt(K), with nothing else asked for."""
-    cdef Attention job
-    job.heads = num_heads
-    job.group = 1
-    job.key_size = query_projection.out_features // num_heads
-    job.value_size = output_projection.in_features // num_heads
-    job.key_rows = NULL
-    job.is_causal = False
-    job.left = -1
-    job.right = -1
-    job.softcap = 0.0
-    job.scale = 1.0 / <double>job.key_size ** 0.5
-    job.bool_mask = NULL
-    job.float_mask = NULL
-    job.weights = NULL
-    job.normalisers = NULL
-    return job
 
 
 cdef void read_cache(
@@ -162,7 +144,9 @@ def attention_block(
     hold.
     """
     cdef Py_ssize_t m = x.shape[0]
-    cdef Attention job = plain_job(num_heads, query_projection, output_projection)
+    cdef Attention job = plain_attention(
+        num_heads, query_projection.out_features // num_heads,
+        output_projection.in_features // num_heads)
     cdef double unheard = 0.0
     cdef Workspace workspace
     job.query_starts = &query_starts[0]

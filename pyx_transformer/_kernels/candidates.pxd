@@ -26,9 +26,9 @@ cdef struct Candidate:
 
 
 cdef struct Candidates:
-    # best (groups, most) takes those of each group; shifts (N) is room for log sum e^z.
+    # best (groups, most) takes those of each group; log_sums (N) is room for log sum e^z.
     Candidate* best
-    double* shifts
+    double* log_sums
     Py_ssize_t most
     const float* logits             # (N, V)
     const double* sums              # (N)
@@ -63,19 +63,19 @@ cdef inline void add_row(
     const Candidates* job, Candidate* best, Py_ssize_t* held, Py_ssize_t row,
 ) noexcept nogil:
     cdef const float* z = job.logits + row * job.vocabulary
-    cdef double shift = job.shifts[row], sum = job.sums[row], value, least
+    cdef double log_sum = job.log_sums[row], sum = job.sums[row], value, least
     cdef float log_probability, floor = -INFINITY
     cdef Py_ssize_t start = 0, token, count
     while start < job.vocabulary:
         if held[0] == job.most:
             # A logit below this cannot get in; the margin is for the rounding of the logarithm.
-            least = best[job.most - 1].value - sum + shift
-            floor = <float>(least - 4 * FLT_EPSILON * (fabs(least) + fabs(shift)))
+            least = best[job.most - 1].value - sum + log_sum
+            floor = <float>(least - 4 * FLT_EPSILON * (fabs(least) + fabs(log_sum)))
         count = min(job.vocabulary - start, <Py_ssize_t>LOOK)
         if row_maximum(z + start, count) >= floor:
             for token in range(start, start + count):
                 if z[token] >= floor:
-                    log_probability = <float>(z[token] - shift)
+                    log_probability = <float>(z[token] - log_sum)
                     value = sum + log_probability
                     if value > -INFINITY:
                         insert(best, job.most, held,
@@ -87,7 +87,7 @@ cdef inline void sum_rows(const void* work, int part, int parts) noexcept nogil:
     cdef const Candidates* job = <const Candidates*>work
     cdef Py_ssize_t rows = job.group_starts[job.groups], row
     for row in range(share(rows, part, parts), share(rows, part + 1, parts)):
-        job.shifts[row] = log_sum_exp(job.logits + row * job.vocabulary, job.vocabulary)
+        job.log_sums[row] = log_sum_exp(job.logits + row * job.vocabulary, job.vocabulary)
 
 
 cdef inline void find_groups(const void* work, int part, int parts) noexcept nogil:

@@ -141,7 +141,7 @@ cpdef int decode(
     with nogil:
         embed_all(&lookup, n_threads)
     if layers:
-        own = plain_job(layer.keys.shape[1], layer.query, layer.output)
+        own = plain_attention(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3])
         own.query_starts = starts
         own.query_counts = &counts[0]
         own.key_starts = first_rows
@@ -183,7 +183,7 @@ cdef Workspace room_for(Candidates* job, Py_ssize_t rows):
     cdef Workspace room = Workspace(
         (job.groups * job.most * sizeof(Candidate) + rows * sizeof(double)) // sizeof(float))
     job.best = <Candidate*>room.floats
-    job.shifts = <double*>(job.best + job.groups * job.most)
+    job.log_sums = <double*>(job.best + job.groups * job.most)
     return room
 
 

@@ -7,29 +7,31 @@ Python side has checked: shapes fit one another, ids are in range, outputs are s
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
 
 import numpy as np
 
 from pyx_transformer._kernels cimport attention as attention_kernel
-from pyx_transformer._kernels.activation cimport activate_all
+from pyx_transformer._kernels.activation cimport (
+    GELU, GELU_TANH, IDENTITY, QUICK_GELU, RELU, SILU, activate_all,
+)
 from pyx_transformer._kernels.attention cimport Attention
 from pyx_transformer._kernels.embedding cimport Lookup, embed_all
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
 from pyx_transformer._kernels.packing cimport (
     Move, pack_in_parallel, pack_rows_in_parallel, padded, unpack,
 )
-from pyx_transformer._kernels.product cimport Product, product, products
+from pyx_transformer._kernels.product cimport Product, product
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
 
 cdef enum:
-    ROWS_BETWEEN_SIGNALS = 1 << 26   # values that an elementwise kernel does between two looks
+    VALUES_BETWEEN_SIGNALS = 1 << 26    # that an elementwise kernel computes between two looks
 
 ISA_NAME = ISA_CHARS.decode()
 VECTOR_WIDTH = VF
 ACTIVATIONS = {
-    None: 0, "relu": 1, "gelu": 2, "gelu_tanh": 3, "quick_gelu": 4, "silu": 5,
+    None: IDENTITY, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "quick_gelu": QUICK_GELU,
+    "silu": SILU,
 }
 
 
@@ -77,7 +79,7 @@ cdef Product product_of(float* out, const float* x, const float* panels, Py_ssiz
     job.m = m
     job.n = n
     job.k = k
-    job.activation = 0
+    job.activation = IDENTITY
     job.adds = False
     job.transposed = False
     return job
@@ -172,7 +174,7 @@ def linear(float[:, ::1] out, const float[:, ::1] x, PackedLinear packed not Non
 cdef void normalise_array(float[:, ::1] out, const float[:, ::1] x, const float[::1] weight,
                           const float[::1] bias, double eps, int norm, int n_threads) except *:
     cdef Py_ssize_t d = x.shape[1]
-    cdef Py_ssize_t run = max(ROWS_BETWEEN_SIGNALS // max(d, 1), 1)
+    cdef Py_ssize_t run = max(VALUES_BETWEEN_SIGNALS // max(d, 1), 1)
     cdef Py_ssize_t row = 0
     while d > 0 and row < x.shape[0]:
         with nogil:
@@ -209,17 +211,17 @@ def activate(float[::1] out, const float[::1] x, int activation, int n_threads):
     cdef Py_ssize_t start = 0
     while start < x.shape[0]:
         with nogil:
-            activate_all(&out[start], &x[start], min(ROWS_BETWEEN_SIGNALS, x.shape[0] - start),
+            activate_all(&out[start], &x[start], min(VALUES_BETWEEN_SIGNALS, x.shape[0] - start),
                          activation, n_threads)
         PyErr_CheckSignals()
-        start += ROWS_BETWEEN_SIGNALS
+        start += VALUES_BETWEEN_SIGNALS
 
 
 def embedding(float[:, ::1] out, const int64_t[::1] ids, const float[:, ::1] table, float scale,
               const float[:, ::1] positions, const int64_t[::1] position_ids, int n_threads):
     """out (m, d) = table[ids (m)] scale + positions[position_ids (m)]"""
     cdef Py_ssize_t start = 0, d = out.shape[1]
-    cdef Py_ssize_t run = max(ROWS_BETWEEN_SIGNALS // max(d, 1), 1)
+    cdef Py_ssize_t run = max(VALUES_BETWEEN_SIGNALS // max(d, 1), 1)
     cdef Lookup job
     job.table = &table[0, 0]
     job.positions = NULL
@@ -265,6 +267,37 @@ cdef void set_weights(Attention* job, float[:, :, :, ::1] weights) noexcept:
         job.weights_columns = weights.shape[3]
 
 
+cdef Attention plain_attention(
+    Py_ssize_t num_heads, Py_ssize_t key_size, Py_ssize_t value_size,
+) noexcept nogil:
+    """Attention scaled by 1 / sqrt(K), with nothing else asked for and no arrays yet."""
+    cdef Attention job
+    job.heads = num_heads
+    job.group = 1
+    job.key_size = key_size
+    job.value_size = value_size
+    job.key_rows = NULL
+    job.is_causal = False
+    job.left = -1
+    job.right = -1
+    job.softcap = 0.0
+    job.scale = 1.0 / <double>max(key_size, 1) ** 0.5
+    job.bool_mask = NULL
+    job.float_mask = NULL
+    job.weights = NULL
+    job.normalisers = NULL
+    return job
+
+
+cdef int run_attention(const Attention* job, int n_threads) except -1:
+    """The outputs that a job asks for."""
+    cdef Workspace workspace = Workspace(n_threads * attention_kernel.attention_workspace(job))
+    cdef double unheard = 0.0
+    with nogil:
+        attention_kernel.attention(job, workspace.floats, n_threads, &unheard)
+    return 0
+
+
 cdef class HeadsJob:
     """Attention on query (B, H, T, K), key (B, Hkv, S, K) and value (B, Hkv, S, Kv), and the arrays
     that its job points to."""
@@ -281,15 +314,13 @@ cdef class HeadsJob:
         cdef int64_t[::1] key_starts = np.arange(batch) * (key.shape[1] * key.shape[2])
         self.arrays = query, key, value, mask, lengths, offsets, normalisers, (
             query_starts, query_counts, key_starts)
+        self.job = plain_attention(heads, query.shape[3], value.shape[3])
+        self.job.group = heads // max(key.shape[1], 1)
         self.job.query = &query[0, 0, 0, 0]
         self.job.key = &key[0, 0, 0, 0]
         self.job.value = &value[0, 0, 0, 0]
-        self.job.key_size = query.shape[3]
-        self.job.value_size = value.shape[3]
-        self.job.out_row = self.job.value_size
-        self.job.query_row = self.job.key_size
-        self.job.key_row = self.job.key_size
-        self.job.value_row = self.job.value_size
+        self.job.out_row = self.job.value_row = self.job.value_size
+        self.job.query_row = self.job.key_row = self.job.key_size
         self.job.out_head = queries * self.job.out_row
         self.job.query_head = queries * self.job.query_row
         self.job.key_head = key.shape[2] * self.job.key_row
@@ -300,16 +331,11 @@ cdef class HeadsJob:
         self.job.key_counts = &lengths[0]
         self.job.offsets = &offsets[0]
         self.job.batch = batch
-        self.job.heads = heads
-        self.job.group = heads // max(key.shape[1], 1)
-        self.job.key_rows = NULL
         self.job.is_causal = is_causal
         self.job.left = left
         self.job.right = right
         self.job.softcap = softcap
         self.job.scale = scale
-        self.job.weights = NULL
-        self.job.normalisers = NULL
         if normalisers is not None:
             self.job.normalisers = &normalisers[0, 0, 0, 0]
             self.job.normalisers_rows = queries
@@ -320,13 +346,9 @@ def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, heads, int n
     """out (B, H, T, Kv) = softmax(scale query (B, H, T, K) key (B, Hkv, S, K)^T, masked) value;
     heads: the arguments of HeadsJob"""
     cdef HeadsJob arguments = HeadsJob(*heads)
-    cdef Workspace workspace
-    cdef double unheard = 0.0
     arguments.job.out = &out[0, 0, 0, 0]
     set_weights(&arguments.job, weights)
-    workspace = Workspace(n_threads * attention_kernel.attention_workspace(&arguments.job))
-    with nogil:
-        attention_kernel.attention(&arguments.job, workspace.floats, n_threads, &unheard)
+    run_attention(&arguments.job, n_threads)
 
 
 include "blocks.pxi"

@@ -97,6 +97,18 @@ def dropout(float[::1] out, const float[::1] x, const float[::1] residual, doubl
         drop_all(&job, n_threads)
 
 
+cdef int run_gradient(AttentionGradient* job, int n_threads) except -1:
+    """What a job's queries, keys and values get."""
+    cdef Workspace workspace
+    cdef double unheard = 0.0
+    job.size = gradient_workspace(&job.forward)
+    workspace = Workspace(n_threads * job.size)
+    job.workspace = workspace.floats
+    with nogil:
+        attention_gradient_kernel(job, n_threads, &unheard)
+    return 0
+
+
 def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_key,
                        float[:, :, :, ::1] grad_value, const float[:, :, :, ::1] grad,
                        float[:, :, :, ::1] out, heads, int n_threads):
@@ -104,19 +116,13 @@ def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_
     `attention`, with the normalisers that it left. The outputs are zeros before."""
     cdef HeadsJob arguments = HeadsJob(*heads)
     cdef AttentionGradient job
-    cdef double unheard = 0.0
-    cdef Workspace workspace
     job.forward = arguments.job
     job.forward.out = &out[0, 0, 0, 0]
     job.grad_query = &grad_query[0, 0, 0, 0]
     job.grad_key = &grad_key[0, 0, 0, 0]
     job.grad_value = &grad_value[0, 0, 0, 0]
     job.grad = &grad[0, 0, 0, 0]
-    job.size = gradient_workspace(&job.forward)
-    workspace = Workspace(n_threads * job.size)
-    job.workspace = workspace.floats
-    with nogil:
-        attention_gradient_kernel(&job, n_threads, &unheard)
+    run_gradient(&job, n_threads)
 
 
 cdef class RowsJob:
@@ -141,9 +147,7 @@ cdef class RowsJob:
         self.out = np.asarray(out)
         self.arrays = (query, key, value, query_starts, query_counts, key_starts, key_counts,
                        normalisers, offsets)
-        self.job.heads = num_heads
-        self.job.group = 1
-        self.job.key_size = self.job.value_size = width // num_heads
+        self.job = plain_attention(num_heads, width // num_heads, width // num_heads)
         self.job.query_head = self.job.key_head = self.job.value_head = self.job.key_size
         self.job.out_head = self.job.key_size
         self.job.out = &out[0, 0]
@@ -158,55 +162,37 @@ cdef class RowsJob:
         self.job.query_counts = &query_counts[0]
         self.job.key_starts = &key_starts[0]
         self.job.key_counts = &key_counts[0]
-        self.job.key_rows = NULL
         self.job.offsets = &offsets[0]
         self.job.batch = batch
         self.job.is_causal = is_causal
-        self.job.left = -1
-        self.job.right = -1
-        self.job.softcap = 0.0
-        self.job.scale = 1.0 / <double>self.job.key_size ** 0.5
-        self.job.bool_mask = NULL
-        self.job.float_mask = NULL
-        self.job.weights = NULL
         self.job.normalisers = &normalisers[0, 0, 0, 0]
         self.job.normalisers_rows = longest
 
     def run(self, int n_threads):
         """out = softmax(query key^T / sqrt(K)) value, head by head"""
-        cdef Workspace workspace = Workspace(
-            n_threads * attention_kernel.attention_workspace(&self.job))
-        cdef double unheard = 0.0
-        with nogil:
-            attention_kernel.attention(&self.job, workspace.floats, n_threads, &unheard)
+        run_attention(&self.job, n_threads)
 
     def gradient(self, float[:, :] grad_query, float[:, :] grad_key, float[:, :] grad_value,
                  const float[:, ::1] grad, int n_threads):
         """Adds what query, key and value get from grad (N, H K), the gradient of out; the three lie
         as those do."""
         cdef AttentionGradient job
-        cdef double unheard = 0.0
-        cdef Workspace workspace
         job.forward = self.job
         job.grad_query = &grad_query[0, 0]
         job.grad_key = &grad_key[0, 0]
         job.grad_value = &grad_value[0, 0]
         job.grad = &grad[0, 0]
-        job.size = gradient_workspace(&job.forward)
-        workspace = Workspace(n_threads * job.size)
-        job.workspace = workspace.floats
-        with nogil:
-            attention_gradient_kernel(&job, n_threads, &unheard)
+        run_gradient(&job, n_threads)
 
 
 def adamw(float[::1] weights, float[::1] gradients, float[::1] means, float[::1] squares,
-          float[::1] average, float clip, float beta1, float beta2, float eps, float step,
-          float correction, float decay, float kept, int n_threads):
+          float[::1] average, float clip, float beta1, float beta2, float eps, float step_size,
+          float correction, float weight_decay, float average_decay, int n_threads):
     """One update of weights (n), and the next gradients' zeros: see AdamW in optimizer.pxd; average
     (n) may be None"""
     cdef AdamW job = AdamW(&weights[0], &gradients[0], &means[0], &squares[0], NULL,
-                           weights.shape[0], clip, beta1, beta2, eps, step, correction, decay,
-                           kept)
+                           weights.shape[0], clip, beta1, beta2, eps, step_size, correction,
+                           weight_decay, average_decay)
     if average is not None:
         job.average = &average[0]
     with nogil:

@@ -13,8 +13,9 @@ cdef enum:
 
 cdef struct AdamW:
     # With g = gradients clip: means = beta1 means + (1 - beta1) g, squares = beta2 squares +
-    # (1 - beta2) g^2, weights -= step means / (sqrt(squares) correction + eps) + decay weights,
-    # average += (1 - kept) (weights - average); all (n). average may be NULL. gradients become 0.
+    # (1 - beta2) g^2, weights -= step_size means / (sqrt(squares) correction + eps) + weight_decay
+    # weights, average += (1 - average_decay) (weights - average); all (n). average may be NULL.
+    # gradients become 0.
     float* weights
     float* gradients
     float* means
@@ -25,10 +26,10 @@ cdef struct AdamW:
     float beta1
     float beta2
     float eps
-    float step          # learning rate / (1 - beta1^t)
+    float step_size     # learning rate / (1 - beta1^t)
     float correction    # 1 / sqrt(1 - beta2^t)
-    float decay         # learning rate times weight decay
-    float kept
+    float weight_decay  # times the learning rate
+    float average_decay
 
 
 cdef inline void adamw_share(const void* work, int part, int parts) noexcept nogil:
@@ -44,7 +45,7 @@ cdef inline void adamw_share(const void* work, int part, int parts) noexcept nog
         weight = load_part(job.weights + i, count, 0.0)
         mean = mean + fill(<float>(1.0 - job.beta1)) * (g - mean)
         square = square + fill(<float>(1.0 - job.beta2)) * (g * g - square)
-        weight = weight - fill(job.decay) * weight - fill(job.step) * mean / (
+        weight = weight - fill(job.weight_decay) * weight - fill(job.step_size) * mean / (
             square_root(square) * fill(job.correction) + fill(job.eps))
         store_part(job.gradients + i, count, fill(0.0))
         store_part(job.means + i, count, mean)
@@ -53,7 +54,7 @@ cdef inline void adamw_share(const void* work, int part, int parts) noexcept nog
         if job.average != NULL:
             average = load_part(job.average + i, count, 0.0)
             store_part(job.average + i, count,
-                       average + fill(<float>(1.0 - job.kept)) * (weight - average))
+                       average + fill(<float>(1.0 - job.average_decay)) * (weight - average))
 
 
 cdef inline void adamw(const AdamW* job, int n_threads) noexcept nogil:

@@ -13,17 +13,19 @@ from libc.string cimport memset
 from pyx_transformer._kernels.activation cimport IDENTITY, activate
 from pyx_transformer._kernels.packing cimport PANEL, transpose
 from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, fill_double, load, load_doubles, load_part, pin, prefetch, store,
+    TILE_ROWS, VF, fill, load, load_doubles, load_part, pin, prefetch, store,
     store_doubles, store_part, vd, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 
+# bench/results/tuning.md says what chose these numbers.
 cdef enum:
+    # Inputs of a block: its sums stay in the first-level cache.
     BLOCK_K = 1024
     # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
-    # they are far above. This and the next numbers were chosen in bench/results/tuning.md.
+    # they are far above.
     CHAIN = 32
     # A tile asks for weights this many floats ahead; one of few rows reads faster than it computes,
     # and the processor's own guess is the better one.
@@ -338,7 +340,7 @@ cdef inline int products(
     for j in range(count):
         work += 2.0 * jobs[j].n * jobs[j].k
         run.jobs[j] = jobs[j]
-    runs = min(<Py_ssize_t>(m * (work / WORK_BETWEEN_SIGNALS) / n_threads) + 1, m)
+    runs = min(<Py_ssize_t>(m * (work / WORK_BETWEEN_SIGNALS)) + 1, m)
     for i in range(runs):
         row = share(m, i, runs)
         for j in range(count):
@@ -348,7 +350,7 @@ cdef inline int products(
             if jobs[j].residual != NULL:
                 run.jobs[j].residual = jobs[j].residual + row * jobs[j].residual_stride
         in_parallel(multiply_all, &run, threads_for(work * run.jobs[0].m, n_threads))
-        hear_signals(unheard, work * run.jobs[0].m, n_threads)
+        hear_signals(unheard, work * run.jobs[0].m)
     return 0
 
 

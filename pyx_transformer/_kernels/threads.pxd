@@ -9,8 +9,9 @@ cdef enum:
     # Below this many floating-point operations, a microsecond or two of work, starting another
     # thread costs more than it saves.
     SERIAL_WORK = 200_000
-    # Work of one thread between two looks at pending signals: a third of a second at 30 GFLOP/s.
-    WORK_BETWEEN_SIGNALS = 10_000_000_000
+    # Work between two looks at pending signals: a sixth of a second of one thread at 30 GFLOP/s,
+    # twice that where there is no AVX.
+    WORK_BETWEEN_SIGNALS = 5_000_000_000
 
 
 cdef inline int threads_for(double work, int n_threads) noexcept nogil:
@@ -37,13 +38,13 @@ cdef inline Py_ssize_t share(Py_ssize_t total, Py_ssize_t part, Py_ssize_t parts
     return total * part // parts
 
 
-cdef inline int hear_signals(double* unheard, double work, int n_threads) except -1 nogil:
+cdef inline int hear_signals(double* unheard, double work) except -1 nogil:
     """Count `work` operations, and now and then raise KeyboardInterrupt if Ctrl-C came.
 
     unheard counts those since the last look; outside the main thread nothing is ever raised.
     """
     unheard[0] += work
-    if unheard[0] >= <double>WORK_BETWEEN_SIGNALS * n_threads:
+    if unheard[0] >= WORK_BETWEEN_SIGNALS:
         unheard[0] = 0.0
         with gil:
             PyErr_CheckSignals()
