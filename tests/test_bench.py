@@ -233,17 +233,54 @@ def test_contestants_agree(name):
         report.check(row.name, contestants)
 
 
-def test_training_steps_agree(monkeypatch):
-    """Ours and PyTorch's losses, over the steps that are compared before any is timed."""
-    installed = peers.Peers(1)
+NEEDED = {"onnxruntime": ("onnx", "onnxruntime"), "transformers": ("torch", "transformers")}
+
+
+def beside(peer, monkeypatch):
+    """Peers of which that one is there and no other; the test is skipped where it is missing."""
+    needed = NEEDED.get(peer, (peer,))
+    for name in needed:
+        pytest.importorskip(name, reason=f"needs {name} to compare with")
+    find = peers.module
+    monkeypatch.setattr(peers, "module", lambda name: find(name) if name in needed else None)
+    return peers.Peers(1)
+
+
+def assert_agreement(peer, contestants):
+    """Ours and the peer are compared, and agree; the list of contestants."""
+    contestants = list(contestants)
+    compared = {contestant.name.split()[0] for contestant in contestants if contestant.is_compared}
+    assert compared == {"ours", peer}
+    report.check(peer, contestants)
+    return contestants
+
+
+SHARED_OR_NOT = [(1, 8, 2, 16, 30, 3, 5, is_shared) for is_shared in (True, False)]
+
+
+@pytest.mark.parametrize("sizes", SHARED_OR_NOT)
+def test_training_steps_lower_the_loss(sizes, monkeypatch):
     monkeypatch.setattr(train, "RATE", 1e-3)
-    for is_shared in (True, False):
-        sizes = (1, 8, 2, 16, 30, 3, 5, is_shared)
-        ours = train.our_step(sizes)
-        losses = [ours() for _ in range(20)]
-        assert losses[-1] < losses[0]
-        if installed.torch:
-            assert len(list(train.steps(sizes, installed))) == 2
+    step = train.our_step(sizes)
+    losses = [step() for _ in range(20)]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("sizes", SHARED_OR_NOT)
+def test_training_steps_agree(sizes, monkeypatch):
+    """Ours and PyTorch's losses, over the steps that are compared before any is timed."""
+    monkeypatch.setattr(train, "RATE", 1e-3)
+    contestants = train.steps(sizes, beside("torch", monkeypatch))
+    assert [contestant.name for contestant in contestants] == ["ours", "torch"]
+    right = train.torch_step
+
+    def wrong(*arguments):
+        step = right(*arguments)
+        return lambda: step() + 1e-3
+
+    monkeypatch.setattr(train, "torch_step", wrong)
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        list(train.steps(sizes, peers.Peers(1)))
 
 
 def test_work_of_a_training_step():
@@ -252,27 +289,28 @@ def test_work_of_a_training_step():
     assert train.flop((2, 4, 2, 8, 10, 3, 5, False)) == 6 * 15 * weights
 
 
-def test_encoders_agree():
-    installed = peers.Peers(1)
-    if not (installed.torch or installed.onnxruntime):
-        pytest.skip("neither torch nor onnxruntime is installed")
-    model = (2, 32, 4, 48)
+@pytest.mark.parametrize("peer", ["torch", "onnxruntime"])
+def test_encoders_agree(peer, monkeypatch):
+    installed = beside(peer, monkeypatch)
     with installed.inference_mode():
-        report.check("encoder", list(encoder.contestants(model, 2, 5, installed)))
-        report.check("padded", list(encoder.padded_contestants(model, installed)))
+        assert_agreement(peer, encoder.contestants((2, 32, 4, 48), 2, 5, installed))
 
 
-@pytest.mark.parametrize("beam_size", (1, 3))
-def test_translators_agree(beam_size):
-    installed = peers.Peers(1)
-    if not (installed.ctranslate2 or installed.transformers):
-        pytest.skip("neither ctranslate2 nor transformers is installed")
+def test_encoders_of_padding_agree(monkeypatch):
+    installed = beside("torch", monkeypatch)
+    with installed.inference_mode():
+        assert_agreement("torch", encoder.padded_contestants((2, 32, 4, 48), installed))
+
+
+@pytest.mark.parametrize("peer", ["ctranslate2", "transformers"])
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_translators_agree(peer, beam_size, monkeypatch):
+    installed = beside(peer, monkeypatch)
     config = small_config(
         d_model=32, num_heads=4, src_vocab_size=61, tgt_vocab_size=83, position_layout="halves"
     )
     with installed.inference_mode():
-        contestants = list(decode.contestants(config, 2, beam_size, installed))
-        report.check("decode", contestants)
+        contestants = assert_agreement(peer, decode.contestants(config, 2, beam_size, installed))
     ids = contestants[0].call()
     assert ids.shape == (2, decode.TARGET)
     assert len(set(ids.ravel())) > 20  # not one token over and over

@@ -1,6 +1,7 @@
-"""Training against PyTorch: the gradients of a batch, and the losses of a run, from the same weights.
+"""Training against PyTorch: the gradients of a batch, and the losses of a run.
 
-The twin is the same model around torch.nn.Transformer, with torch.optim.AdamW.
+The twin is the same model around torch.nn.Transformer, with the same weights at the start, and
+torch.optim.AdamW.
 """
 
 import math
