@@ -2,6 +2,8 @@
 same bits for any number of threads."""
 
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ SIZES = [(1, 1, 1), (2, 17, 3), (5, 8, 16), (7, 33, 31), (40, 19, 35)]
 def isa(request, monkeypatch):
     """Each instruction set that this CPU runs, in turn."""
     monkeypatch.setattr(_runtime, "kernels", _runtime.load_kernels(request.param))
+    return request.param
 
 
 def draw(*shape, seed=0):
@@ -319,6 +322,46 @@ def test_attention_taken_in_windows_of_queries_is_that_of_its_heads():
             total += gradient
     for gradient, total in zip(together[1:], shared, strict=True):
         assert_close(gradient, total)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_scores_are_not_kept(isa):
+    """On the way there and back, of arrays of heads and of a batch's rows: scores of 6,000 queries
+    and keys would take 144 MB."""
+    program = """
+import re, sys
+import numpy as np
+from pyx_transformer import _runtime
+from pyx_transformer.training import functions
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1])
+
+def heads(x):
+    _, back = functions.scaled_dot_product_attention(x, x, x)
+    back(x)
+
+def rows(x):
+    x = x[0, 0]
+    starts, counts = np.zeros(1, np.int64), np.full(1, len(x))
+    job = _runtime.kernels.RowsJob(x, x, x, 1, starts, counts, starts, counts, False)
+    job.run(2)
+    job.gradient(*(np.zeros_like(x) for _ in range(3)), x, 2)
+
+_runtime.kernels = _runtime.load_kernels(sys.argv[1])
+_runtime.set_num_threads(2)
+x = np.ones((1, 1, 6000, 8), np.float32)
+for attention in (heads, rows):
+    attention(x[:, :, :600])
+    before = peak()
+    attention(x)
+    print(peak() - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program, isa], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    grown = list(map(int, run.stdout.split()))
+    assert len(grown) == 2
+    assert max(grown) < 8_000
 
 
 def test_padding_changes_no_gradient_of_attention():
