@@ -204,6 +204,16 @@ def as_integer(function, name, value, minimum=-math.inf, maximum=math.inf):
     return value
 
 
+def as_num_heads(function, value, d_model):
+    """A number of heads that share d_model evenly."""
+    num_heads = as_integer(function, "num_heads", value, minimum=1)
+    if d_model % num_heads:
+        raise ValueError(
+            f"{function}: num_heads is {num_heads}, expected a divisor of d_model = {d_model}"
+        )
+    return num_heads
+
+
 def as_flag(function, name, value):
     """`value` as a bool, if it is one."""
     if not isinstance(value, (bool, np.bool_)):

@@ -37,10 +37,19 @@ class Sequences:
             return cls(np.arange(batch) * length, counts, length, False)
         return cls(np.cumsum(lengths) - lengths, lengths, length, True)
 
+    @classmethod
+    def of_counts(cls, counts: NDArray[np.int64]) -> Sequences:
+        """Sequences of these lengths, in a batch as long as the longest of them."""
+        return cls(np.cumsum(counts) - counts, counts, int(counts.max(initial=0)), True)
+
+    def is_real(self) -> NDArray[np.bool_]:
+        """(B, length): whether a row stands there, or padding."""
+        return np.arange(self.length) < self.counts[:, None]
+
     def rows(self, x: NDArray) -> NDArray:
         """The real rows of x (B, length, ...) -> (N, ...)."""
         if self.is_padded:
-            return x[np.arange(self.length) < self.counts[:, None]]
+            return x[self.is_real()]
         return x.reshape(-1, *x.shape[2:])
 
     def padded(self, rows: NDArray) -> NDArray:
@@ -49,13 +58,13 @@ class Sequences:
         if not self.is_padded:
             return rows.reshape(batch, self.length, rows.shape[-1])
         x = np.zeros((batch, self.length, rows.shape[-1]), rows.dtype)
-        x[np.arange(self.length) < self.counts[:, None]] = rows
+        x[self.is_real()] = rows
         return x
 
-    def places(self) -> NDArray[np.int64]:
-        """Each row's place in its sequence, (N,)."""
-        places = np.broadcast_to(np.arange(self.length), (len(self.counts), self.length))
-        return np.ascontiguousarray(self.rows(places))
+    def position_ids(self) -> NDArray[np.int64]:
+        """Each row's position in its sequence, (N,)."""
+        position_ids = np.broadcast_to(np.arange(self.length), (len(self.counts), self.length))
+        return np.ascontiguousarray(self.rows(position_ids))
 
 
 class KeysValues(NamedTuple):
@@ -93,7 +102,7 @@ class MultiheadAttention(Layer):
     ):
         this = "MultiheadAttention"
         self.d_model = _checks.as_integer(this, "d_model", d_model, minimum=1)
-        self.num_heads = as_num_heads(this, num_heads, self.d_model)
+        self.num_heads = _checks.as_num_heads(this, num_heads, self.d_model)
         kdim, vdim = (self.d_model if width is None else width for width in (kdim, vdim))
         self.kdim = _checks.as_integer(this, "kdim", kdim, minimum=1)
         self.vdim = _checks.as_integer(this, "vdim", vdim, minimum=1)
@@ -145,15 +154,15 @@ class MultiheadAttention(Layer):
 
         queries = Sequences.of(batch, length)
         sources = Sequences.of(batch, source)
-        known = self.project(
+        keys_values = self.project(
             memory.reshape(-1, self.kdim), sources, value_rows=value.reshape(-1, self.vdim)
         )
         if lengths is not None:
-            known = known._replace(counts=lengths)
+            keys_values = keys_values._replace(counts=lengths)
         out = self.attend(
             query.reshape(-1, self.d_model),
             queries,
-            known,
+            keys_values,
             offsets=offsets,
             is_causal=is_causal,
             mask=mask,
@@ -165,32 +174,32 @@ class MultiheadAttention(Layer):
         """Keys and values of rows (N, kdim), and of value_rows (N, vdim) where they differ."""
         batch = len(sequences.counts)
         shape = (batch, self.num_heads, sequences.length, self.d_model // self.num_heads)
-        known = KeysValues(
+        keys_values = KeysValues(
             np.empty(shape, np.float32),
             np.empty(shape, np.float32),
             np.arange(batch) * (self.num_heads * sequences.length),
             sequences.counts,
         )
         _runtime.kernels.project_keys_values(
-            known.keys,
-            known.values,
+            keys_values.keys,
+            keys_values.values,
             rows,
             rows if value_rows is None else value_rows,
             self._key,
             self._value,
             sequences.starts,
             sequences.counts,
-            known.starts,
+            keys_values.starts,
             np.zeros(batch, np.int64),
             _runtime.get_num_threads(),
         )
-        return known
+        return keys_values
 
     def attend(
         self,
         rows,
         sequences: Sequences,
-        known: KeysValues | None = None,
+        keys_values: KeysValues | None = None,
         *,
         norm: LayerNorm | None = None,
         norm_first: bool = False,
@@ -200,12 +209,12 @@ class MultiheadAttention(Layer):
         mask=None,
         weights=None,
     ):
-        """Attention of rows (N, d_model) to what is known -> (N, d_model), unchecked.
+        """Attention of rows (N, d_model) to keys and values -> (N, d_model), unchecked.
 
-        Nothing known: each sequence attends to itself. With norm and residual this is a whole
+        Without them each sequence attends to itself. With norm and residual this is a whole
         sub-layer.
         """
-        own = known is None
+        is_own = keys_values is None
         out = np.empty((len(rows), self.d_model), np.float32)
         _runtime.kernels.attention_block(
             out,
@@ -215,15 +224,15 @@ class MultiheadAttention(Layer):
             residual,
             self.num_heads,
             self._query,
-            self._key if own else None,
-            self._value if own else None,
+            self._key if is_own else None,
+            self._value if is_own else None,
             self.out_proj.packed,
-            None if own else known.keys,
-            None if own else known.values,
+            None if is_own else keys_values.keys,
+            None if is_own else keys_values.values,
             sequences.starts,
             sequences.counts,
-            sequences.starts if own else known.starts,
-            sequences.counts if own else known.counts,
+            sequences.starts if is_own else keys_values.starts,
+            sequences.counts if is_own else keys_values.counts,
             np.zeros(len(sequences.counts), np.int64) if offsets is None else offsets,
             is_causal,
             mask,
@@ -275,13 +284,3 @@ def _given(function, name, value, otherwise, expected, because):
     if value is None and otherwise.shape[-1] == expected[-1]:
         return otherwise
     return _checks.as_float32(function, name, value, expected, because)
-
-
-def as_num_heads(function: str, value: int, d_model: int) -> int:
-    """A number of heads that share d_model evenly."""
-    num_heads = _checks.as_integer(function, "num_heads", value, minimum=1)
-    if d_model % num_heads:
-        raise ValueError(
-            f"{function}: num_heads is {num_heads}, expected a divisor of d_model = {d_model}"
-        )
-    return num_heads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 
 from pyx_transformer import _checks
@@ -71,11 +72,7 @@ class TransformerConfig:
                 f"{this}: d_model is {self.d_model}, expected an even number because positions are "
                 "sinusoidal"
             )
-        if self.d_model % self.num_heads:
-            raise ValueError(
-                f"{this}: num_heads is {self.num_heads}, expected a divisor of d_model = "
-                f"{self.d_model}"
-            )
+        _checks.as_num_heads(this, self.num_heads, self.d_model)
         if self.share_embeddings and self.src_vocab_size != self.tgt_vocab_size:
             raise ValueError(
                 f"{this}: tgt_vocab_size is {self.tgt_vocab_size}, expected src_vocab_size = "
@@ -87,6 +84,11 @@ class TransformerConfig:
                     f"{this}: {name} is {getattr(self, name)}, expected a token id below "
                     f"tgt_vocab_size = {self.tgt_vocab_size}"
                 )
+
+    @property
+    def longest(self) -> float:
+        """The longest sequence that the positions reach: max_length if learned, else infinity."""
+        return self.max_length if self.positions == "learned" else math.inf
 
     @property
     def num_parameters(self) -> int:

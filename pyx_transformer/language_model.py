@@ -37,6 +37,8 @@ class TransformerLM(TokenModel):
     model.
     """
 
+    has_encoder = False
+
     def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
         super().__init__(config)
         rng = as_generator("TransformerLM", rng)
@@ -73,7 +75,7 @@ class TransformerLM(TokenModel):
         batch, length = len(targets.counts), targets.length
         weights = self.decoder.new_weights(wanted, batch, length, length)
         rows = self.decoder.apply(
-            self.embed_target(ids, targets.places()), targets, weights=weights, is_causal=True
+            self.embed_target(ids, targets.position_ids()), targets, weights=weights, is_causal=True
         )
         logits = targets.padded(self.output_projection.apply(rows))
         return (logits, weights) if wanted else logits
@@ -101,7 +103,7 @@ class TransformerLM(TokenModel):
 
         this = "TransformerLM.generate"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
-        return generation.continue_prompts(self, prompt, prompt_lengths, options)
+        return generation.generate_alone(self, prompt, prompt_lengths, options)
 
     def score(
         self, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None
@@ -130,9 +132,9 @@ class TransformerLM(TokenModel):
 
     # Rows in, rows out: what generation builds on.
 
-    def embed_target(self, ids, places):
-        """ids (N,) at their places (N,) in their sequences -> rows (N, d_model)."""
-        return self._embed(self.tgt_embedding, self.tgt_positions, ids, places)
+    def embed_target(self, ids, position_ids):
+        """ids (N,) at their positions (N,) in their sequences -> rows (N, d_model)."""
+        return self._embed(self.tgt_embedding, self.tgt_positions, ids, position_ids)
 
     def sequences(self, function, name, ids, lengths):
         """Checked ids (B, T) as rows (N,), and their Sequences."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
-from pyx_transformer.attention import KeysValues, MultiheadAttention, Sequences, as_num_heads
+from pyx_transformer.attention import KeysValues, MultiheadAttention, Sequences
 from pyx_transformer.layers import (
     Layer,
     LayerNorm,
@@ -25,7 +25,58 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
-class TransformerEncoderLayer(Layer):
+class _StackLayer(Layer):
+    """What the layers of both stacks share: their sub-layers, each with residual and norm."""
+
+    self_attn: MultiheadAttention
+    linear1: Linear
+    linear2: Linear
+    norm1: LayerNorm
+    activation: str | None
+    norm_first: bool
+
+    def _attend(self, attention, norm, rows, sequences, memory=None, **options):
+        return attention.attend(
+            rows,
+            sequences,
+            memory,
+            norm=norm,
+            norm_first=self.norm_first,
+            residual=True,
+            **options,
+        )
+
+    def _feed_forward(self, norm, rows):
+        return feed_forward(
+            rows,
+            self.linear1,
+            self.linear2,
+            self.activation,
+            norm=norm,
+            norm_first=self.norm_first,
+            residual=True,
+        )
+
+    def _with_cache(self, last_norm, keys, values, **cross):
+        query, key, value, output = self.self_attn.packed
+        return _runtime.kernels.CachedLayer(
+            query=query,
+            key=key,
+            value=value,
+            output=output,
+            norm1=self.norm1.parameters,
+            linear1=self.linear1.packed,
+            linear2=self.linear2.packed,
+            norm3=last_norm.parameters,
+            norm_first=self.norm_first,
+            activation=_runtime.kernels.ACTIVATIONS[self.activation],
+            keys=keys,
+            values=values,
+            **cross,
+        )
+
+
+class TransformerEncoderLayer(_StackLayer):
     """Self-attention and feed-forward, each with residual and norm."""
 
     def __init__(self, d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng):
@@ -39,47 +90,25 @@ class TransformerEncoderLayer(Layer):
 
     def apply(self, rows, sequences: Sequences, mask, weights, is_causal=False):
         """rows (N, d_model) -> (N, d_model)."""
-        rows = self.self_attn.attend(
-            rows,
-            sequences,
-            norm=self.norm1,
-            norm_first=self.norm_first,
-            residual=True,
-            is_causal=is_causal,
-            mask=mask,
-            weights=weights,
-        )
-        return feed_forward(
-            rows,
-            self.linear1,
-            self.linear2,
-            self.activation,
-            norm=self.norm2,
-            norm_first=self.norm_first,
-            residual=True,
-        )
+        options = {"is_causal": is_causal, "mask": mask, "weights": weights}
+        rows = self._attend(self.self_attn, self.norm1, rows, sequences, **options)
+        return self._feed_forward(self.norm2, rows)
 
     def with_cache(self, keys, values, memory=None):
         """This layer, causal, for decoding step by step into caches (slots, H, capacity, K)."""
-        return _runtime.kernels.CachedLayer(
-            *self.self_attn.packed,
-            self.norm1.parameters,
-            None,
-            None,
-            None,
-            self.linear1.packed,
-            self.linear2.packed,
-            self.norm2.parameters,
-            self.norm_first,
-            _runtime.kernels.ACTIVATIONS[self.activation],
+        return self._with_cache(
+            self.norm2,
             keys,
             values,
-            None,
-            None,
+            cross_query=None,
+            cross_output=None,
+            norm2=None,
+            memory_keys=None,
+            memory_values=None,
         )
 
 
-class TransformerDecoderLayer(Layer):
+class TransformerDecoderLayer(_StackLayer):
     """Causal self-attention, cross-attention and feed-forward, each with residual and norm."""
 
     def __init__(self, d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng):
@@ -104,54 +133,24 @@ class TransformerDecoderLayer(Layer):
         memory_weights=None,
     ):
         """rows (N, d_model) -> (N, d_model)."""
-        rows = self.self_attn.attend(
-            rows,
-            sequences,
-            norm=self.norm1,
-            norm_first=self.norm_first,
-            residual=True,
-            is_causal=True,
-            mask=mask,
-            weights=weights,
-        )
-        rows = self.multihead_attn.attend(
-            rows,
-            sequences,
-            memory,
-            norm=self.norm2,
-            norm_first=self.norm_first,
-            residual=True,
-            mask=memory_mask,
-            weights=memory_weights,
-        )
-        return feed_forward(
-            rows,
-            self.linear1,
-            self.linear2,
-            self.activation,
-            norm=self.norm3,
-            norm_first=self.norm_first,
-            residual=True,
-        )
+        options = {"is_causal": True, "mask": mask, "weights": weights}
+        rows = self._attend(self.self_attn, self.norm1, rows, sequences, **options)
+        options = {"mask": memory_mask, "weights": memory_weights}
+        rows = self._attend(self.multihead_attn, self.norm2, rows, sequences, memory, **options)
+        return self._feed_forward(self.norm3, rows)
 
     def with_cache(self, keys, values, memory: KeysValues):
         """This layer for decoding step by step into caches (slots, H, capacity, K)."""
-        query, _, _, output = self.multihead_attn.packed
-        return _runtime.kernels.CachedLayer(
-            *self.self_attn.packed,
-            self.norm1.parameters,
-            query,
-            output,
-            self.norm2.parameters,
-            self.linear1.packed,
-            self.linear2.packed,
-            self.norm3.parameters,
-            self.norm_first,
-            _runtime.kernels.ACTIVATIONS[self.activation],
+        cross_query, _, _, cross_output = self.multihead_attn.packed
+        return self._with_cache(
+            self.norm3,
             keys,
             values,
-            memory.keys,
-            memory.values,
+            cross_query=cross_query,
+            cross_output=cross_output,
+            norm2=self.norm2.parameters,
+            memory_keys=memory.keys,
+            memory_values=memory.values,
         )
 
 
@@ -176,7 +175,7 @@ class _Stack(Layer):
         this = type(self).__name__
         num_layers = _checks.as_integer(this, "num_layers", num_layers, minimum=0)
         self.d_model = d_model = _checks.as_integer(this, "d_model", d_model, minimum=1)
-        self.num_heads = num_heads = as_num_heads(this, num_heads, d_model)
+        self.num_heads = num_heads = _checks.as_num_heads(this, num_heads, d_model)
         d_ff = _checks.as_integer(this, "d_ff", d_ff, minimum=1)
         activation = as_activation(this, activation)
         norm_first = _checks.as_flag(this, "norm_first", norm_first)
@@ -331,11 +330,11 @@ class TransformerDecoder(_Stack):
     ):
         """rows (N, d_model) -> (N, d_model), unchecked."""
         nothing = [None] * len(self.layers)
-        for layer, known, layer_weights, layer_memory_weights in zip(
+        for layer, layer_memory, own_weights, cross_weights in zip(
             self.layers, memory, weights or nothing, memory_weights or nothing, strict=True
         ):
             rows = layer.apply(
-                rows, sequences, known, mask, memory_mask, layer_weights, layer_memory_weights
+                rows, sequences, layer_memory, mask, memory_mask, own_weights, cross_weights
             )
         return self.finish(rows)
 

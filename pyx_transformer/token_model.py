@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 class TokenModel(Layer):
     """A layer built from a `TransformerConfig`, with a sinusoidal table that grows as needed."""
 
+    has_encoder: bool  # whether it reads a source
+
     def __init__(self, config: TransformerConfig):
         if not isinstance(config, TransformerConfig):
             raise TypeError(
@@ -47,7 +49,7 @@ class TokenModel(Layer):
 
     def check_length(self, function, what, length):
         """Raise ValueError where learned positions do not reach as far as `length`."""
-        if self.config.positions == "learned" and length > self.config.max_length:
+        if length > self.config.longest:
             raise ValueError(
                 f"{function}: {what} {length}, expected at most max_length = "
                 f"{self.config.max_length} because positions are learned"
@@ -62,18 +64,18 @@ class TokenModel(Layer):
         sequences = Sequences.of(*ids.shape, lengths)
         self.check_length(function, f"{name} has length", int(sequences.counts.max(initial=0)))
         if sequences.is_padded:  # what fills up the batch may be anything
-            ids = np.where(np.arange(sequences.length) < sequences.counts[:, None], ids, 0)
+            ids = np.where(sequences.is_real(), ids, 0)
         ids = _checks.as_token_ids(function, name, ids, embedding.weight.shape)
         return sequences.rows(ids), sequences
 
-    def _embed(self, embedding: Embedding, learned: Embedding | None, ids, places):
-        """ids (N,) at their places (N,) in their sequences -> rows (N, d_model)."""
-        length = int(places.max(initial=-1)) + 1
+    def _embed(self, embedding: Embedding, learned: Embedding | None, ids, position_ids):
+        """ids (N,) at their positions (N,) in their sequences -> rows (N, d_model)."""
+        length = int(position_ids.max(initial=-1)) + 1
         _, scale, positions = self._tables(embedding, learned, length)
-        return embedding.apply(ids, scale, positions, places)
+        return embedding.apply(ids, scale, positions, position_ids)
 
     def _tables(self, embedding: Embedding, learned: Embedding | None, length):
-        """What places below `length` are embedded with: table, its scale, positions or None."""
+        """What positions below `length` are embedded with: table, its scale, positions or None."""
         config = self.config
         scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
         positions = None if learned is None else learned.weight

@@ -45,6 +45,8 @@ class Transformer(TokenModel):
     are saved and loaded with the model.
     """
 
+    has_encoder = True
+
     def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
         super().__init__(config)
         rng = as_generator("Transformer", rng)
@@ -98,7 +100,7 @@ class Transformer(TokenModel):
             self.embed_source(src, sources), sources, weights=weights.encoder
         )
         rows = self.decoder.apply(
-            self.embed_target(tgt, targets.places()),
+            self.embed_target(tgt, targets.position_ids()),
             targets,
             self.decoder.project(memory, sources),
             weights=weights.decoder,
@@ -137,7 +139,7 @@ class Transformer(TokenModel):
 
         this = "Transformer.generate"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
-        return generation.translate(self, src, src_lengths, options)
+        return generation.generate(self, src, src_lengths, options)
 
     def score(
         self,
@@ -171,11 +173,11 @@ class Transformer(TokenModel):
 
     def embed_source(self, ids, sources: Sequences):
         """ids (N,) -> rows (N, d_model) with scale and positions."""
-        return self._embed(self.src_embedding, self.src_positions, ids, sources.places())
+        return self._embed(self.src_embedding, self.src_positions, ids, sources.position_ids())
 
-    def embed_target(self, ids, places):
-        """ids (N,) at their places (N,) in their sequences -> rows (N, d_model)."""
-        return self._embed(self.tgt_embedding, self.tgt_positions, ids, places)
+    def embed_target(self, ids, position_ids):
+        """ids (N,) at their positions (N,) in their sequences -> rows (N, d_model)."""
+        return self._embed(self.tgt_embedding, self.tgt_positions, ids, position_ids)
 
     def sequences(self, function, name, ids, lengths, batch="B"):
         """Checked ids (B, S) as rows (N,), and their Sequences."""

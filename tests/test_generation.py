@@ -275,8 +275,8 @@ def test_more_than_the_memory_holds(max_length, src):
 def cache_for(model, src, lengths, capacity):
     ids, sources = model.sequences("test", "src", src, lengths)
     memory = model.encoder.apply(model.embed_source(ids, sources), sources)
-    known = model.decoder.project(memory, sources)
-    return KeyValueCache(model, len(sources.counts), capacity, memory=known)
+    keys_values = model.decoder.project(memory, sources)
+    return KeyValueCache(model, len(sources.counts), capacity, memory=keys_values)
 
 
 def logits_in_chunks(model, src, tgt, src_lengths, tgt_lengths, chunk, first):

@@ -328,6 +328,11 @@ def test_a_config_knows_the_number_of_parameters(variant):
     assert type(model.config.num_parameters) is int
 
 
+def test_the_longest_sequence_that_positions_reach():
+    for positions, longest in (("learned", 30), ("sinusoidal", np.inf), ("none", np.inf)):
+        assert small_model(positions=positions, max_length=30).config.longest == longest
+
+
 @each_variant
 def test_configs_go_through_json(variant):
     config = small_config(**VARIANTS[variant])

@@ -9,7 +9,7 @@ scoring     the probability of given targets
 memory      how much of it a generation takes
 """
 
-from pyx_transformer.generation.batches import continue_prompts, translate
+from pyx_transformer.generation.batches import generate, generate_alone
 from pyx_transformer.generation.cache import KeyValueCache
 from pyx_transformer.generation.memory import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
@@ -21,10 +21,10 @@ __all__ = [
     "GenerationOptions",
     "Hypothesis",
     "KeyValueCache",
-    "continue_prompts",
+    "generate",
+    "generate_alone",
     "memory_estimate",
     "perplexity",
     "score",
     "score_alone",
-    "translate",
 ]

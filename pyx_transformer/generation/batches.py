@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DEFAULT_LENGTH = 256
 
 
-def translate(
+def generate(
     model: Transformer,
     src: ArrayLike,
     src_lengths: ArrayLike | None,
@@ -34,37 +34,41 @@ def translate(
     ids, sources = model.sequences(this, "src", src, src_lengths)
     batch = len(sources.counts)
     prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
-    check(this, model, options, "prefix", prefixes)
+    check_fit(this, model, options, "prefix", prefixes)
     max_length = as_max_length(this, model, options, "prefix", prefixes)
-    rows = np.split(ids, sources.starts[1:]) if batch else []
-    hypotheses = [[empty(model)] for _ in range(batch)]
-    for part in parts(sources.counts, options.max_batch_tokens):
-        part = part[sources.counts[part] > 0]
-        counts = sources.counts[part]
-        own = Sequences(counts.cumsum() - counts, counts, int(counts.max(initial=0)), True)
-        own_rows = [rows[b] for b in part]
-        if not own_rows:
+    source_ids = np.split(ids, sources.starts[1:]) if batch else []
+    hypotheses = [[empty_translation(model)] for _ in range(batch)]
+    for numbers in batches(sources.counts, options.max_batch_tokens):
+        numbers = numbers[sources.counts[numbers] > 0]
+        if not len(numbers):
             continue
+        sequences = Sequences.of_counts(sources.counts[numbers])
+        batch_ids = [source_ids[b] for b in numbers]
         memory = model.decoder.project(
-            model.encoder.apply(model.embed_source(np.concatenate(own_rows), own), own), own
+            model.encoder.apply(
+                model.embed_source(np.concatenate(batch_ids), sequences), sequences
+            ),
+            sequences,
         )
-        own_prefixes = [prefixes[b] for b in part]
-        found = search(model, options, max_length, part, own_prefixes, own_rows, memory)
-        for b, hypothesis in zip(part, found, strict=True):
-            hypotheses[b] = hypothesis
-    for source, own in zip(rows, hypotheses, strict=True):
-        if options.return_attention:
-            own[:] = with_attention(model, source, own)
-    return Generation([[without(one, options) for one in own] for own in hypotheses])
+        batch_prefixes = [prefixes[b] for b in numbers]
+        sentences = Sentences(numbers, batch_prefixes, memory, batch_ids)
+        for b, found in zip(numbers, search(model, sentences, options, max_length), strict=True):
+            hypotheses[b] = found
+    if options.return_attention:
+        hypotheses = [
+            with_attention(model, source, found)
+            for source, found in zip(source_ids, hypotheses, strict=True)
+        ]
+    return asked_for(hypotheses, options)
 
 
-def continue_prompts(
+def generate_alone(
     model: TransformerLM,
     prompt: ArrayLike,
     prompt_lengths: ArrayLike | None,
     options: GenerationOptions,
 ) -> Generation:
-    """`TransformerLM.generate`: hypotheses that begin with prompt (B, T)."""
+    """`generate` without a source: hypotheses that begin with prompt (B, T)."""
     this = "TransformerLM.generate"
     for name in ("prefix", "coverage_penalty", "return_attention"):
         if getattr(options, name):
@@ -74,53 +78,49 @@ def continue_prompts(
             )
     ids, prompts = model.sequences(this, "prompt", prompt, prompt_lengths)
     prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
-    check(this, model, options, "prompt", prefixes)
+    check_fit(this, model, options, "prompt", prefixes)
     max_length = as_max_length(this, model, options, "prompt", prefixes)
     hypotheses = [[] for _ in prefixes]
-    for part in parts(prompts.counts, options.max_batch_tokens):
-        if not len(part):
+    for numbers in batches(prompts.counts, options.max_batch_tokens):
+        if not len(numbers):
             continue
-        own = [prefixes[b] for b in part]
-        found = search(model, options, max_length, part, own, own, None)
-        for b, hypothesis in zip(part, found, strict=True):
-            hypotheses[b] = hypothesis
-    return Generation([[without(one, options) for one in own] for own in hypotheses])
+        batch_ids = [prefixes[b] for b in numbers]
+        sentences = Sentences(numbers, batch_ids, None, batch_ids)
+        for b, found in zip(numbers, search(model, sentences, options, max_length), strict=True):
+            hypotheses[b] = found
+    return asked_for(hypotheses, options)
 
 
-def search(model, options, max_length, numbers, prefixes, sources, memory):
+def search(model, sentences, options, max_length):
     """The hypotheses of each sentence of one batch, everything filled in but the attention."""
-    sentences = Sentences(numbers, prefixes, memory, sources)
     found = Search(model, sentences, options, max_length).run()
-    each = options.branches if options.branches > 1 else 1
-    most = 1 if each > 1 else options.num_hypotheses
+    each = options.branches
+    if each == 1:
+        return [unit[: options.num_hypotheses] for unit in found]
     return [
-        [
-            Hypothesis(one.tokens, one.is_finished, one.score, one.token_scores)
-            for unit in found[i * each : (i + 1) * each]
-            for one in unit[:most]
-        ]
-        for i in range(len(numbers))
+        [one for unit in found[i : i + each] for one in unit[:1]]
+        for i in range(0, len(found), each)
     ]
 
 
-def parts(counts: NDArray[np.int64], most: int | None) -> Iterator[NDArray[np.int64]]:
+def batches(counts: NDArray[np.int64], most: int | None) -> Iterator[NDArray[np.int64]]:
     """Numbers of the sentences of each batch: by length, at most `most` tokens in one or, where
     it is longer, a single sentence."""
     if most is None:
         yield np.arange(len(counts))
         return
-    part: list[int] = []
+    batch: list[int] = []
     held = 0
     for b in np.argsort(-counts, kind="stable"):
-        if part and held + counts[b] > most:
-            yield np.array(part)
-            part, held = [], 0
-        part.append(int(b))
+        if batch and held + counts[b] > most:
+            yield np.array(batch)
+            batch, held = [], 0
+        batch.append(int(b))
         held += int(counts[b])
-    yield np.array(part, np.int64)
+    yield np.array(batch, np.int64)
 
 
-def empty(model):
+def empty_translation(model):
     """The one translation of an empty source."""
     layers, heads = len(model.decoder.layers), model.config.num_heads
     return Hypothesis(
@@ -132,15 +132,18 @@ def empty(model):
     )
 
 
-def without(hypothesis, options):
-    """The hypothesis with what the options ask for."""
-    return Hypothesis(
-        hypothesis.sequence,
-        hypothesis.is_finished,
-        hypothesis.score if options.return_scores else None,
-        hypothesis.token_scores if options.return_token_scores else None,
-        hypothesis.attention if options.return_attention else None,
-    )
+def asked_for(hypotheses: list[list[Hypothesis]], options: GenerationOptions) -> Generation:
+    """The hypotheses of each sentence, with what the options ask for and no more."""
+
+    def kept(one):
+        return replace(
+            one,
+            score=one.score if options.return_scores else None,
+            token_scores=one.token_scores if options.return_token_scores else None,
+            attention=one.attention if options.return_attention else None,
+        )
+
+    return Generation([[kept(one) for one in found] for found in hypotheses])
 
 
 def with_attention(model, source, hypotheses):
@@ -178,7 +181,7 @@ def as_prefixes(this, options, batch, because):
     return [np.array(ids, np.int64) for ids in options.prefix]
 
 
-def check(this, model, options, prefix_name, prefixes):
+def check_fit(this, model, options, prefix_name, prefixes):
     """Raise ValueError for options that do not fit the model or the prefixes."""
     vocabulary = model.config.tgt_vocab_size
     end_tokens = options.end_tokens or (model.config.end_id,)
@@ -225,10 +228,9 @@ def as_max_length(this, model, options, prefix_name, prefixes):
         what = f"{prefix_name} and max_length together are" if longest else "max_length is"
         model.check_length(this, what, longest + options.max_length)
         return options.max_length
+    model.check_length(this, f"the longest {prefix_name} has length", longest)
     max_length = max(DEFAULT_LENGTH, options.min_length)
-    if model.config.positions == "learned":
-        model.check_length(this, f"the longest {prefix_name} has length", longest)
-        max_length = min(max_length, model.config.max_length - longest)
+    max_length = min(max_length, model.config.longest - longest)
     if options.min_length > max_length:
         raise ValueError(
             f"{this}: min_length is {options.min_length}, expected at most {max_length} because "

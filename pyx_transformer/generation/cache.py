@@ -60,10 +60,10 @@ class KeyValueCache:
             raise MemoryError(
                 f"{this}: no memory for {slots} sequences of {capacity} tokens"
             ) from error
-        known = [None] * len(layers) if memory is None else memory
+        memories = [None] * len(layers) if memory is None else memory
         self._layers = [
-            layer.with_cache(*own, theirs)
-            for layer, own, theirs in zip(layers, self._caches, known, strict=True)
+            layer.with_cache(*caches, layer_memory)
+            for layer, caches, layer_memory in zip(layers, self._caches, memories, strict=True)
         ]
         self._memory = memory[0] if memory else None  # starts and counts are every layer's
         self.model = model
@@ -184,7 +184,7 @@ def check_memory(
     memory: list[KeysValues] | None,
 ) -> None:
     """Raise ValueError unless each layer with cross-attention has a memory of these sentences."""
-    if not hasattr(model, "encoder"):
+    if not model.has_encoder:
         if memory is not None:
             raise ValueError(f"{this}: memory was given, expected None for a language model")
         return

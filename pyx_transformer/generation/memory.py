@@ -27,28 +27,29 @@ def memory_estimate(
     """
     this = f"{type(model).__name__}.memory_estimate"
     batch = _checks.as_integer(this, "batch", batch, minimum=0)
-    src_name = "src_len" if hasattr(model, "encoder") else "prompt_len"
+    src_name = "src_len" if model.has_encoder else "prompt_len"
     src_len = _checks.as_integer(this, src_name, src_len, minimum=0)
     max_length = _checks.as_integer(this, "max_length", max_length, minimum=0)
     beam_size = _checks.as_integer(this, "beam_size", beam_size, minimum=1)
     config = model.config
     rows, source, layers = batch * beam_size, batch * src_len, len(model.decoder.layers)
     row = config.d_model * FLOAT
-    has_encoder = hasattr(model, "encoder")
-    capacity = max_length if has_encoder else max_length + src_len
+    capacity = max_length if model.has_encoder else max_length + src_len
     own = rows * capacity * 2 * layers * row
     # Tokens and their scores, twice while beams change places; with beams, where keys lie, twice.
     own += rows * capacity * (2 * (FLOAT + INT64) + (2 * INT64 if beam_size > 1 else 0))
     # One array of logits: each step writes its own over the last one's.
     step = layer_pass(config, rows) + rows * config.tgt_vocab_size * FLOAT
-    memory = source * (2 * layers + 1) * row if has_encoder else 0  # the encoder's rows stay too
+    memory = (
+        source * (2 * layers + 1) * row if model.has_encoder else 0
+    )  # the encoder's rows stay too
     table, growing = table_of_sinusoids(config, src_len, capacity)
     decoding = memory + own + step + table
     if growing:  # for the last time with half of its places decoded
         is_there = rows * capacity * row >= HUGE_PAGES
         held = own if is_there else own * table // (2 * capacity * row)
         decoding = max(decoding, memory + held + growing)
-    if not has_encoder:
+    if not model.has_encoder:
         return max(decoding, own + layer_pass(config, source + batch) + table)
     projecting = memory + 2 * source * row  # and the keys and values of one layer as rows
     return max(layer_pass(config, source), projecting, decoding)

@@ -69,16 +69,14 @@ def score_targets(
 ) -> list[NDArray[np.float32]]:
     """The scores of the sequences of ids (N,), whose rows `decode` takes through the decoder."""
     config = model.config
-    counts = targets.counts + 1
-    longest = int(counts.max(initial=1))
-    model.check_length(this, "tgt with its start has length", longest)
-    starts = counts.cumsum() - counts
+    extended = Sequences.of_counts(targets.counts + 1)
+    model.check_length(this, "tgt with its start has length", extended.length)
+    starts, counts = extended.starts, extended.counts
     total = int(counts.sum())
     inputs, outputs = np.full(total, config.start_id), np.full(total, config.end_id)
     inputs[np.delete(np.arange(total), starts)] = ids
     outputs[np.delete(np.arange(total), starts + counts - 1)] = ids
-    own = Sequences(starts, counts, longest, True)
-    rows = decode(model.embed_target(inputs, own.places()), own)
+    rows = decode(model.embed_target(inputs, extended.position_ids()), extended)
     scores = np.empty(total, np.float32)
     for begin in range(0, total, ROWS_AT_ONCE):
         part = slice(begin, begin + ROWS_AT_ONCE)

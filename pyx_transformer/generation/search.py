@@ -15,6 +15,7 @@ import numpy as np
 from pyx_transformer import _runtime
 from pyx_transformer.generation.cache import KeyValueCache
 from pyx_transformer.generation.logits import LogitsRules
+from pyx_transformer.generation.results import Hypothesis
 from pyx_transformer.generation.sampling import draw, uniform_numbers
 
 if TYPE_CHECKING:
@@ -24,15 +25,6 @@ if TYPE_CHECKING:
     from pyx_transformer.generation.options import GenerationOptions
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.transformer import Transformer
-
-
-class Found(NamedTuple):
-    """A hypothesis that a unit has found, score first: they are sorted by it."""
-
-    score: float
-    tokens: NDArray[np.int64]  # prefix included
-    token_scores: NDArray[np.float32]  # with that of the end token
-    is_finished: bool
 
 
 class Sentences(NamedTuple):
@@ -96,7 +88,7 @@ class Search:
             and options.stop_when is None
         )
         self.count = 0  # tokens after the prefix
-        self.found: list[list[Found]] = [[] for _ in range(batch * self.branches)]
+        self.found: list[list[Hypothesis]] = [[] for _ in range(batch * self.branches)]
         self.streamed = [0] * batch
         # One entry per row, first one row for the prefix of each sentence.
         self.unit = np.arange(batch) * self.branches
@@ -112,7 +104,7 @@ class Search:
         if options.coverage_penalty:
             self.coverage = np.zeros((batch, sentences.memory[0].keys.shape[2]))
 
-    def run(self) -> list[list[Found]]:
+    def run(self) -> list[list[Hypothesis]]:
         """The hypotheses of each unit, best first."""
         if self.max_length == 0:
             self.cut(range(len(self.unit)))
@@ -303,7 +295,7 @@ class Search:
             if self.is_done(unit, stays):
                 done.add(unit)
         for unit in done:
-            self.found[unit].sort(key=lambda found: -found.score)
+            self.found[unit].sort(key=lambda one: -one.score)
             first = unit - unit % self.branches
             siblings = range(first, first + self.branches)
             if not any(other in rest or self.found[other] for other in siblings):
@@ -369,7 +361,7 @@ class Search:
         prefix = self.prefix_lengths[sentence]
         tokens = self.tokens[row, : prefix + self.count].copy()
         scores = np.concatenate([np.zeros(prefix, np.float32), scores])
-        self.found[unit].append(Found(score, tokens, scores, is_finished))
+        self.found[unit].append(Hypothesis(tokens, is_finished, score, scores))
 
     # What the above asks and tells.
 
@@ -386,7 +378,7 @@ class Search:
         known = self.known_tokens()
         for unit in sorted({*done, *self.unit[stays].tolist()}):
             number = int(self.sentences.numbers[unit])
-            rivals = [found.tokens for found in self.found[unit]]
+            rivals = [one.sequence for one in self.found[unit]]
             if unit in done:
                 agreed = rivals[0]
             else:

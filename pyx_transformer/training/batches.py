@@ -85,7 +85,7 @@ class Examples:
                     f"{who}: {name} is {own}, expected {expected} as in the model's config"
                 )
         sides = [("targets", self.targets, "tgt", 1)]
-        if hasattr(model, "encoder"):
+        if model.has_encoder:
             if self.sources is None:
                 raise ValueError(f"{who}: sources is None, expected those of a translator")
             sides.append(("sources", self.sources, "src", 0))
@@ -169,4 +169,4 @@ def as_rows(sequences: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Sequ
     """Sequences of ids one after another, and where each lies."""
     counts = np.array([len(ids) for ids in sequences])
     rows = np.concatenate(sequences).astype(np.int64)
-    return rows, Sequences(np.cumsum(counts) - counts, counts, int(counts.max()), True)
+    return rows, Sequences.of_counts(counts)

@@ -87,7 +87,7 @@ def encoded(path, texts: list[str], tokenizer: Tokenizer, config: TransformerCon
         ids = tokenizer.encode(text)
         if not len(ids):
             raise ValueError(f"{path}, line {number} has no token, expected a sentence")
-        if config.positions == "learned" and len(ids) + more > config.max_length:
+        if len(ids) + more > config.longest:
             raise ValueError(
                 f"{path}, line {number} has {len(ids) + more} tokens, expected at most max_length ="
                 f" {config.max_length} because positions are learned"

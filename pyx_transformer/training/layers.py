@@ -82,15 +82,19 @@ def layer_norm(rows, weight: Parameter, bias: Parameter, eps: float):
     return out, back
 
 
-def embedding(ids, places, table: Parameter, scale: float, positions, learned: Parameter | None):
-    """table[ids] scale + positions[places]; positions may be None, and are learned or not."""
+def embedding(
+    ids, position_ids, table: Parameter, scale: float, positions, learned: Parameter | None
+):
+    """table[ids] scale + positions[position_ids]; positions may be None, and are learned or not."""
     out = np.empty((len(ids), table.value.shape[1]), np.float32)
-    _runtime.kernels.embedding(out, ids, table.value, scale, positions, places, _threads())
+    _runtime.kernels.embedding(out, ids, table.value, scale, positions, position_ids, _threads())
 
     def back(grad):
         _runtime.kernels.embedding_gradient(table.gradient, ids, grad, scale, _threads())
         if learned is not None:
-            _runtime.kernels.embedding_gradient(learned.gradient, places, grad, 1.0, _threads())
+            _runtime.kernels.embedding_gradient(
+                learned.gradient, position_ids, grad, 1.0, _threads()
+            )
 
     return out, back
 

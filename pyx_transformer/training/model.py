@@ -97,7 +97,7 @@ class Pass:
             positions = self.model.sinusoidal_up_to(sequences.length)
         rows, back = layers.embedding(
             ids,
-            sequences.places(),
+            sequences.position_ids(),
             self.parameters[f"{side}_embedding.weight"],
             math.sqrt(config.d_model) if config.scale_embeddings else 1.0,
             positions,
