@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def plot_curves(entries: Sequence[dict], path: str | os.PathLike) -> None:
     """Write a PNG of a log's losses, and of the other figures of its validations, by step."""
-    pyplot = _pyplot()
+    pyplot = _pyplot(path)
     validations = [(e["step"], e["validation"]) for e in entries if "validation" in e]
     others = sorted({name for _, figures in validations for name in figures} - {"loss"})
     figure, axes = pyplot.subplots(1 + len(others), sharex=True, squeeze=False)
@@ -39,7 +40,7 @@ def plot_attention(
     weights: NDArray, source: Sequence[str], target: Sequence[str], path: str | os.PathLike
 ) -> None:
     """Write a PNG of attention weights (layers, H, T, S): a picture for each layer and head."""
-    pyplot = _pyplot()
+    pyplot = _pyplot(path)
     layers, heads = weights.shape[:2]
     size = (1.2 + 0.3 * heads * len(source), 1.2 + 0.35 * layers * len(target))
     figure, axes = pyplot.subplots(
@@ -55,8 +56,17 @@ def plot_attention(
     _save(figure, path)
 
 
-def require() -> None:
-    """Raise ImportError, saying what to install, where matplotlib is missing."""
+def require(path: str | os.PathLike) -> None:
+    """Check, before there is anything to draw, that a picture can be written there.
+
+    Raises ImportError, saying what to install, where matplotlib is missing, and FileNotFoundError
+    or IsADirectoryError where path lies in no folder, or is one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"plots: {path} is a folder, expected a file to write")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"plots: {path} cannot be written: there is no such folder")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -81,8 +91,8 @@ def _save(figure, path):
         )
 
 
-def _pyplot():
-    require()
+def _pyplot(path):
+    require(path)
     import matplotlib
     import matplotlib.font_manager
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.transformer import Transformer
 
@@ -34,16 +35,18 @@ def translate(
 ) -> list[list[Translation]]:
     """The translations of each text, the best first.
 
-    settings: those of `GenerationOptions`, such as beam_size=4, num_hypotheses=4. Unknown tokens
-    are not generated. spaced: words stand between spaces in languages without them too. Raises
-    ValueError where the model has no tokenizers.
+    settings: those of `GenerationOptions`, such as beam_size=4, num_hypotheses=4, on top of the
+    model's own, or `options` in their place. Unknown tokens are not generated. spaced: words stand
+    between spaces in languages without them too.
+
+    Raises TypeError where model is no Transformer or texts are no list of strings, ValueError for
+    texts that are no Unicode and where the model has no tokenizers, and what `model.generate` does.
     """
     if not isinstance(model, Transformer):
         raise TypeError(f"translate: model is a {type(model).__name__}, expected a Transformer")
     tokenizer = tokenizer_of("translate", model, "src_tokenizer")
     ids, lengths = padded([tokenizer.encode(text) for text in as_texts("translate", texts)])
-    settings.setdefault("max_batch_tokens", PART_TOKENS)
-    generation = model.generate(ids, lengths, **without_unknown("translate", model, settings))
+    generation = model.generate(ids, lengths, options=options_of("translate", model, settings))
     return as_translations(model, generation.hypotheses, spaced)
 
 
@@ -52,15 +55,19 @@ def continue_texts(
 ) -> list[list[Translation]]:
     """Texts that begin with each prompt, the best or first drawn first.
 
-    settings: those of `GenerationOptions`, such as num_samples=3, temperature=0.8. Raises
-    ValueError where the model has no tokenizer.
+    settings: those of `GenerationOptions`, such as num_samples=3, temperature=0.8, on top of the
+    model's own, or `options` in their place. Unknown tokens are not generated.
+
+    Raises TypeError where model is no TransformerLM or prompts are no list of strings, ValueError
+    for prompts that are no Unicode and where the model has no tokenizer, and what `model.generate`
+    does.
     """
     this = "continue_texts"
     if not isinstance(model, TransformerLM):
         raise TypeError(f"{this}: model is a {type(model).__name__}, expected a TransformerLM")
     tokenizer = tokenizer_of(this, model, "tgt_tokenizer")
     ids, lengths = padded([tokenizer.encode(text) for text in as_texts(this, prompts)])
-    generation = model.generate(ids, lengths, **without_unknown(this, model, settings))
+    generation = model.generate(ids, lengths, options=options_of(this, model, settings))
     return as_translations(model, generation.hypotheses, False)
 
 
@@ -121,10 +128,22 @@ def as_texts(function: str, texts: Sequence[str]) -> list[str]:
     return texts
 
 
-def without_unknown(function, model, settings):
-    """The settings with the unknown token among the suppressed ones."""
-    unknown = tokenizer_of(function, model, "tgt_tokenizer").unknown_id
-    return {**settings, "suppress_tokens": [*settings.get("suppress_tokens", ()), unknown]}
+def options_of(
+    function: str, model: Transformer | TransformerLM, settings: dict
+) -> GenerationOptions:
+    """The model's options, or those of settings["options"], with single settings on top.
+
+    The tokenizer's unknown token is suppressed too, and no more is decoded at a time than
+    PART_TOKENS unless asked.
+    """
+    settings = dict(settings)
+    options = GenerationOptions.chosen(function, model, settings.pop("options", None), settings)
+    if options.max_batch_tokens is None:
+        options = replace(options, max_batch_tokens=PART_TOKENS)
+    if model.tgt_tokenizer is not None:
+        suppressed = (*options.suppress_tokens, model.tgt_tokenizer.unknown_id)
+        options = replace(options, suppress_tokens=suppressed)
+    return options
 
 
 def as_translations(model, hypotheses, spaced):

@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "pyx_transformer"
 LEVELS = (
     ("__main__",),
     ("cli",),
-    ("explain",),
+    ("commands", "explain"),
     ("explain_text",),
     ("__init__",),
     ("plots", "training"),

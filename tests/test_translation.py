@@ -5,6 +5,10 @@ from models import small_config
 
 import pyx_transformer as pt
 from pyx_transformer import text
+from pyx_transformer.cli import main
+from pyx_transformer.generation import GenerationOptions
+from pyx_transformer.training import Examples
+from pyx_transformer.training.validation import validate
 from pyx_transformer.translation import continue_texts, translate
 
 SENTENCES = ["a b c", "b c d e", "e d"]
@@ -50,3 +54,121 @@ def test_texts_are_checked(name, kind, texts, error, says):
     function, build = CALLS[name]
     with pytest.raises(error, match=f"{name}: {says}"):
         function(build(kind), texts)
+
+
+def bits(found):
+    return [[(one.text, one.hypothesis.sequence.tobytes()) for one in best] for best in found]
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_models_own_options_count(name):
+    function, build = CALLS[name]
+    model = build()
+    usual = function(model, SENTENCES, max_length=8)
+    banned = int(usual[0][0].hypothesis.sequence[-1])
+    asked = function(model, SENTENCES, max_length=8, suppress_tokens=[banned], beam_size=2)
+    assert bits(asked) != bits(usual)
+    own = GenerationOptions(max_length=8, suppress_tokens=[banned], beam_size=2)
+    model.generation_options = own
+    assert bits(function(model, SENTENCES)) == bits(asked)
+    # What is asked for goes before them, and options that are given replace them.
+    assert bits(function(model, SENTENCES, suppress_tokens=[], beam_size=1)) == bits(usual)
+    given = GenerationOptions(max_length=8)
+    assert bits(function(model, SENTENCES, options=given)) == bits(usual)
+    assert model.generation_options is own
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_unknown_tokens_are_not_generated(name):
+    function, build = CALLS[name]
+    model = build()
+    model.output_projection.bias[0] += 100.0
+    for best in function(
+        model, SENTENCES, max_length=8, num_samples=20, seed=1, return_scores=True
+    ):
+        assert all(0 not in one.hypothesis.sequence for one in best)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_settings_are_checked(name):
+    function, build = CALLS[name]
+    with pytest.raises(TypeError, match=f"{name}: unknown options .'colour'."):
+        function(build(), SENTENCES, colour=1)
+    with pytest.raises(TypeError, match=f"{name}: suppress_tokens"):
+        function(build(), SENTENCES, suppress_tokens=["a"])
+
+
+def test_validation_counts_the_models_own_options():
+    model = translator()
+    encode = model.src_tokenizer.encode
+    examples = Examples(
+        [encode(one) for one in SENTENCES],
+        [one[0].hypothesis.sequence for one in translate(model, SENTENCES, max_length=8)],
+        start_id=1,
+        end_id=2,
+    )
+    assert validate(model, examples, with_bleu=False, max_length=8)["exact_match"] == 1
+    banned = [int(examples.targets[i][0]) for i in range(3)]
+    model.generation_options = GenerationOptions(max_length=8, suppress_tokens=banned)
+    assert validate(model, examples, with_bleu=False)["exact_match"] == 0
+
+
+# The command with models that have their own limits and options.
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("".join(f"{one}\n" for one in SENTENCES))
+    return tmp_path
+
+
+COMMANDS = {
+    "translate": ["translate", "--model", "model", *SENTENCES],
+    "generate": ["generate", "--model", "model", *SENTENCES],
+    "evaluate": ["evaluate", "--model", "model", "text", "text"],
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("has", ["short positions", "sampling"])
+def test_commands_take_models_as_they_are(name, has, folder, capsys):
+    build = language_model if name == "generate" else translator
+    changes = {"positions": "learned", "max_length": 6} if has == "short positions" else {}
+    model = build(**changes)
+    if has == "sampling":
+        model.generation_options = GenerationOptions(temperature=0.5, seed=3, max_length=5)
+    model.save("model")
+    assert main(COMMANDS[name]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    if name != "evaluate":
+        function = CALLS["translate" if name == "translate" else "continue_texts"][0]
+        beam = {"beam_size": 4} if (name, has) == ("translate", "short positions") else {}
+        found = function(model, SENTENCES, **beam)
+        assert out == "".join(best[0].text + "\n" for best in found)
+
+
+def test_flags_go_before_the_models_own_options(folder, capsys):
+    model = translator()
+    model.generation_options = GenerationOptions(beam_size=3, num_hypotheses=2, max_length=7)
+    model.save("model")
+    assert main(COMMANDS["translate"]) == 0
+    assert capsys.readouterr().out.count("\n") == 2 * len(SENTENCES)
+    assert main([*COMMANDS["translate"], "--n-best", "1", "--max-length", "2"]) == 0
+    found = translate(model, SENTENCES, num_hypotheses=1, max_length=2)
+    assert capsys.readouterr().out == "".join(best[0].text + "\n" for best in found)
+    assert all(len(best[0].hypothesis.sequence) <= 2 for best in found)
+
+
+def test_an_empty_line_has_as_many_rows_as_others(folder, capsys):
+    model = translator()
+    model.save("model")
+    command = ["translate", "--model", "model", "--n-best", "3", "--max-length", "5"]
+    assert main([*command, "a b", "", "c"]) == 0
+    rows = capsys.readouterr().out.split("\n")
+    found = translate(model, ["a b", "c"], beam_size=4, num_hypotheses=3, max_length=5)
+    texts = [[one.text for one in best] for best in found]
+    assert rows == [*texts[0], "", "", "", *texts[1], ""]
+    assert main([*command, "--scores", ""]) == 0
+    assert capsys.readouterr().out == "0.0000\t\n-inf\t\n-inf\t\n"

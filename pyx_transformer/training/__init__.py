@@ -9,5 +9,6 @@ their way back.
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.trainer import train
+from pyx_transformer.training.validation import evaluate
 
-__all__ = ["Examples", "TrainingOptions", "train"]
+__all__ = ["Examples", "TrainingOptions", "evaluate", "train"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer.training import corpus
 from pyx_transformer.transformer import Transformer
-from pyx_transformer.translation import PART_TOKENS, bleu, padded
+from pyx_transformer.translation import bleu, options_of, padded, require_bleu, tokenizer_of
 
 if TYPE_CHECKING:
     from pyx_transformer.language_model import TransformerLM
@@ -23,15 +25,14 @@ def validate(
 
     "loss": nats per target token with its end, without label smoothing. For a translator also
     "exact_match", the share of translations that are the target, and with_bleu "bleu". settings:
-    those of `GenerationOptions`; greedy unless asked.
+    those of `GenerationOptions`, on top of the model's own; greedy unless asked.
     """
     figures = {"loss": mean_loss(model, examples)}
     if not isinstance(model, Transformer):
         return figures
     src, lengths = padded(examples.sources)
-    if model.tgt_tokenizer is not None:
-        settings["suppress_tokens"] = [model.tgt_tokenizer.unknown_id]
-    found = model.generate(src, lengths, max_batch_tokens=PART_TOKENS, **settings).sequences
+    options = options_of("validate", model, settings)
+    found = model.generate(src, lengths, options=options).sequences
     same = [np.array_equal(*pair) for pair in zip(found, examples.targets, strict=True)]
     figures["exact_match"] = float(np.mean(same))
     if with_bleu:
@@ -41,6 +42,41 @@ def validate(
             [tokenizer.spaced(text) for text in examples.references],
         )
     return figures
+
+
+def evaluate(
+    model: Transformer | TransformerLM,
+    source: str | os.PathLike,
+    target: str | os.PathLike | None = None,
+    *,
+    with_bleu: bool = True,
+    **settings,
+) -> dict[str, float]:
+    """The figures of a translator on a file of sentences and that of their translations, or of a
+    language model on its text: see `validate`.
+
+    Raises ValueError where files or settings are missing or too many for that kind of model, or
+    cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
+    reading the files and `model.generate` raise.
+    """
+    tokenizer = tokenizer_of("evaluate", model, "tgt_tokenizer")
+    if isinstance(model, Transformer):
+        if target is None:
+            raise ValueError("evaluate: target is missing, expected the file of the translations")
+        if with_bleu:
+            require_bleu()
+        src_tokenizer = tokenizer_of("evaluate", model, "src_tokenizer")
+        examples = corpus.pair_examples(source, target, src_tokenizer, tokenizer, model.config)
+    else:
+        for name, value in {"target": target, **settings}.items():
+            if value is not None:
+                raise ValueError(
+                    f"evaluate: {name} was given, expected none because the model is a language "
+                    "model, whose loss on one text is all there is"
+                )
+        examples = corpus.text_examples(source, tokenizer, model.config)
+    examples.check("evaluate", model)
+    return validate(model, examples, with_bleu=with_bleu, **settings)
 
 
 def reachable(model: Transformer | TransformerLM, max_length: int) -> int:

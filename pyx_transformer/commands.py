@@ -1,0 +1,362 @@
+"""The subcommands that make, train and use models, each over the Python function that does it."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import warnings
+
+import pyx_transformer as pt
+
+
+def path(text: str) -> str:
+    """The name of a file or folder, as an argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("is empty, expected a path")
+    return text
+
+
+def add_vocab(commands):
+    """Declare `vocab`."""
+    command = commands.add_parser("vocab", help="make a vocabulary from files of text")
+    command.add_argument(
+        "files", nargs="+", type=path, metavar="FILE", help="text, a sentence per line"
+    )
+    command.add_argument("--output", required=True, type=path, help="the file to write")
+    command.add_argument(
+        "--kind",
+        choices=("sentencepiece", "words", "characters"),
+        default="sentencepiece",
+        help="what a token is; default: %(default)s, pieces of words",
+    )
+    command.add_argument(
+        "--size",
+        type=int,
+        help="tokens at most, the special ones included; sentencepiece has to be told, others keep "
+        "all by default",
+    )
+    command.add_argument(
+        "--min-count",
+        type=int,
+        default=1,
+        help="how often a word or character has to occur; default: %(default)s",
+    )
+    command.add_argument(
+        "--language",
+        default="",
+        help="of words: en sets punctuation and contractions apart; default: none",
+    )
+    command.set_defaults(run=_vocab)
+
+
+def _vocab(arguments):
+    from pyx_transformer import text
+    from pyx_transformer.training.recipe import texts_of
+
+    if arguments.kind == "sentencepiece" and arguments.size is None:
+        raise ValueError("--size is missing, expected a number of tokens for sentencepiece")
+    texts = [line for file in arguments.files for line in texts_of(file, arguments.kind)]
+    tokenizer = text.make(
+        arguments.kind,
+        texts,
+        size=arguments.size,
+        min_count=arguments.min_count,
+        language=arguments.language,
+    )
+    text.save(tokenizer, arguments.output)
+    print(f"{arguments.output}: {tokenizer.vocab_size} tokens")
+
+
+def add_train(commands):
+    """Declare `train`."""
+    command = commands.add_parser(
+        "train",
+        help="train a model as a TOML file says",
+        description="Train a model as a TOML file says. At Ctrl-C the step is finished and a "
+        "checkpoint saved; a second one stops at once.",
+    )
+    command.add_argument(
+        "recipe", nargs="?", type=path, help="a TOML file; without one, --set says it all"
+    )
+    command.add_argument(
+        "--output",
+        required=True,
+        type=path,
+        metavar="FOLDER",
+        help="where the model, the checkpoint and the log go",
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on from FOLDER's checkpoint, if there is one"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="a value on top of the recipe's, such as training.steps=1000; may be repeated",
+    )
+    command.add_argument(
+        "--plot", type=path, metavar="PNG", help="draw the curves of loss and validation at the end"
+    )
+    command.set_defaults(run=_train)
+
+
+def _train(arguments):
+    from pathlib import Path
+
+    from pyx_transformer import plots
+    from pyx_transformer.training import log
+    from pyx_transformer.training.recipe import load_recipe
+    from pyx_transformer.training.trainer import LOG, MODEL
+
+    recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
+    if arguments.plot:
+        plots.require(arguments.plot)
+    try:
+        progress = recipe.run(arguments.output, resume=arguments.resume, report=_reporter())
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
+    folder = Path(arguments.output)
+    if arguments.plot:
+        _drawn(plots.plot_curves, log.read(folder / LOG), arguments.plot)
+    print(f"{progress.step} steps; the best model is in {folder / MODEL}")
+
+
+def _change(text):
+    """A key and its value: a number, true or false, or else the text itself."""
+    import json
+
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ValueError(f"--set is {text!r}, expected TABLE.KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except RecursionError as error:
+        raise ValueError(f"--set {key} is nested too deeply") from error
+    except ValueError:
+        return key, value
+
+
+def _reporter():
+    """`_print_entry`, until there is nowhere to print: that ends no run."""
+    is_open = True
+
+    def report(entry):
+        nonlocal is_open
+        try:
+            if is_open:
+                _print_entry(entry)
+        except OSError:
+            is_open = False
+
+    return report
+
+
+def _print_entry(entry):
+    step = f"step {entry['step']}"
+    part = next((part for part in ("validation", "test") if part in entry), None)
+    if part is not None:
+        figures = "  ".join(f"{name} {value:.4g}" for name, value in entry[part].items())
+        print(f"{step}  {part}: {figures}", flush=True)
+    elif "skipped" in entry:
+        print(
+            f"{step} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']}; "
+            f"examples {entry['skipped']}",
+            file=sys.stderr,
+            flush=True,
+        )
+    else:
+        left = round(entry["seconds_left"])
+        print(
+            f"{step}  loss {entry['loss']:.4f}  {entry['tokens_per_second']:.0f} tokens/s  "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+            flush=True,
+        )
+
+
+def add_evaluate(commands):
+    """Declare `evaluate`."""
+    command = commands.add_parser("evaluate", help="score a model on a source and a target file")
+    command.add_argument("--model", required=True, type=path, help="a folder, or en-ja")
+    command.add_argument(
+        "source", type=path, help="sentences, one per line; of a language model, its text"
+    )
+    command.add_argument("target", nargs="?", type=path, help="their translations")
+    _add_search(command, beams="1")
+    command.add_argument(
+        "--length-penalty",
+        type=float,
+        help="scores are divided by length to this power; default: the model's, or 1",
+    )
+    command.set_defaults(run=_evaluate)
+
+
+def _add_search(command, beams):
+    command.add_argument(
+        "--beam-size",
+        type=int,
+        metavar="N",
+        help=f"hypotheses side by side; default: the model's, or {beams}",
+    )
+    command.add_argument(
+        "--max-length",
+        type=int,
+        metavar="N",
+        help="new tokens at most; default: the model's, or 256, or as far as its positions reach",
+    )
+
+
+def _evaluate(arguments):
+    from pyx_transformer.training.validation import evaluate
+    from pyx_transformer.translation import require_bleu
+
+    model = pt.load(arguments.model)
+    with_bleu = isinstance(model, pt.Transformer)
+    try:
+        if with_bleu:
+            require_bleu()
+    except ImportError as error:  # there are other figures
+        print(error, file=sys.stderr)
+        with_bleu = False
+    settings = _given(arguments, "beam_size", "max_length", "length_penalty")
+    figures = evaluate(model, arguments.source, arguments.target, with_bleu=with_bleu, **settings)
+    for name, value in figures.items():
+        print(f"{name} {value:.4f}")
+
+
+def _given(arguments, *names):
+    """The settings that flags were given for."""
+    values = {name: getattr(arguments, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def add_translate(commands):
+    """Declare `translate`."""
+    command = commands.add_parser("translate", help="translate sentences")
+    command.add_argument(
+        "texts", nargs="*", metavar="TEXT", help="sentences; default: the lines of standard input"
+    )
+    command.add_argument(
+        "--model", default="en-ja", type=path, help="a folder; default: English to Japanese"
+    )
+    _add_search(command, beams="4")
+    command.add_argument(
+        "--n-best",
+        type=int,
+        dest="num_hypotheses",
+        metavar="N",
+        help="translations of each sentence, a line for each; default: the model's, or 1",
+    )
+    command.add_argument(
+        "--scores", action="store_true", help="print each one's score and a tab before it"
+    )
+    command.add_argument(
+        "--attention",
+        type=path,
+        metavar="PNG",
+        help="draw the cross-attention of the one sentence, every layer and head",
+    )
+    command.set_defaults(run=_translate)
+
+
+def _translate(arguments):
+    from pyx_transformer import plots
+    from pyx_transformer.checkpoints import is_shipped
+    from pyx_transformer.translation import translate
+
+    if arguments.attention:
+        plots.require(arguments.attention)
+    if arguments.attention and len(arguments.texts) != 1:
+        raise ValueError(f"--attention draws one TEXT, and {len(arguments.texts)} were given")
+    model = pt.load(arguments.model)
+    if is_shipped(arguments.model):
+        print(
+            f"{arguments.model} is a small model, trained on short sentences: expect mistakes.",
+            file=sys.stderr,
+        )
+    texts = arguments.texts or _lines_of_stdin()
+    settings = _given(arguments, "beam_size", "max_length", "num_hypotheses")
+    if model.generation_options is None:
+        settings.setdefault("beam_size", 4)
+    found = translate(
+        model,
+        texts,
+        return_scores=arguments.scores,
+        return_attention=bool(arguments.attention),
+        **settings,
+    )
+    if arguments.attention and not len(found[0][0].hypothesis.sequence):
+        raise ValueError("--attention: the translation is empty, and there is nothing to draw")
+    _print_texts(found, arguments.scores, arguments.num_hypotheses)
+    if arguments.attention:
+        best = found[0][0].hypothesis
+        source = model.src_tokenizer.tokens(model.src_tokenizer.encode(texts[0]))
+        target = [*model.tgt_tokenizer.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
+        _drawn(plots.plot_attention, best.attention, source, target, arguments.attention)
+
+
+def _lines_of_stdin():
+    from pyx_transformer._files import as_text
+
+    if sys.stdin is None:
+        raise ValueError("standard input is closed, expected sentences there or as TEXT")
+    text = as_text("standard input", sys.stdin.buffer.read())
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _print_texts(found, with_scores, count=None):
+    """A row for each text; where there are fewer than elsewhere, of no probability and empty."""
+    count = max([count or 1, *map(len, found)])
+    for translations in found:
+        rows = [(one.hypothesis.score, one.text) for one in translations]
+        for score, text in [*rows, *[(-math.inf, "")] * (count - len(rows))]:
+            print(f"{score:.4f}\t{text}" if with_scores else text)
+
+
+def _drawn(plot, *arguments):
+    """plot(*arguments), its warnings as plain lines."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plot(*arguments)
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
+
+
+def add_generate(commands):
+    """Declare `generate`."""
+    command = commands.add_parser("generate", help="continue texts with a language model")
+    command.add_argument(
+        "prompts", nargs="*", metavar="PROMPT", help="texts to continue; default: one that is empty"
+    )
+    command.add_argument("--model", required=True, type=path, help="a folder")
+    _add_search(command, beams="1")
+    command.add_argument(
+        "--temperature",
+        type=float,
+        help="draw tokens, the more probable ones the more often the lower this is; default, as of "
+        "all that follow: the model's, or not to draw",
+    )
+    command.add_argument("--top-k", type=int, help="draw from the k most probable tokens")
+    command.add_argument(
+        "--top-p", type=float, help="draw from the most probable tokens that add up to p"
+    )
+    command.add_argument("--num-samples", type=int, help="texts to draw for each prompt")
+    command.add_argument("--seed", type=int, help="draw the same again with the same seed")
+    command.add_argument(
+        "--scores", action="store_true", help="print each text's score and a tab before it"
+    )
+    command.set_defaults(run=_generate)
+
+
+def _generate(arguments):
+    from pyx_transformer.translation import continue_texts
+
+    names = ("max_length", "beam_size", "temperature", "top_k", "top_p", "num_samples", "seed")
+    found = continue_texts(
+        pt.load(arguments.model),
+        arguments.prompts or [""],
+        return_scores=arguments.scores,
+        **_given(arguments, *names),
+    )
+    _print_texts(found, arguments.scores)
