@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SPECIAL = ("<unk>", "<s>", "</s>")
 KINDS = ("words", "characters", "sentencepiece")
+LANGUAGES = ("", "en", "ja")  # of words
 
 
 class Tokenizer(Protocol):
@@ -49,6 +50,10 @@ class Tokenizer(Protocol):
 
     def spaced(self, text: str) -> str:
         """A text as `decode(..., spaced=True)` gives it, were all of it in the vocabulary."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What there is to know besides `contents`: the kind and, of words, the language."""
 
     def contents(self) -> bytes:
         """What `save` writes and, with `settings`, all there is to know."""
@@ -100,13 +105,16 @@ class Words(_Listed):
 
     language: "" leaves texts as they are; "en" first lower-cases them and sets punctuation and
     contractions apart, as in "i don 't know ."; "ja" writes tokens without spaces between them.
+
+    Raises ValueError where vocabulary does not begin with SPECIAL or holds a token twice, TypeError
+    or ValueError for any other language.
     """
 
     kind = "words"
 
     def __init__(self, vocabulary: Sequence[str], language: str = ""):
         super().__init__(vocabulary)
-        self.language = _checks.as_choice("Words", "language", language, ("", "en", "ja"))
+        self.language = _checks.as_choice("Words", "language", language, LANGUAGES)
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of the words of a text."""
@@ -127,7 +135,10 @@ class Words(_Listed):
 
 
 class Characters(_Listed):
-    """Single characters; in the vocabulary a line break is written as backslash and n."""
+    """Single characters; in the vocabulary a line break is written as backslash and n.
+
+    Raises ValueError where vocabulary does not begin with SPECIAL or holds a character twice.
+    """
 
     kind = "characters"
 
@@ -154,7 +165,8 @@ class Characters(_Listed):
 class SentencePiece:
     """Pieces of words, with a model that `sentencepiece` trained (Kudo and Richardson 2018).
 
-    model: the bytes of its file, whose special ids are 0, 1 and 2 (see the module).
+    model: the bytes of its file, whose special ids are 0, 1 and 2 (see the module). Raises
+    ValueError where it is none or has others, ImportError where the package is missing.
     """
 
     kind = "sentencepiece"
@@ -223,10 +235,16 @@ def make(
 
     size: how many tokens at most, the most frequent ones, special ones included; SentencePiece
     has to be told (byte-pair encoding). min_count: how often a word or character has to occur.
-    Raises ValueError for texts that do not suffice.
+    language: that of `Words`.
+
+    Raises TypeError or ValueError for bad arguments, those that the kind has no use for among them,
+    and for texts that do not suffice; ImportError where sentencepiece is needed and missing.
     """
     this = "text.make"
-    _checks.as_choice(this, "kind", kind, KINDS)
+    _check_kind(this, kind, language)
+    min_count = _checks.as_integer(this, "min_count", min_count, minimum=1)
+    if kind == "sentencepiece" and min_count > 1:
+        raise ValueError(f"{this}: min_count is {min_count}, expected 1 with sentencepiece")
     if size is not None:
         size = _checks.as_integer(this, "size", size, minimum=4)
     if kind == "sentencepiece":
@@ -248,6 +266,11 @@ def make(
     if not kept:
         raise ValueError(f"{this}: texts have no token that occurs min_count = {min_count} times")
     return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
+
+
+def _check_kind(function, kind, language):
+    _checks.as_choice(function, "kind", kind, KINDS)
+    _checks.as_choice(function, "language", language, LANGUAGES if kind == "words" else ("",))
 
 
 def escaped(text: str) -> list[str]:
@@ -272,9 +295,10 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
 def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer:
     """The tokenizer that `save` wrote.
 
-    Raises FileNotFoundError, and ValueError, naming the file, for one that is malformed.
+    Raises FileNotFoundError, and ValueError, naming the file, for one that is malformed, or for a
+    kind or language that there is not.
     """
-    _checks.as_choice("text.load", "kind", kind, KINDS)
+    _check_kind("text.load", kind, language)
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"text.load: {path} is missing")

@@ -1,5 +1,6 @@
 """The commands that make, train and use models, as a user types them."""
 
+import io
 import re
 import shutil
 import subprocess
@@ -10,7 +11,8 @@ import small_task
 from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
-from pyx_transformer.cli import main
+from pyx_transformer.cli import _parser, main
+from pyx_transformer.training import evaluate
 from pyx_transformer.training.recipe import load_recipe
 from pyx_transformer.translation import continue_texts, translate
 
@@ -64,9 +66,30 @@ def test_translate_from_stdin_with_scores(trained):
     found = translate(
         model, ["i know .", "", "you sleep ."], beam_size=4, num_hypotheses=2, return_scores=True
     )
-    expected = [[f"{t.hypothesis.score:.4f}", t.text] for best in found for t in best]
-    assert rows == expected
+    expected = [[[f"{t.hypothesis.score:.4f}", t.text] for t in best] for best in found]
+    assert len(expected[1]) == 1
+    expected[1].append(["-inf", ""])
+    assert rows == [row for rows in expected for row in rows]
     assert rows[0][1] == "ich weiß ."
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"\xef\xbb\xbfi know .\r\nyou sleep .", ["ich weiß .", "du schläfst ."]),
+        (b"\n", [""]),
+        (b"", []),
+    ],
+)
+def test_lines_of_stdin(content, expected, trained, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content), "ascii"))
+    assert main(["translate", "--model", trained]) == 0
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+def test_stdin_that_is_not_utf_8_is_named(trained, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\xff\n")))
+    refused(["translate", "--model", trained], capsys, "standard input, line 2 is not UTF-8")
 
 
 def test_pictures(trained, folder, capsys):
@@ -138,7 +161,9 @@ validate_every = 100
     assert drawn == "".join(one.text + "\n" for one in found[0])
     assert main(["evaluate", "--model", "lm/model", "text.txt"]) == 0
     assert capsys.readouterr().out.startswith("loss 0.")
-    refused(["evaluate", "--model", "lm/model", "text.txt", "text.txt"], capsys, "target")
+    arguments = ["evaluate", "--model", "lm/model", "text.txt"]
+    refused([*arguments, "text.txt"], capsys, "target was given")
+    refused([*arguments, "--beam-size", "2"], capsys, "beam_size was given")
     refused(["translate", "--model", "lm/model", "a"], capsys, "TransformerLM")
 
 
@@ -237,6 +262,43 @@ def test_other_refusals(folder, capsys):
     pt.Transformer(pt.TransformerConfig(9, 9, d_model=8, num_heads=1), rng=0).save("bare")
     refused(["translate", "--model", "bare", "a"], capsys, "src_tokenizer")
     refused(["evaluate", "--model", "bare", "train.en", "train.de"], capsys, "tgt_tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "--size is missing"),
+        (["--size", "50", "--min-count", "2"], "min_count is 2, expected 1 with sentencepiece"),
+        (["--size", "50", "--language", "en"], "language is 'en'"),
+        (["--kind", "characters", "--language", "en"], "language is 'en'"),
+        (["--kind", "words", "--min-count", "0"], "min_count is 0, expected at least 1"),
+    ],
+)
+def test_vocabularies_that_cannot_be_made(arguments, says, folder, capsys):
+    refused(["vocab", "train.en", "--output", "v", *arguments], capsys, says)
+    assert not (folder / "v").exists()
+
+
+def test_evaluating_in_python(trained, capsys):
+    assert main(["evaluate", "--model", trained, "train.en", "train.de", "--beam-size", "2"]) == 0
+    printed = capsys.readouterr().out
+    figures = evaluate(pt.load(trained), "train.en", "train.de", beam_size=2)
+    assert printed == "".join(f"{name} {value:.4f}\n" for name, value in figures.items())
+    assert list(figures) == ["loss", "exact_match", "bleu"]
+    assert "bleu" not in evaluate(pt.load(trained), "train.en", "train.de", with_bleu=False)
+    with pytest.raises(ValueError, match="evaluate: target is missing"):
+        evaluate(pt.load(trained), "train.en")
+
+
+@pytest.mark.parametrize("command", ["vocab", "train", "evaluate", "translate", "generate"])
+def test_help_says_what_each_option_does(command, capsys):
+    parser = _parser()._subparsers._group_actions[0].choices[command]
+    for action in parser._actions:
+        assert action.help, action.dest
+        may_be_left_out = action.option_strings and not action.required and action.nargs != 0
+        if may_be_left_out and action.dest not in ("set", "plot", "attention", "size"):
+            drawn = ("top_k", "top_p", "num_samples", "seed")
+            assert "default" in action.help or action.dest in drawn, action.dest
 
 
 def test_interrupting_a_run_leaves_its_checkpoint(folder, capsys, monkeypatch):

@@ -1,8 +1,14 @@
 """Recipes: how TOML files and flags are read, and what is said of wrong ones."""
 
+import sys
+
 import pytest
 import small_task
 from small_task import RECIPE, refused
+
+from pyx_transformer.cli import main
+from pyx_transformer.training.log import read
+from pyx_transformer.training.recipe import load_recipe
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +30,92 @@ def test_deep_nesting(folder, capsys):
     refused(train(f"model.d_ff={deep}"), capsys, "--set model.d_ff", "nested too deeply")
     (folder / "recipe.toml").write_text(RECIPE + f"\nseed = {deep}\n")
     refused(train(), capsys, "recipe.toml is not TOML", "nested too deeply")
+
+
+LM = RECIPE.replace('train_source = "train.en"\n', "").replace('dev_source = "train.en"\n', "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (["text.source_vocabulary=5"], ["source_vocabulary is 5", "expected the path of a file"]),
+        (["text.source_vocabulary="], ["source_vocabulary is ''", "expected the path of a file"]),
+        (["data.train_source="], ["[data]: train_source is ''", "expected the path of a file"]),
+        (["data.train_source=[1]"], ["[data]: train_source is [1]"]),
+        (["data.train_source=."], [". is a folder, expected a file"]),
+        (["data=3"], ["--set is 'data=3', expected TABLE.KEY=VALUE"]),
+        (["model.d_ff=0"], ["recipe.toml", "[model]: d_ff is 0, expected at least 1"]),
+        (["model.d_ff=many"], ["recipe.toml", "[model]: d_ff is 'many'"]),
+        (["model.num_heads=5"], ["recipe.toml", "[model]: num_heads is 5"]),
+        (["model.activation=tanh"], ["recipe.toml", "[model]: activation is 'tanh'"]),
+        (["training.steps=0"], ["recipe.toml", "steps is 0"]),
+        (
+            ["text.kind=sentencepiece", "text.size=50", "text.min_count=2"],
+            ["min_count is 2, expected nothing with sentencepiece"],
+        ),
+        (["text.kind=characters", "text.source_language=en"], ["source_language is 'en'"]),
+    ],
+)
+def test_wrong_values(changes, says, capsys, monkeypatch):
+    """All are told before a tokenizer is made."""
+    monkeypatch.setattr("pyx_transformer.text.make", None)
+    refused(train(*changes), capsys, *says)
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "says"),
+    [
+        ("data = 3", "data.train_source=x", "data is 3, expected a table"),
+        ("model = 'big'", "model.d_ff=8", "model is 'big', expected a table"),
+        (LM, "text.source_language=en", "source_language is 'en', expected nothing without"),
+        (LM, "text.shared=true", "shared is True, expected nothing without sources"),
+    ],
+)
+def test_wrong_tables(content, change, says, folder, capsys):
+    (folder / "recipe.toml").write_text(content)
+    refused(train(change), capsys, "recipe.toml", says)
+
+
+def test_a_folder_is_no_recipe(folder, capsys):
+    refused(["train", ".", "--output", "run"], capsys, ". is a folder, expected a file")
+    refused(["train", "", "--output", "run"], capsys, "recipe: is empty, expected a path")
+    refused(["train", "recipe.toml", "--output", ""], capsys, "--output: is empty")
+
+
+def test_a_byte_order_mark_is_no_text(folder):
+    for name in ("train.en", "recipe.toml"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(b"\xef\xbb\xbf" + content)
+    recipe = load_recipe("recipe.toml")
+    assert "i" in recipe.build().src_tokenizer.vocabulary
+    (folder / "train.en").write_bytes(b"\xef\xbb\xbfa\n\nb")
+    with pytest.raises(ValueError, match=r"train\.en, line 2 is empty"):
+        recipe.build()
+    (folder / "train.en").write_bytes(b"\xef\xbb\xbfa\nb\xff\n")
+    with pytest.raises(ValueError, match=r"train\.en, line 2 is not UTF-8"):
+        recipe.build()
+
+
+def test_without_a_reader_of_toml(monkeypatch, capsys):
+    """Python 3.10 has none of its own."""
+    monkeypatch.setitem(sys.modules, "tomllib", None)
+    monkeypatch.setitem(sys.modules, "tomli", None)
+    refused(train(), capsys, "tomli is missing: pip install 'pyx-transformer[train]'")
+
+
+@pytest.mark.parametrize(
+    ("path", "says"), [("no/c.png", "no/c.png cannot be written"), (".", ". is a folder")]
+)
+def test_a_picture_that_cannot_be_written_is_told_at_once(path, says, folder, capsys):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    refused([*train(), "--plot", path], capsys, says)
+    assert not (folder / "run").exists()
+
+
+def test_resuming_a_finished_run_logs_its_test_once(folder, capsys):
+    files = ["data.test_source=train.en", "data.test_target=train.de", "training.steps=4"]
+    assert main(train(*files)) == 0
+    before = read(folder / "run/log.jsonl")
+    assert [entry for entry in before if "test" in entry] == before[-1:]
+    assert main([*train(*files), "--resume"]) == 0
+    assert read(folder / "run/log.jsonl") == before

@@ -17,10 +17,12 @@ SECONDS_BETWEEN_ENTRIES = 10.0
 
 
 class Log:
-    """A file of JSON lines, from which what came after `step` is cut off first."""
+    """A file of JSON lines, from which what came after `step` is cut off first, and with it the
+    figures of a test, which are those of a run that has ended."""
 
     def __init__(self, path: Path, step: int, report: Callable[[dict], None] | None):
-        kept = [entry for entry in read(path) if entry["step"] <= step] if step else []
+        entries = read(path) if step else []
+        kept = [entry for entry in entries if entry["step"] <= step and "test" not in entry]
         self._path = path
         self._report = report
         replace_files(path.parent, {path.name: "".join(map(_line, kept)).encode()})

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, text
+from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints import load
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.language_model import TransformerLM
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_source", "test_target")
 DEV_SHARE = "dev_share"
+UNKNOWN_SIZE = 2**31 - 1  # of vocabularies that are to be made
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,18 @@ class TextOptions:
         _checks.as_flag(this, "shared", self.shared)
         if self.size is not None:
             _checks.as_integer(this, "size", self.size, minimum=4)
+        for name in ("source_vocabulary", "target_vocabulary"):
+            if getattr(self, name) is not None:
+                check_path(this, name, getattr(self, name))
         unused = []
         if self.shared:
             unused += [("target_language", "shared"), ("target_vocabulary", "shared")]
         if self.kind != "words":
             unused += [("source_language", self.kind), ("target_language", self.kind)]
+        if self.kind == "sentencepiece":
+            unused.append(("min_count", self.kind))
         for name, why in unused:
-            if getattr(self, name):
+            if getattr(self, name) not in ("", None, 1):
                 raise ValueError(
                     f"{this}: {name} is {getattr(self, name)!r}, expected nothing with {why}"
                 )
@@ -131,11 +138,9 @@ class Recipe:
     def build(self) -> Transformer | TransformerLM:
         """A new model with its tokenizers, its weights drawn from training.seed."""
         source_tokenizer, target_tokenizer = self._tokenizers()
-        sizes = {
-            "src_vocab_size": (source_tokenizer or target_tokenizer).vocab_size,
-            "tgt_vocab_size": target_tokenizer.vocab_size,
-        }
-        config = TransformerConfig.from_values("recipe: [model]", {**self.model, **sizes})
+        config = self.config(
+            (source_tokenizer or target_tokenizer).vocab_size, target_tokenizer.vocab_size
+        )
         rng = np.random.default_rng((self.training.seed, 1))
         if not self.is_translation:
             model = TransformerLM(config, rng=rng)
@@ -144,6 +149,14 @@ class Recipe:
             model.src_tokenizer = source_tokenizer
         model.tgt_tokenizer = target_tokenizer
         return model
+
+    def config(self, src_vocab_size: int, tgt_vocab_size: int) -> TransformerConfig:
+        """The model's. Raises ValueError where [model] has no such values."""
+        sizes = {"src_vocab_size": src_vocab_size, "tgt_vocab_size": tgt_vocab_size}
+        try:
+            return TransformerConfig.from_values("[model]", {**self.model, **sizes})
+        except ValueError as error:
+            raise ValueError(str(error).replace("TransformerConfig", "[model]", 1)) from error
 
     def _tokenizers(self):
         if not self.is_translation:
@@ -182,22 +195,24 @@ class Recipe:
 def texts_of(path: str, kind: str) -> list[str]:
     """What a tokenizer is made from: the lines of a file or, of characters, the whole."""
     if kind == text.Characters.kind:
-        return [corpus.read_text(path)]
+        return [read_text(path)]
     return corpus.read_lines(path)
 
 
 def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = None) -> Recipe:
     """The recipe of a TOML file; changes, such as {"training.steps": 10}, come on top.
 
-    Raises ValueError, naming the file, where it is malformed or a key does not exist.
+    Raises FileNotFoundError or IsADirectoryError, ImportError where Python has no reader of TOML,
+    and ValueError, naming the file, where it is malformed, a key does not exist or a value cannot
+    be.
     """
     values = {}
     if path is not None:
         values = parsed(Path(path))
-    for key, value in (changes or {}).items():
-        section, _, name = key.partition(".")
-        values.setdefault(section, {})[name] = value
     try:
+        for key, value in (changes or {}).items():
+            section, _, name = key.partition(".")
+            table(values, section)[name] = value
         return as_recipe(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {path}: {error}" if path else f"recipe: {error}") from error
@@ -208,12 +223,15 @@ def parsed(path: Path) -> dict:
     try:
         import tomllib
     except ImportError:  # Python 3.10
-        import tomli as tomllib
-    if not path.is_file():
-        raise FileNotFoundError(f"recipe {path} is missing")
+        try:
+            import tomli as tomllib
+        except ImportError as error:
+            raise ImportError(
+                "recipe: the package tomli is missing: pip install 'pyx-transformer[train]'"
+            ) from error
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
         raise ValueError(f"recipe {path} is not TOML: {error}") from error
     except RecursionError as error:
         raise ValueError(f"recipe {path} is not TOML: it is nested too deeply") from error
@@ -229,9 +247,7 @@ def as_recipe(values: dict) -> Recipe:
     }
     check_keys("the recipe", values, sections)
     for section, known in sections.items():
-        if not isinstance(values.setdefault(section, {}), dict):
-            raise ValueError(f"{section} is {values[section]!r}, expected a table")
-        check_keys(f"[{section}]", values[section], known)
+        check_keys(f"[{section}]", table(values, section), known)
     data = values["data"]
     if "train_target" not in data:
         raise ValueError("[data] has no train_target, expected the file of the targets")
@@ -243,18 +259,37 @@ def as_recipe(values: dict) -> Recipe:
                 "others, expected all or, of a language model, the target"
             )
     for name in FILES:
-        if not isinstance(data.get(name, ""), str):
-            raise ValueError(f"[data] {name} is {data[name]!r}, expected the path of a file")
+        if name in data:
+            check_path("[data]", name, data[name])
+    if "train_source" not in data:
+        for name, value in values["text"].items():
+            if value and (name.startswith("source_") or name == "shared"):
+                raise ValueError(f"[text] {name} is {value!r}, expected nothing without sources")
     if DEV_SHARE in data:
         _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0, below=1)
         if "dev_target" in data:
             raise ValueError(f"[data] has {DEV_SHARE} and dev_target, expected one of them")
-    return Recipe(
+    recipe = Recipe(
         data,
         TextOptions(**values["text"]),
         values["model"],
         TrainingOptions(**values["training"]),
     )
+    recipe.config(UNKNOWN_SIZE, UNKNOWN_SIZE)  # wrong values are told before there are tokenizers
+    return recipe
+
+
+def table(values: dict, section: str) -> dict:
+    """A table of a recipe, an empty one where there is none."""
+    if not isinstance(values.setdefault(section, {}), dict):
+        raise ValueError(f"{section} is {values[section]!r}, expected a table")
+    return values[section]
+
+
+def check_path(where: str, name: str, value: object) -> None:
+    """Raise ValueError unless value can be the path of a file."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where}: {name} is {value!r}, expected the path of a file")
 
 
 def names_of(options: type) -> set[str]:
