@@ -81,9 +81,7 @@ def evaluate(
 
 def reachable(model: Transformer | TransformerLM, max_length: int) -> int:
     """max_length, or what learned positions reach."""
-    if model.config.positions != "learned":
-        return max_length
-    return max(min(max_length, model.config.max_length - 1), 1)
+    return max(min(max_length, model.config.longest - 1), 1)
 
 
 def mean_loss(model: Transformer | TransformerLM, examples: Examples) -> float:
