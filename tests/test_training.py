@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import reference
+import reference_training
+from cases import normal
 from models import num_threads, small_config, token_ids
 from runs import OPTIONS, bits, new_model, some_examples
 
@@ -152,43 +154,32 @@ def test_an_epoch_is_every_example_once_within_the_budget():
 # The optimizer.
 
 
-def reference_adamw(values, gradients, options, rates):
-    """AdamW in float64, from its paper."""
-    values = values.astype(np.float64)
-    average = values.copy()
-    mean, square = np.zeros_like(values), np.zeros_like(values)
-    (beta1, beta2), eps, decay, max_norm, kept = options
-    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), 1):
-        norm = np.linalg.norm(gradient.astype(np.float64))
-        gradient = gradient * min(1, max_norm / norm)
-        mean = beta1 * mean + (1 - beta1) * gradient
-        square = beta2 * square + (1 - beta2) * gradient**2
-        update = mean / (1 - beta1**t) / (np.sqrt(square / (1 - beta2**t)) + eps)
-        values = values - rate * (update + decay * values)
-        share = min(kept, (1 + t) / (10 + t))
-        average = share * average + (1 - share) * values
-    return values, average
-
-
 @pytest.mark.parametrize("max_norm", [math.inf, 3.0])
 def test_adamw(max_norm):
-    model = new_model()
-    parameters = Parameters(model)
-    start = parameters.values.copy()
-    rng = np.random.default_rng(0)
-    gradients = rng.standard_normal((7, start.size), dtype=np.float32)
-    rates = [1e-3 * t for t in range(1, 8)]
+    """Steps of AdamW on clipped gradients, and the average of the weights after each."""
+    parameters = Parameters(new_model())
+    values = average = parameters.values.astype(np.float64)
+    mean = square = np.zeros_like(values)
+    settings = {"betas": (0.8, 0.95), "eps": 1e-9}
     optimizer = AdamW(
-        parameters, betas=(0.8, 0.95), weight_decay=0.1, max_norm=max_norm, average_decay=0.5
+        parameters, weight_decay=0.1, max_norm=max_norm, average_decay=0.5, **settings
     )
-    for gradient, rate in zip(gradients, rates, strict=True):
+    rng = np.random.default_rng(0)
+    for t in range(1, 8):
+        rate = 1e-3 * t
+        gradient = normal(rng, values.size)
         parameters.gradients[:] = gradient
         norm = optimizer.step(rate)
         assert math.isclose(norm, np.linalg.norm(gradient.astype(float)), rel_tol=1e-6)
         assert not parameters.gradients.any()
-    expected = reference_adamw(start, gradients, ((0.8, 0.95), 1e-9, 0.1, max_norm, 0.5), rates)
-    np.testing.assert_allclose(parameters.values, expected[0], rtol=0, atol=2e-6)
-    np.testing.assert_allclose(optimizer.average, expected[1], rtol=0, atol=2e-6)
+        clipped = gradient.astype(np.float64) * min(1, max_norm / norm)
+        values, mean, square = reference_training.adamw(
+            values, clipped, mean, square, t, rate=rate, decay=0.1, **settings
+        )
+        kept = min(0.5, (1 + t) / (10 + t))
+        average = kept * average + (1 - kept) * values
+    np.testing.assert_allclose(parameters.values, values, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(optimizer.average, average, rtol=0, atol=2e-6)
 
 
 def test_schedules():
