@@ -53,10 +53,11 @@ class AdamW:
     def step(self, learning_rate: float) -> float:
         """Change the weights, set the gradients to 0, and return the gradients' norm.
 
-        Where the norm is not finite: see `skip`.
+        Where the norm is not finite, or a square would not be as float32: see `skip`.
         """
         norm = self.gradient_norm()
-        if not math.isfinite(norm):
+        clip = min(1.0, self.max_norm / norm) if norm else 1.0
+        if not (math.isfinite(norm) and self._squares_fit(norm, clip)):
             return self.skip()
         self.steps += 1
         beta1, beta2 = self.betas
@@ -67,7 +68,7 @@ class AdamW:
             self.means,
             self.squares,
             self.average,
-            min(1.0, self.max_norm / norm) if norm else 1.0,
+            clip,
             beta1,
             beta2,
             self.eps,
@@ -78,6 +79,14 @@ class AdamW:
             _runtime.get_num_threads(),
         )
         return norm
+
+    def _squares_fit(self, norm, clip):
+        """Whether the square of every clipped gradient is finite: one that is not would stay among
+        the squares for good."""
+        largest = norm  # at most
+        if (clip * largest) ** 2 > _checks.FLOAT32_MAX:
+            largest = float(np.abs(self.parameters.gradients).max())
+        return (clip * largest) ** 2 <= _checks.FLOAT32_MAX
 
     def skip(self) -> float:
         """Set the gradients to 0 and leave all else as it is; NaN, for their norm."""
