@@ -40,7 +40,7 @@ def as_float32(function, name, value, expected=(...,), because=None):
         array = _array(function, name, value)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected real numbers")
-        value = _converted(array, _FLOAT32)
+        value = _converted(function, name, array, _FLOAT32)
     check_shape(function, name, value.shape, expected, because)
     return value
 
@@ -64,7 +64,7 @@ def as_integers(function, name, value, low, high, expected=(...,), because=None)
         raise ValueError(
             f"{function}: {entry} is {array[tuple(index)]}, expected {allowed}{_reason(because)}"
         )
-    return _converted(array, _INT64)
+    return _converted(function, name, array, _INT64)
 
 
 def as_token_ids(function, name, value, table_shape, expected=(...,)):
@@ -114,7 +114,8 @@ def as_mask(function, name, value, shape):
     if ends_early:
         cut[-1] = slice(None)
     array = array[(..., *cut)]
-    array = _converted(array, array.dtype if array.dtype == bool else _FLOAT32)
+    dtype = array.dtype if array.dtype == bool else _FLOAT32
+    array = _converted(function, name, array, dtype)
     if ends_early:
         masked = False if array.dtype == bool else -np.inf
         whole = np.full((*array.shape[:-1], shape[-1]), masked, array.dtype)
@@ -302,14 +303,19 @@ def _array(function, name, value):
         raise TypeError(f"{function}: {name} cannot be read as an array: {error}") from error
 
 
-def _converted(array, dtype):
+def _converted(function, name, array, dtype):
     """`array` as `dtype`, C-contiguous and aligned, copied only if it is not."""
-    if array.dtype != dtype:
-        # Values beyond float32 become infinite, here as in any other step of the computation.
-        with np.errstate(all="ignore"):
-            return array.astype(dtype, order="C")
-    array = np.asarray(array, order="C")
-    return array if array.flags.aligned else array.copy(order="C")
+    try:
+        if array.dtype != dtype:
+            # Values beyond float32 become infinite, here as in any other step of the computation.
+            with np.errstate(all="ignore"):
+                return array.astype(dtype, order="C")
+        array = np.asarray(array, order="C")
+        return array if array.flags.aligned else array.copy(order="C")
+    except MemoryError as error:
+        raise MemoryError(
+            f"{function}: no memory for {name} as a {dtype} array of shape {_shown(array.shape)}"
+        ) from error
 
 
 def _scalar(value):

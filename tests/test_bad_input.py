@@ -626,6 +626,14 @@ def test_no_query_of_any_width_has_no_result():
     assert result.shape == (1, 1, 0, 3)
 
 
+@pytest.mark.parametrize("dtype", ("f4", "f8", "i8"))
+def test_an_input_too_large_to_copy(dtype):
+    """A view that repeats one number takes no memory itself."""
+    wide = np.broadcast_to(np.zeros(1, dtype), (2**50,))
+    with pytest.raises(MemoryError, match=r"^relu: no memory for x as a float32 array of shape \("):
+        ops.relu(wide)
+
+
 @pytest.mark.parametrize("shape", [(2**50, 4), (2**53, 2), (3, 2**50), (0, 2**62), (1, 2**70)])
 def test_positions_too_many_to_exist(shape):
     says = rf"^sinusoidal_positions: no memory for positions of shape \({shape[0]}, {shape[1]}\)"
