@@ -34,9 +34,11 @@ WIDEST_HEAD = 1024
 def linear(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None = None
 ) -> tuple[Floats, Callable[[ArrayLike], Gradients]]:
-    """x W^T + b, as `ops.linear`; back(grad) gives the gradients of x, weight and bias:
+    """x W^T + b, as `ops.linear`; back(grad) gives the gradients of x, weight and bias: grad W,
+    grad^T x and the sum of grad's rows.
 
-    grad W, grad^T x and the sum of grad's rows.
+    x (..., in_features), weight (out_features, in_features), bias (out_features,) or None; out and
+    grad (..., out_features).
     """
     x = _checks.as_float32("linear", "x", x, (..., "in_features"))
     out = ops.linear(x, weight, bias)
@@ -59,7 +61,8 @@ def layer_norm(
     gradients of x, weight and bias.
 
     With y the row before weight and bias, s = 1 / sqrt(variance + eps) and g = grad weight:
-    s (g - mean g - y mean(g y)), the sum of grad y and that of grad.
+    s (g - mean g - y mean(g y)), the sum of grad y and that of grad. x, out and grad (...,
+    features), weight and bias (features,) or None. Ba, Kiros and Hinton, 2016.
     """
     out = ops.layer_norm(x, weight, bias, eps=eps)
     return out, _norm_back("layer_norm", x, weight, bias, eps, rms=False)
@@ -69,7 +72,10 @@ def rms_norm(
     x: ArrayLike, weight: ArrayLike | None = None, *, eps: float = 1e-6
 ) -> tuple[Floats, Callable[[ArrayLike], Gradients]]:
     """x / sqrt(mean(x^2) + eps) * weight, as `ops.rms_norm`; back(grad) gives the gradients of x
-    and weight: those of `layer_norm` without mean g."""
+    and weight: those of `layer_norm` without mean g.
+
+    x, out and grad (..., features), weight (features,) or None. Zhang and Sennrich, 2019.
+    """
     out = ops.rms_norm(x, weight, eps=eps)
     back = _norm_back("rms_norm", x, weight, None, eps, rms=True)
     return out, lambda grad: back(grad)[:2]

@@ -102,7 +102,11 @@ class Recipe:
         resume: bool = False,
         report: Callable[[dict], None] | None = None,
     ) -> Progress:
-        """Make the tokenizers, read the examples, build the model and train it: see `train`."""
+        """Make the tokenizers, read the examples, build the model and train it: see `train`.
+
+        The test, where there is one, is scored with the best model at the end. Raises what reading
+        the files, `text.make` and `train` do.
+        """
         model = self.build()
         train_examples, dev = self.examples(model, "train"), self.examples(model, "dev")
         if dev is None and "dev_share" in self.data:

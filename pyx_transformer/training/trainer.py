@@ -56,7 +56,7 @@ class Progress:
     batch: int = 0  # batches of this epoch that are done
     best: float | None = None
     worse: int = 0  # validations since the best one
-    skipped: int = 0  # steps whose gradients were not finite
+    skipped: int = 0  # steps whose gradients could not be taken
 
 
 def train(
@@ -73,16 +73,19 @@ def train(
 
     Without `validation` examples the last weights count as the best. `resume` goes on from the
     folder's checkpoint, if there is one, and ends with the same bits as a run that was never
-    stopped; model, examples and options, `steps` and `patience` aside, have to be those of the run
-    before, and `steps` too with the cosine schedule. report(entry) is called with every entry of
-    the log.
+    stopped; model, examples and options have to be those of the run before, but for `patience`,
+    `test_beam_size` and, with other than the cosine schedule, `steps`. report(entry) is called with
+    every entry of the log.
 
-    A step whose loss or gradients are not finite changes nothing, and is reported with its
-    examples. Raises ValueError where the examples do not fit the model, or a checkpoint the run,
-    FileExistsError where the folder holds a run and resume is False, ImportError where "bleu" is
-    the metric and sacrebleu missing, OSError where the folder cannot be written to. At Ctrl-C the
-    step, and a validation that belongs to it, is finished and a checkpoint saved before
-    KeyboardInterrupt is raised; a second Ctrl-C raises it at once.
+    A step whose loss or gradients are not finite, or whose squared gradients float32 cannot hold,
+    changes nothing, and is reported with its examples. At Ctrl-C the step, and a validation that
+    belongs to it, is finished and a checkpoint saved before KeyboardInterrupt is raised; a second
+    Ctrl-C raises it at once.
+
+    Raises TypeError where options or resume are something else, ValueError where the examples do
+    not fit the model, or a checkpoint the run, FileExistsError where the folder holds a run and
+    resume is False, ImportError where "bleu" is the metric and sacrebleu missing, OSError where the
+    folder cannot be written to.
     """
     with _runtime.freed_memory_kept():
         return Trainer(model, examples, validation, options, folder, resume, report).run()
