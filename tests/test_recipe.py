@@ -1,9 +1,11 @@
 """Recipes: how TOML files and flags are read, and what is said of wrong ones."""
 
+import re
 import sys
 
 import pytest
 import small_task
+from conftest import REPOSITORY
 from small_task import RECIPE, refused
 
 from pyx_transformer.cli import main
@@ -119,3 +121,14 @@ def test_resuming_a_finished_run_logs_its_test_once(folder, capsys):
     assert [entry for entry in before if "test" in entry] == before[-1:]
     assert main([*train(*files), "--resume"]) == 0
     assert read(folder / "run/log.jsonl") == before
+
+
+@pytest.mark.parametrize("name", ["cmudict", "en_ja", "multi30k", "tinyshakespeare"])
+def test_recipes_in_the_repository_are_whole(name):
+    path = REPOSITORY / "bench" / "recipes" / f"{name}.toml"
+    recipe = load_recipe(path)
+    assert recipe.config(100, 100).num_parameters > 0
+    assert recipe.training.steps > recipe.training.warmup
+    head = path.read_text(encoding="utf-8").split("\n[data]")[0].replace("\n# ", " ")
+    assert re.search(r" Data: \S+", head)
+    assert "relative to the folder that the command runs in" in head

@@ -1,7 +1,7 @@
 """The run of a translation recipe in PyTorch, for comparison. From the repository's root:
 
     python bench/recipes/torch_twin.py bench/recipes/en_ja.toml runs/en_ja_torch
-    pyx-transformer evaluate --model runs/en_ja_torch SOURCE TARGET --beam-size 5
+    pyx-transformer evaluate --model runs/en_ja_torch/model SOURCE TARGET --beam-size 5
 
 torch.nn.Transformer of the recipe's sizes, from the same weights, on the same batches in the same
 order, with AdamW, the same schedule, clipping and average of the weights. Its dropout is its own:
