@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class TransformerLM(TokenModel):
     """Embedding, positions, a causal stack without cross-attention, and output projection.
 
-    Radford et al., 2018 and 2019 (GPT). Initialised from rng as its layers are.
+    Radford et al., 2018 and 2019 (GPT). Initialised from rng as its layers are. Raises TypeError or
+    ValueError for what is no config or no rng.
 
     Built from the decoder's part of the config: tgt_vocab_size, num_decoder_layers and all that is
     not the source's. State-dict keys: decoder.* (those of torch.nn.TransformerEncoder),
@@ -119,7 +120,8 @@ class TransformerLM(TokenModel):
     def memory_estimate(
         self, batch: int, prompt_len: int, max_length: int, beam_size: int = 1
     ) -> int:
-        """Bytes that `generate` needs at its peak, beyond the weights."""
+        """Bytes that `generate` needs at its peak, beyond the weights: see
+        `generation.memory_estimate`."""
         from pyx_transformer import generation
 
         return generation.memory_estimate(self, batch, prompt_len, max_length, beam_size)

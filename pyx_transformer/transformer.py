@@ -14,6 +14,7 @@ from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -33,7 +34,8 @@ class AttentionWeights(NamedTuple):
 class Transformer(TokenModel):
     """Embeddings, positions, encoder, decoder and output projection: the model of the paper.
 
-    Vaswani et al., 2017, section 3. Initialised from rng as its layers are.
+    Vaswani et al., 2017, section 3. Initialised from rng as its layers are. Raises TypeError or
+    ValueError for what is no config or no rng.
 
     State-dict keys: encoder.*, decoder.* (PyTorch's), src_embedding.weight, tgt_embedding.weight,
     output_projection.weight, output_projection.bias, and src_positions.weight and
@@ -158,7 +160,8 @@ class Transformer(TokenModel):
         return generation.score(self, src, tgt, src_lengths, tgt_lengths)
 
     def memory_estimate(self, batch: int, src_len: int, max_length: int, beam_size: int = 1) -> int:
-        """Bytes that `generate` needs at its peak, beyond the weights."""
+        """Bytes that `generate` needs at its peak, beyond the weights: see
+        `generation.memory_estimate`."""
         from pyx_transformer import generation
 
         return generation.memory_estimate(self, batch, src_len, max_length, beam_size)
@@ -196,7 +199,7 @@ class Transformer(TokenModel):
             )
         return ties
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
         super().load_state_dict(state)
         if self.config.share_embeddings:
             self.tgt_embedding.share(self.src_embedding)

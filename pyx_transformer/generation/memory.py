@@ -23,7 +23,8 @@ def memory_estimate(
     """Bytes at the peak of decoding max_length tokens, beyond the model and the interpreter.
 
     src_len: of each source or, for a language model, of each prompt. beam_size: hypotheses in play
-    per sentence, samples or alternatives included.
+    per sentence, samples or alternatives included. Raises TypeError or ValueError for what is no
+    such number.
     """
     this = f"{type(model).__name__}.memory_estimate"
     batch = _checks.as_integer(this, "batch", batch, minimum=0)

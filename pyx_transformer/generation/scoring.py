@@ -32,7 +32,8 @@ def score(
 
     tgt carries neither start nor end -> one float32 array (tgt_lengths[b] + 1,) per sequence; its
     sum is the log-probability of the whole. An empty source has exactly the empty translation, as
-    in `generate`: the end scores 0, any other token minus infinity.
+    in `generate`: the end scores 0, any other token minus infinity. Raises TypeError or ValueError,
+    naming the argument, also where learned positions do not reach the end of tgt.
     """
     this = "Transformer.score"
     ids, sources = model.sequences(this, "src", src, src_lengths)
