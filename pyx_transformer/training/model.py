@@ -10,7 +10,6 @@ import numpy as np
 
 from pyx_transformer.training import layers
 from pyx_transformer.training.functions import WIDEST_HEAD
-from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.training.batches import Batch
     from pyx_transformer.training.parameters import Parameters
+    from pyx_transformer.transformer import Transformer
 
 
 def add_gradients(
@@ -70,7 +70,7 @@ class Pass:
     def decoded(self, batch: Batch):
         """The decoder's rows; back takes their gradient and gives nothing."""
         rows, embed_back = self.embedded("tgt", batch.inputs, batch.input_sequences)
-        if not isinstance(self.model, Transformer):
+        if not self.model.has_encoder:
             rows, stack_back = self.stack("decoder", rows, batch.input_sequences, None, True)
             return rows, lambda grad: embed_back(stack_back(grad))
 

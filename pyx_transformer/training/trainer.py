@@ -31,7 +31,6 @@ from pyx_transformer.training.optimizer import AdamW, as_schedule
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.parameters import Parameters
 from pyx_transformer.training.validation import reachable, validate
-from pyx_transformer.transformer import Transformer
 from pyx_transformer.translation import require_bleu, tokenizer_of
 
 if TYPE_CHECKING:
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.training.batches import Batch, Examples
+    from pyx_transformer.transformer import Transformer
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -312,7 +312,7 @@ class Trainer:
 
 def check_metric(metric: str, model: Transformer | TransformerLM, validation: Examples) -> None:
     """Raise ValueError or ImportError where validation cannot give that metric."""
-    if metric != "loss" and not isinstance(model, Transformer):
+    if metric != "loss" and not model.has_encoder:
         raise ValueError(f"train: metric is {metric!r}, expected 'loss' for a language model")
     if metric == "bleu":
         require_bleu()

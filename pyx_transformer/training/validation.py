@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer.training import corpus
-from pyx_transformer.transformer import Transformer
 from pyx_transformer.translation import bleu, options_of, padded, require_bleu, tokenizer_of
 
 if TYPE_CHECKING:
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.training.batches import Examples
+    from pyx_transformer.transformer import Transformer
 
 SCORED = 64  # examples whose logits exist at a time
 
@@ -28,7 +28,7 @@ def validate(
     those of `GenerationOptions`, on top of the model's own; greedy unless asked.
     """
     figures = {"loss": mean_loss(model, examples)}
-    if not isinstance(model, Transformer):
+    if not model.has_encoder:
         return figures
     src, lengths = padded(examples.sources)
     options = options_of("validate", model, settings)
@@ -60,7 +60,7 @@ def evaluate(
     reading the files and `model.generate` raise.
     """
     tokenizer = tokenizer_of("evaluate", model, "tgt_tokenizer")
-    if isinstance(model, Transformer):
+    if model.has_encoder:
         if target is None:
             raise ValueError("evaluate: target is missing, expected the file of the translations")
         if with_bleu:
