@@ -53,7 +53,8 @@ def _run(argv):
     except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         if isinstance(error, (BrokenPipeError, UnicodeEncodeError)):
             raise
-        print(f"pyx-transformer {arguments.command}: {one_line(error)}", file=sys.stderr)
+        said = one_line(error).removeprefix(f"{arguments.command}: ")
+        print(f"pyx-transformer {arguments.command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
         print(

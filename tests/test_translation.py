@@ -161,6 +161,14 @@ def test_flags_go_before_the_models_own_options(folder, capsys):
     assert all(len(best[0].hypothesis.sequence) <= 2 for best in found)
 
 
+def test_a_command_is_named_once(folder, capsys):
+    translator().save("model")
+    assert main([*COMMANDS["translate"], "--n-best", "9"]) == 2
+    assert capsys.readouterr().err == (
+        "pyx-transformer translate: num_hypotheses is 9, expected at most beam_size = 4\n"
+    )
+
+
 def test_an_empty_line_has_as_many_rows_as_others(folder, capsys):
     model = translator()
     model.save("model")
