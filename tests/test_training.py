@@ -105,6 +105,16 @@ def test_an_encoder_alone_learns_one_batch_by_heart():
         np.testing.assert_array_equal(logits.argmax(axis=1), expected)
 
 
+def test_an_empty_source_is_learned_from(tmp_path):
+    """Its target is told from its own tokens alone."""
+    examples = Examples([[], []], [[5, 7], [5, 7]], start_id=1, end_id=2)
+    entries = []
+    options = replace(BY_HEART, validate_every=10)
+    progress = train(new_model(), examples, None, options, tmp_path, report=entries.append)
+    assert progress.skipped == 0
+    assert entries[-1]["loss"] < 0.01 < entries[0]["loss"]
+
+
 def test_the_loss_curve_is_the_same_to_the_bit_for_any_number_of_threads(tmp_path, monkeypatch):
     """Of a model and batches so large that several threads share every kind of work."""
     config = small_config(
