@@ -331,7 +331,9 @@ def test_what_a_run_left_is_not_overwritten(kept, trained, folder, capsys):
         shutil.rmtree(folder / trained)
     before = {path: path.read_bytes() for path in folder.rglob("run/**/*") if path.is_file()}
     assert before
-    refused(["train", "recipe.toml", "--output", "run"], capsys, f"run/{kept} exists")
+    refused(
+        ["train", "recipe.toml", "--output", "run"], capsys, f"run/{kept} exists: name a new folder"
+    )
     after = {path: path.read_bytes() for path in folder.rglob("run/**/*") if path.is_file()}
     assert after == before
 

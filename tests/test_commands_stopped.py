@@ -58,6 +58,22 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bits(folder, capsys):
     assert without_times(folder / "run/log.jsonl") == without_times(folder / "whole/log.jsonl")
 
 
+def test_a_run_stopped_before_its_first_step_can_go_on(folder, capsys, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    changes = ["--set", "training.steps=3"]
+    monkeypatch.setattr("pyx_transformer.training.trainer.Trainer._step", stopped)
+    assert main([*TRAIN[3:], "run", *changes]) == 2
+    assert capsys.readouterr().err == "pyx-transformer train: interrupted\n"
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    assert main([*TRAIN[3:], "run", *changes, "--resume"]) == 0
+    assert main([*TRAIN[3:], "whole", *changes]) == 0
+    run, whole = (load_file(folder / run / "model/model.safetensors") for run in ("run", "whole"))
+    assert all(run[key].tobytes() == whole[key].tobytes() for key in whole)
+
+
 def test_ctrl_c_is_kept_once():
     with Interrupts() as interrupts:
         assert not interrupts.came

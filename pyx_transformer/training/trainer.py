@@ -119,11 +119,11 @@ class Trainer:
         )
         self.schedule = as_schedule("train", options.schedule)
         self.progress = Progress()
-        for path in (self.folder / name for name in (CHECKPOINT, MODEL, LOG)):
-            if path.exists() and not resume:
-                raise FileExistsError(
-                    f"train: {path} exists: resume that run, or name a new folder"
-                )
+        for name in (CHECKPOINT, MODEL, LOG):
+            if (self.folder / name).exists() and not resume:
+                # Without a checkpoint, resuming would begin anew.
+                advice = "resume that run, or name" if name == CHECKPOINT else "name"
+                raise FileExistsError(f"train: {self.folder / name} exists: {advice} a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / MODEL):
             for stale in folder.glob(f"{STAGED}*"):  # of a run that was killed
