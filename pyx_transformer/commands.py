@@ -45,7 +45,8 @@ def add_vocab(commands):
     command.add_argument(
         "--language",
         default="",
-        help="of words: en sets punctuation and contractions apart; default: none",
+        help="of words: en sets punctuation and contractions apart, ja writes no spaces; default: "
+        "neither",
     )
     command.set_defaults(run=_vocab)
 

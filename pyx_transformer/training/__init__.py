@@ -2,8 +2,8 @@
 
 `recipe` reads what a TOML file asks for and runs it; `trainer` is the loop: batches from `batches`
 (made of files by `corpus`), gradients from `model` (made of `layers`), updates by `optimizer` on
-the flat arrays of `parameters`, figures from `validation`. `functions` gives single operations with
-their way back.
+the flat arrays of `parameters`, figures from `validation`, and Ctrl-C heard between steps by
+`interrupts`. `functions` gives single operations with their way back.
 """
 
 from pyx_transformer.training.batches import Examples
