@@ -53,6 +53,19 @@ class LogitsRules:
             or self.prefixes is not None
         )
 
+    def bans(self) -> list[str]:
+        """Names of the options in use that can ban tokens."""
+        options = self.options
+        is_set = {
+            "suppress_tokens": options.suppress_tokens,
+            "suppress_sequences": options.suppress_sequences,
+            "no_repeat_ngram_size": options.no_repeat_ngram_size,
+            "min_length": options.min_length,
+            "constraint": options.constraint is not None,
+            "logits_processor": options.logits_processor is not None,
+        }
+        return [name for name, value in is_set.items() if value]
+
     def apply(
         self,
         logits: NDArray[np.float32],
@@ -134,6 +147,12 @@ def cool(logits: NDArray[np.float32], temperature: float) -> None:
     with np.errstate(over="ignore", invalid="ignore"):
         logits -= logits.max(axis=1, keepdims=True).clip(-_checks.FLOAT32_MAX)
         logits /= np.float32(max(temperature, _checks.FLOAT32_TINY))
+
+
+def refuse_no_numbers(logits: NDArray[np.float32]) -> None:
+    """Raise ValueError where no token can be chosen because logits are NaN or infinite."""
+    if np.isnan(logits).any() or np.isposinf(logits).any():
+        raise ValueError("generate: the model's logits are NaN or infinite, expected numbers")
 
 
 def as_allowed(ids: Iterable[int], vocabulary: int) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pyx_transformer import _runtime
 from pyx_transformer.generation.cache import KeyValueCache
-from pyx_transformer.generation.logits import LogitsRules
+from pyx_transformer.generation.logits import LogitsRules, refuse_no_numbers
 from pyx_transformer.generation.results import Hypothesis
 from pyx_transformer.generation.sampling import draw, uniform_numbers
 
@@ -335,19 +335,22 @@ class Search:
 
     def is_stopped(self, row):
         """Ask stop_when about a row, and take it for finished if so."""
-        unit = self.unit[row]
-        number = self.sentences.numbers[unit // self.branches]
+        number = self.sentences.numbers[self.unit[row] // self.branches]
         tokens = self.tokens[row, : self.length[row]].copy()
         stopped = self.options.stop_when(int(number), tokens)
         if stopped:
-            self.add(row, unit, self.sum[row], self.token_scores[row, : self.count].copy(), True)
+            self.keep(row, True)
         return stopped
 
     def cut(self, rows):
         """Rows that have reached max_length."""
         for row in rows:
-            scores = self.token_scores[row, : self.count].copy()
-            self.add(row, self.unit[row], self.sum[row], scores, False)
+            self.keep(row, False)
+
+    def keep(self, row, is_finished):
+        """A row as it is."""
+        scores = self.token_scores[row, : self.count]
+        self.add(row, self.unit[row], self.sum[row], scores, is_finished)
 
     def add(self, row, unit, total, scores, is_finished):
         options, length = self.options, len(scores)
@@ -391,22 +394,9 @@ class Search:
 
     def dead_end(self, unit):
         number = self.sentences.numbers[unit // self.branches]
-        options = self.options
-        bans = [
-            name
-            for name, is_set in (
-                ("suppress_tokens", options.suppress_tokens),
-                ("suppress_sequences", options.suppress_sequences),
-                ("no_repeat_ngram_size", options.no_repeat_ngram_size),
-                ("min_length", options.min_length),
-                ("constraint", options.constraint is not None),
-                ("logits_processor", options.logits_processor is not None),
-            )
-            if is_set
-        ]
         return (
             f"generate: no token is left for sentence {number} after {self.count - 1} tokens, "
-            f"expected at least one that {', '.join(bans) or 'the model'} allows"
+            f"expected at least one that {', '.join(self.rules.bans()) or 'the model'} allows"
         )
 
 
@@ -416,12 +406,6 @@ def per_length(total: float, length: int, penalty: float) -> float:
         return float(total)
     with np.errstate(all="ignore"):
         return float(np.float64(total) / np.float64(length) ** penalty)
-
-
-def refuse_no_numbers(logits: NDArray[np.float32]) -> None:
-    """Raise ValueError where no token can be chosen because logits are NaN or infinite."""
-    if np.isnan(logits).any() or np.isposinf(logits).any():
-        raise ValueError("generate: the model's logits are NaN or infinite, expected numbers")
 
 
 def common_start(sequences: list[NDArray[np.int64]]) -> NDArray[np.int64]:
