@@ -21,7 +21,9 @@ torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
 
 # PyTorch tells that it will not use its nested tensors, or that they are a prototype.
 pytestmark = pytest.mark.filterwarnings("ignore:.*nested.?tensor")
-WORST_RATIO = 4
+# Times PyTorch's error: see test_no_case_is_worse_than_pytorch.
+RMS_SLACK = 1.2
+WORST_SLACK = 2
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def inputs_of(case):
 
 
 @cache
-def largest_errors(case):
+def errors_of(case):
     """Against float64, at real positions: ours and PyTorch's, of the encoder and the decoder."""
     module = torch_transformer(case)
     encoder, decoder = stacks_for(case, module)
@@ -175,24 +177,46 @@ def largest_errors(case):
         assert_close(actual, expected)
     lengths = case.memory_lengths, case.lengths
     return [
-        [largest_difference(*pair) for pair in zip(results, (memory, output), lengths, strict=True)]
+        [real_errors(*pair) for pair in zip(results, (memory, output), lengths, strict=True)]
         for results in (ours, theirs)
     ]
 
 
-def largest_difference(actual, expected, lengths):
-    return np.abs(reference.zero_padding(actual - expected, lengths)).max()
+def real_errors(actual, expected, lengths):
+    """The errors (N, features) of the rows that are no padding."""
+    errors = actual - expected
+    if lengths is None:
+        return errors.reshape(-1, errors.shape[2])
+    return np.concatenate([rows[:n] for rows, n in zip(errors, lengths, strict=True)])
+
+
+def root_mean_square(errors):
+    return np.sqrt(np.mean(errors**2))
+
+
+def assert_no_worse(ours, theirs):
+    assert 0 < root_mean_square(ours) <= RMS_SLACK * root_mean_square(theirs)
+    assert np.abs(ours).max() <= WORST_SLACK * np.abs(theirs).max()
 
 
 @each_case
-def test_no_case_is_much_worse_than_pytorch(case):
-    for ours, theirs in zip(*largest_errors(case), strict=True):
-        assert 0 < ours <= WORST_RATIO * theirs
+def test_no_case_is_worse_than_pytorch(case):
+    """Errors are no larger than PyTorch's own, but for chance.
+
+    Both add up float32 in orders of their own. Of 48 stacks with 288 to 10,656 values, 45 or more
+    have the smaller root mean square here, and the others up to 1.13 times PyTorch's: 1.2 is
+    allowed. The worst of the values, which is one of them, came up to 1.57 times: 2 is allowed.
+    """
+    for ours, theirs in zip(*errors_of(case), strict=True):
+        assert_no_worse(ours, theirs)
 
 
 def test_all_cases_together_are_no_worse_than_pytorch():
-    ours, theirs = np.sum([largest_errors(case) for case in CASES], axis=0)
-    assert (ours <= theirs).all(), f"encoder and decoder: {ours} against {theirs}"
+    """Without any slack: all values together, and the sum of each case's worst."""
+    for stack in range(2):
+        ours, theirs = ([errors_of(case)[who][stack].ravel() for case in CASES] for who in range(2))
+        assert root_mean_square(np.concatenate(ours)) <= root_mean_square(np.concatenate(theirs))
+        assert sum(np.abs(e).max() for e in ours) <= sum(np.abs(e).max() for e in theirs)
 
 
 # Weights.
@@ -343,5 +367,4 @@ def test_whole_model(case):
     ours = model(src, tgt, **lengths)
     expected = reference.transformer(model.state_dict(), src, tgt, **lengths, **options)
     assert_close(ours, expected)
-    error = largest_difference(ours, expected, case.lengths)
-    assert error <= WORST_RATIO * largest_difference(theirs, expected, case.lengths)
+    assert_no_worse(*(real_errors(one, expected, case.lengths) for one in (ours, theirs)))
