@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -34,6 +35,12 @@ def outside_the_clone(tmp_path_factory):
     os.chdir(tmp_path_factory.mktemp("work"))
     yield
     os.chdir(before)
+
+
+@pytest.fixture
+def rng():
+    """Random numbers, the same ones in every test."""
+    return np.random.default_rng(0)
 
 
 @pytest.fixture(params=_runtime.available_isas())

@@ -53,6 +53,21 @@ def small_model(seed=0, **changes):
     return randomised(pt.Transformer(small_config(**changes), rng=0), seed)
 
 
+def lively(model):
+    """The model itself, with larger weights and no biases that drown its inputs: what it generates
+    depends on what it is given, and changes from step to step."""
+    state = model.state_dict()
+    for key, array in state.items():
+        if key == "output_projection.bias" or ("norm" in key and "bias" in key):
+            array[:] = 0
+        elif "in_proj_weight" in key:
+            array *= 3
+        elif "linear" in key or "embedding" in key:
+            array *= 2
+    model.load_state_dict(state)
+    return model
+
+
 def reference_options(model):
     """What `reference.transformer` has to know of a model besides its weights and inputs."""
     config, state = model.config, model.state_dict()

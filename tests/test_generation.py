@@ -9,6 +9,7 @@ from models import (
     assert_close,
     assert_same_bits,
     assert_same_hypotheses,
+    lively,
     num_threads,
     reference_options,
     small_model,
@@ -44,28 +45,13 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def src(rng):
     return token_ids(rng, 19, 4, 9)
 
 
 def lively_model(**changes):
     """A model whose translations depend on what they translate, and change from step to step."""
-    model = small_model(**changes)
-    state = model.state_dict()
-    for key, array in state.items():
-        if key == "output_projection.bias" or ("norm" in key and "bias" in key):
-            array[:] = 0
-        elif "in_proj_weight" in key:
-            array *= 3
-        elif "linear" in key or "embedding" in key:
-            array *= 2
-    model.load_state_dict(state)
-    return model
+    return lively(small_model(**changes))
 
 
 def with_end(model, end_id):

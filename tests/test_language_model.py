@@ -5,7 +5,15 @@ import json
 import numpy as np
 import pytest
 import reference
-from models import assert_close, assert_same_bits, randomised, small_config, small_model, token_ids
+from models import (
+    assert_close,
+    assert_same_bits,
+    lively,
+    randomised,
+    small_config,
+    small_model,
+    token_ids,
+)
 
 import pyx_transformer as pt
 from pyx_transformer.generation import KeyValueCache
@@ -32,11 +40,6 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def tgt(rng):
     return token_ids(rng, 19, 4, 7)
 
@@ -47,17 +50,7 @@ def language_model(seed=0, **changes):
 
 def lively_model(**changes):
     """Continuations depend on the prompt, and change from step to step."""
-    model = language_model(**{"norm_first": True, "num_decoder_layers": 2, **changes})
-    state = model.state_dict()
-    for key, array in state.items():
-        if key == "output_projection.bias" or ("norm" in key and "bias" in key):
-            array[:] = 0
-        elif "in_proj_weight" in key:
-            array *= 3
-        elif "linear" in key or "embedding" in key:
-            array *= 2
-    model.load_state_dict(state)
-    return model
+    return lively(language_model(**{"norm_first": True, "num_decoder_layers": 2, **changes}))
 
 
 def expected_of(model, tgt, lengths=None):

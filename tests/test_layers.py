@@ -16,11 +16,6 @@ from pyx_transformer import _runtime
 ACTIVATIONS = (None, "relu", "gelu", "gelu_tanh", "quick_gelu", "silu")
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 # Against the reference.
 
 

@@ -44,11 +44,6 @@ def onnx_attention(query, key, value, mask=None, lengths=None, *, opset=24, **at
     return result
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def heads(rng, key_heads=H):
     shapes = (B, H, T, K), (B, key_heads, S, K), (B, key_heads, S, KV)
     return [normal(rng, *shape) for shape in shapes]

@@ -5,7 +5,6 @@ checked here too.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,9 +19,8 @@ from cases import (
     arrays,
     without_bias,
 )
+from safetensors.numpy import load_file
 from scipy import special
-
-AREN = Path(__file__).parents[2] / "shared" / "data" / "aren"
 
 
 @pytest.fixture(scope="module")
@@ -557,11 +555,9 @@ def test_transformer_with_tied_embeddings(torch):
 
 
 @pytest.fixture(scope="module")
-def aren():
+def aren(shared_data):
     """The weights, vocabularies, model options and examples of a real transliterator."""
-    if not AREN.is_dir():
-        pytest.skip("the trained model aren is not in ../shared/data")
-    load_file = pytest.importorskip("safetensors.numpy").load_file
+    folder = shared_data / "aren"
     positions = reference.sinusoidal_positions(
         64, 32, start=1, layout="halves", frequencies="tensor2tensor"
     )
@@ -572,11 +568,11 @@ def aren():
         "tgt_positions": positions,
     }
     src_tokens, tgt_tokens = (
-        (AREN / f"{side}_vocabulary.txt").read_text(encoding="utf-8").splitlines()
+        (folder / f"{side}_vocabulary.txt").read_text(encoding="utf-8").splitlines()
         for side in ("source", "target")
     )
-    examples = json.loads((AREN / "examples.json").read_text(encoding="utf-8"))
-    return load_file(AREN / "model.safetensors"), options, src_tokens, tgt_tokens, examples
+    examples = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
+    return load_file(folder / "model.safetensors"), options, src_tokens, tgt_tokens, examples
 
 
 def test_aren_scores(aren):

@@ -39,11 +39,6 @@ def for_reference(options):
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def x(rng):
     return normal(rng, B, T, D)
 

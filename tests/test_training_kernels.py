@@ -15,11 +15,6 @@ EPS = float(np.finfo(np.float32).eps)
 THREADS = (1, 2, 3)
 
 
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
 def nans(*shape, dtype=np.float32):
     return np.full(shape, np.nan, dtype)
 

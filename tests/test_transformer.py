@@ -46,11 +46,6 @@ each_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
 @pytest.fixture
-def rng():
-    return np.random.default_rng(0)
-
-
-@pytest.fixture
 def src(rng):
     return token_ids(rng, 19, 4, 11)
 
