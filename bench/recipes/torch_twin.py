@@ -95,6 +95,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("recipe")
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--steps", type=int, help="in place of the recipe's")
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    run(load_recipe(arguments.recipe), arguments.folder, arguments.threads)
+    changes = {"training.steps": arguments.steps} if arguments.steps else None
+    run(load_recipe(arguments.recipe, changes), arguments.folder, arguments.threads)
