@@ -294,10 +294,12 @@ def test_examples_that_the_model_cannot_read(changes, says, tmp_path):
 def test_validation_that_cannot_be(tmp_path):
     good = some_examples()
     empty = some_examples(0)
+    silent = Examples([[4], []], [[5], [7, 8]], start_id=1, end_id=2)
     language_model = pt.TransformerLM(small_config(), rng=0)
     texts = some_examples(with_sources=False)
     for model, examples, validation, metric, says in [
         (new_model(), good, empty, "loss", "validation is empty"),
+        (new_model(), good, silent, "loss", r"validation: sources\[1\] is empty and targets\[1\]"),
         (new_model(), good, good, "bleu", "tgt_tokenizer|sacrebleu"),
         (language_model, texts, texts, "exact_match", "expected 'loss' for a language model"),
         (language_model, good, None, "loss", "expected None for a language model"),

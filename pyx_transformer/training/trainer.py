@@ -102,7 +102,7 @@ class Trainer:
         examples.check("train: examples", model)
         if validation is not None:
             validation.check("train: validation", model)
-            check_metric(options.metric, model, validation)
+            check_validation(options.metric, model, validation)
         self.model = model
         self.examples = examples
         self.validation = validation
@@ -310,8 +310,15 @@ class Trainer:
         self.progress = progress
 
 
-def check_metric(metric: str, model: Transformer | TransformerLM, validation: Examples) -> None:
-    """Raise ValueError or ImportError where validation cannot give that metric."""
+def check_validation(metric: str, model: Transformer | TransformerLM, validation: Examples) -> None:
+    """Raise ValueError or ImportError where validation cannot give that metric, or no finite loss:
+    an empty source has the empty translation only."""
+    for number, source in enumerate(validation.sources or ()):
+        if not len(source) and len(validation.targets[number]):
+            raise ValueError(
+                f"train: validation: sources[{number}] is empty and targets[{number}] is not, "
+                "expected both or none"
+            )
     if metric != "loss" and not model.has_encoder:
         raise ValueError(f"train: metric is {metric!r}, expected 'loss' for a language model")
     if metric == "bleu":
