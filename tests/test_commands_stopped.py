@@ -28,6 +28,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """Here and in the processes that are started: a job in the background may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def without_times(path):
     """The entries of a log but those of steps without validation, which come by the clock."""
     entries = [entry for entry in read(path) if "loss" not in entry]
