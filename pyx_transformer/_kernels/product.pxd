@@ -43,6 +43,7 @@ cdef enum:
     # Weights that meet all rows before the next ones do: 4 MB, which stay in the last-level cache.
     CHUNK_FLOATS = 1 << 20
     HALF = VF // 2
+    LINE = 16               # floats of a cache line, which is asked for once
     MOST_JOBS = 3           # products that share a parallel region
 
 
@@ -76,7 +77,8 @@ cdef inline void fixed_tile(
             for p in range(panels):
                 panel = w + p * panel_stride + i * w_stride
                 prefetch(ahead + p * panel_stride + i * ahead_step)
-                prefetch(ahead + p * panel_stride + i * ahead_step + VF)
+                if PANEL > LINE:
+                    prefetch(ahead + p * panel_stride + i * ahead_step + LINE)
                 w_low = load(panel)
                 w_high = load(panel + VF)
                 pin(w_low)
