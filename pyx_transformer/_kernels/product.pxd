@@ -77,7 +77,7 @@ cdef inline void fixed_tile(
             for p in range(panels):
                 panel = w + p * panel_stride + i * w_stride
                 prefetch(ahead + p * panel_stride + i * ahead_step)
-                if PANEL > LINE:
+                if <int>PANEL > LINE:
                     prefetch(ahead + p * panel_stride + i * ahead_step + LINE)
                 w_low = load(panel)
                 w_high = load(panel + VF)
