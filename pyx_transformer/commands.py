@@ -213,7 +213,7 @@ def _evaluate(arguments):
     from pyx_transformer.translation import require_bleu
 
     model = pt.load(arguments.model)
-    with_bleu = isinstance(model, pt.Transformer)
+    with_bleu = model.has_encoder
     try:
         if with_bleu:
             require_bleu()
