@@ -11,17 +11,22 @@ from pathlib import Path
 STAGED = ".saving."  # begins the names of folders of files on their way
 
 
-def read_text(path: str | os.PathLike) -> str:
-    """All of a UTF-8 file.
+def read_text(path: str | os.PathLike[str], *, who: str = "") -> str:
+    """All of a UTF-8 file. Raises what `read_bytes` does, and ValueError as `as_text` does."""
+    return as_text(f"{who}{path}", read_bytes(path, who=who))
 
-    Raises FileNotFoundError or IsADirectoryError, and ValueError as `as_text` does.
+
+def read_bytes(path: str | os.PathLike[str], *, who: str = "") -> bytes:
+    """All of a file. who: what begins an error's message, such as "load: ".
+
+    Raises FileNotFoundError or IsADirectoryError, naming the file.
     """
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a file")
+        raise IsADirectoryError(f"{who}{path} is a folder, expected a file")
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing")
-    return as_text(str(path), path.read_bytes())
+        raise FileNotFoundError(f"{who}{path} is missing")
+    return path.read_bytes()
 
 
 def as_text(name: str, content: bytes) -> str:

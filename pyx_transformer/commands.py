@@ -209,8 +209,8 @@ def _add_search(command, beams):
 
 
 def _evaluate(arguments):
+    from pyx_transformer.metrics import require_bleu
     from pyx_transformer.training.validation import evaluate
-    from pyx_transformer.translation import require_bleu
 
     model = pt.load(arguments.model)
     with_bleu = model.has_encoder
@@ -264,7 +264,7 @@ def add_translate(commands):
 def _translate(arguments):
     from pyx_transformer import plots
     from pyx_transformer.checkpoints import is_shipped
-    from pyx_transformer.translation import translate
+    from pyx_transformer.pipelines import translate
 
     if arguments.attention:
         plots.require(arguments.attention)
@@ -351,7 +351,7 @@ def add_generate(commands):
 
 
 def _generate(arguments):
-    from pyx_transformer.translation import continue_texts
+    from pyx_transformer.pipelines import continue_texts
 
     names = ("max_length", "beam_size", "temperature", "top_k", "top_p", "num_samples", "seed")
     found = continue_texts(

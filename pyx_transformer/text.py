@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from pyx_transformer import _checks
-from pyx_transformer._files import read_text, replace_files
+from pyx_transformer._files import as_text, read_bytes, replace_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,6 +40,10 @@ class Tokenizer(Protocol):
     unknown_id: int
     start_id: int
     end_id: int
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The token of every id."""
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of a text, without start and end; unknown_id for what the vocabulary lacks."""
@@ -191,6 +195,11 @@ class SentencePiece:
         """How many pieces there are."""
         return self._processor.vocab_size()
 
+    @property
+    def vocabulary(self) -> list[str]:
+        """The piece of every id."""
+        return self.tokens(range(self.vocab_size))
+
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of the pieces of a text."""
         return np.array(self._processor.EncodeAsIds(text), np.int64)
@@ -295,25 +304,62 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
 def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer:
     """The tokenizer that `save` wrote.
 
-    Raises FileNotFoundError, and ValueError, naming the file, for one that is malformed, or for a
-    kind or language that there is not.
+    Raises FileNotFoundError or IsADirectoryError, and ValueError, naming the file, for one that is
+    malformed, or for a kind or language that there is not.
     """
     _check_kind("text.load", kind, language)
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"text.load: {path} is missing")
+    content = read_bytes(path, who="text.load: ")
     try:
         if kind == "sentencepiece":
-            return SentencePiece(path.read_bytes())
-        vocabulary = read_text(path).removesuffix("\n").split("\n")
+            return SentencePiece(content)
+        vocabulary = from_lines(as_text("vocabulary", content))
         return Words(vocabulary, language) if kind == "words" else Characters(vocabulary)
     except ValueError as error:
         raise ValueError(f"text.load: {path}: {error}") from error
 
 
+class Vocabulary:
+    """The attribute `src_vocabulary` or `tgt_vocabulary` of a model, beside its tokenizer.
+
+    Its value is the list of the tokenizer's tokens. A list of tokens of which no more is known may
+    be set in the tokenizer's place, and None for neither.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+        self.tokenizer = name.replace("vocabulary", "tokenizer")
+
+    def __get__(self, model: object, owner: type | None = None) -> list[str] | None:
+        if model is None:
+            return self  # type: ignore[return-value]
+        tokenizer = getattr(model, self.tokenizer, None)
+        return vars(model).get(self.name) if tokenizer is None else tokenizer.vocabulary
+
+    def __set__(self, model: object, tokens: list[str] | None) -> None:
+        setattr(model, self.tokenizer, None)
+        vars(model)[self.name] = tokens
+
+
+def tokenizer_of(function: str, model: object, attribute: str) -> Tokenizer:
+    """A model's tokenizer of that name. Raises ValueError where it has none."""
+    tokenizer: Tokenizer | None = getattr(model, attribute)
+    if tokenizer is None:
+        raise ValueError(
+            f"{function}: model has no {attribute}, expected one of pyx_transformer.text"
+        )
+    return tokenizer
+
+
 def as_lines(tokens: Sequence[str]) -> bytes:
     """A vocabulary file: a token per line."""
-    return "".join(f"{token}\n" for token in tokens).encode()
+    lines = "".join(f"{token}\n" for token in tokens)
+    # A mark that is part of the first token needs one before it, which reading takes off.
+    return lines.encode("utf-8-sig" if lines.startswith("\ufeff") else "utf-8")
+
+
+def from_lines(lines: str) -> list[str]:
+    """The tokens of a vocabulary file; its last line may lack its end."""
+    return lines.removesuffix("\n").split("\n") if lines else []
 
 
 def english(text: str) -> str:

@@ -12,8 +12,8 @@ from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
 from pyx_transformer.cli import _parser, main
+from pyx_transformer.pipelines import continue_texts, translate
 from pyx_transformer.training import evaluate
-from pyx_transformer.translation import continue_texts, translate
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
 

@@ -13,11 +13,12 @@ import safetensors.numpy
 from models import assert_same_bits, small_config, small_model, token_ids
 
 import pyx_transformer as pt
-from pyx_transformer.checkpoints import native
+from pyx_transformer import text
+from pyx_transformer.checkpoints import safetensors as container
 
 FILES = ["config.json", "model.safetensors", "source_vocabulary.txt", "target_vocabulary.txt"]
 CONFIG, WEIGHTS, SOURCES, TARGETS = FILES
-GENERATION = "generation.json"
+GENERATION, TOKENIZERS = "generation.json", "tokenizers.json"
 VARIANTS = {
     "default": {},
     "pre-norm": {"norm_first": True, "final_norm": True, "activation": None},
@@ -336,7 +337,27 @@ def test_text_that_is_not_utf_8(name, saved):
     (saved / name).write_bytes(b"\xff\xfe" * 23)
     with pytest.raises(ValueError) as error:
         pt.load(saved)
-    assert str(error.value).startswith(f"load: {saved / name} is not UTF-8: ")
+    assert str(error.value).startswith(f"load: {saved / name}, line 1 is not UTF-8: ")
+
+
+@pytest.mark.parametrize("name", [CONFIG, GENERATION, SOURCES, TARGETS, TOKENIZERS])
+def test_a_byte_order_mark_is_no_text(name, model, saved):
+    """Editors put it before a file; it is part of no key and no token."""
+    model.generation_options = pt.GenerationOptions(beam_size=3)
+    words = [*text.SPECIAL, *(f"t{i}" for i in range(16))]
+    model.tgt_tokenizer = text.Words(words)
+    model.save(saved)
+    (saved / name).write_bytes(b"\xef\xbb\xbf" + (saved / name).read_bytes())
+    again = pt.load(saved)
+    assert again.config == model.config
+    assert again.generation_options == model.generation_options
+    assert (again.src_vocabulary, again.tgt_tokenizer.vocabulary) == (vocabulary(23), words)
+
+
+def test_a_mark_that_is_a_token_stays(model, saved):
+    model.src_vocabulary = ["\ufeff", *vocabulary(9), *"abcdefghijkl"]
+    model.save(saved)
+    assert pt.load(saved).src_vocabulary == model.src_vocabulary
 
 
 # Options of generation.
@@ -439,7 +460,7 @@ def test_missing_files_are_named(name, saved):
         pt.load(saved)
     assert str(error.value) == f"load: {saved / name} is missing"
     (saved / name).mkdir()
-    with pytest.raises(FileNotFoundError, match=name):
+    with pytest.raises(IsADirectoryError, match=f"load: .*{name} is a folder, expected a file"):
         pt.load(saved)
 
 
@@ -583,14 +604,14 @@ def test_hostile_weights(name, saved):
     path.write_bytes(HOSTILE[name])
     assert_refused(path, pt.load, saved)
     if name != "nothing of a huge size":  # which some versions of NumPy can express
-        assert_refused(path, native.read_weights, path)
+        assert_refused(path, container.read_arrays, path)
 
 
 def test_malformed_files_of_the_collection(shared_data, saved):
     paths = sorted((shared_data / "safetensors" / "malformed").iterdir())
     assert len(paths) >= 19
     for path in paths:
-        assert_refused(path, native.read_weights, path)
+        assert_refused(path, container.read_arrays, path)
         (saved / WEIGHTS).write_bytes(path.read_bytes())
         assert_refused(saved / WEIGHTS, pt.load, saved)
 
@@ -610,7 +631,7 @@ def test_valid_files_of_the_collection(shared_data, saved):
     }
     assert {path.stem for path in folder.iterdir()} == set(expected)
     for stem, arrays in expected.items():
-        state = native.read_weights(folder / f"{stem}.safetensors")
+        state = container.read_arrays(folder / f"{stem}.safetensors")
         assert state.keys() == arrays.keys()
         for name, array in arrays.items():
             np.testing.assert_array_equal(state[name], array, strict=True)

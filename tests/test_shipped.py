@@ -8,7 +8,8 @@ import pytest
 
 import pyx_transformer as pt
 from pyx_transformer.cli import main
-from pyx_transformer.translation import bleu, translate
+from pyx_transformer.metrics import bleu
+from pyx_transformer.pipelines import translate
 
 
 @pytest.fixture(scope="module")

@@ -91,6 +91,27 @@ def test_a_model_keeps_its_tokenizers(tokenizer, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors"}
 
 
+class Sided:
+    """What has a tokenizer or a list of tokens, as a side of a model does."""
+
+    src_vocabulary = text.Vocabulary()
+    src_tokenizer = None
+
+
+def test_a_side_has_one_vocabulary(tokenizer):
+    side = Sided()
+    assert side.src_vocabulary is None
+    side.src_vocabulary = ["a", "b"]
+    assert (side.src_vocabulary, side.src_tokenizer) == (["a", "b"], None)
+    side.src_tokenizer = tokenizer
+    assert side.src_vocabulary == tokenizer.tokens(range(tokenizer.vocab_size))
+    assert pickle.loads(pickle.dumps(side)).src_vocabulary == side.src_vocabulary
+    side.src_vocabulary = ["c"]  # in the tokenizer's place
+    assert (side.src_vocabulary, side.src_tokenizer) == (["c"], None)
+    side.src_vocabulary = None
+    assert side.src_vocabulary is None
+
+
 def test_vocabularies_are_the_most_frequent_tokens():
     words = text.make("words", SENTENCES)
     assert words.vocabulary[:6] == ["<unk>", "<s>", "</s>", ".", "the", "cat"]

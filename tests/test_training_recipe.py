@@ -8,10 +8,10 @@ from runs import some_examples
 from small_task import PAIRS, RECIPE
 
 import pyx_transformer as pt
+from pyx_transformer.pipelines import translate
 from pyx_transformer.training import recipe, validation
 from pyx_transformer.training.log import read as read_log
 from pyx_transformer.training.validation import mean_loss
-from pyx_transformer.translation import translate
 
 
 @pytest.fixture(autouse=True)

@@ -175,8 +175,6 @@ def test_a_folder_that_cannot_be(tmp_path):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    from pyx_transformer.checkpoints import native
-
     train(new_model(), some_examples(), None, replace(OPTIONS, steps=4), tmp_path)
     files = ("checkpoint.safetensors", "log.jsonl", "model/model.safetensors")
 
@@ -192,7 +190,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
 
     for name in files:
         before = (tmp_path / name).read_bytes()
-        monkeypatch.setattr(native.os, "fsync", full_from(os.path.basename(name)))
+        monkeypatch.setattr(os, "fsync", full_from(os.path.basename(name)))
         with pytest.raises(OSError, match="No space left"):
             train(new_model(), some_examples(), None, OPTIONS, tmp_path, resume=True)
         monkeypatch.undo()

@@ -7,9 +7,9 @@ import pyx_transformer as pt
 from pyx_transformer import text
 from pyx_transformer.cli import main
 from pyx_transformer.generation import GenerationOptions
+from pyx_transformer.pipelines import continue_texts, translate
 from pyx_transformer.training import Examples
 from pyx_transformer.training.validation import validate
-from pyx_transformer.translation import continue_texts, translate
 
 SENTENCES = ["a b c", "b c d e", "e d"]
 

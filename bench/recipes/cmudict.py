@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import pyx_transformer as pt
-from pyx_transformer.translation import translate
+from pyx_transformer.pipelines import translate
 
 DICTIONARY = Path("../shared/data/cmudict/cmudict.dict")
 SEED = 0

@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pyx_transformer.pipelines.texts import padded
 from pyx_transformer.training.optimizer import as_schedule
 from pyx_transformer.training.recipe import load_recipe
 from pyx_transformer.training.validation import validate
-from pyx_transformer.translation import padded
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 from bench.torch_translator import Translator

@@ -22,13 +22,13 @@ from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints import load
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.metrics import require_bleu
 from pyx_transformer.training import corpus
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.trainer import LOG, MODEL, Progress, train
 from pyx_transformer.training.validation import reachable, validate
 from pyx_transformer.transformer import Transformer
-from pyx_transformer.translation import require_bleu
 
 if TYPE_CHECKING:
     from collections.abc import Callable

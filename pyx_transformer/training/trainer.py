@@ -23,7 +23,10 @@ import safetensors.numpy
 
 from pyx_transformer import _checks, _runtime, checkpoints
 from pyx_transformer._files import STAGED, replace_files
-from pyx_transformer.checkpoints.native import as_config_text, check_tokenizers
+from pyx_transformer.checkpoints.native import as_config_text
+from pyx_transformer.checkpoints.sides import check_tokenizers
+from pyx_transformer.metrics import require_bleu
+from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training.interrupts import Interrupts
 from pyx_transformer.training.log import Log, Pace
 from pyx_transformer.training.model import add_gradients
@@ -31,7 +34,6 @@ from pyx_transformer.training.optimizer import AdamW, as_schedule
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.parameters import Parameters
 from pyx_transformer.training.validation import reachable, validate
-from pyx_transformer.translation import require_bleu, tokenizer_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

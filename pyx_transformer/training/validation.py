@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer.metrics import bleu, require_bleu
+from pyx_transformer.pipelines.texts import options_of, padded
+from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
-from pyx_transformer.translation import bleu, options_of, padded, require_bleu, tokenizer_of
 
 if TYPE_CHECKING:
     from pyx_transformer.language_model import TransformerLM

@@ -1,0 +1,35 @@
+"""Texts to texts of another language."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyx_transformer.pipelines.texts import as_ids, generated_texts, options_of
+from pyx_transformer.text import tokenizer_of
+from pyx_transformer.transformer import Transformer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pyx_transformer.pipelines.texts import GeneratedText
+
+
+def translate(
+    model: Transformer, texts: Sequence[str], *, spaced: bool = False, **settings: Any
+) -> list[list[GeneratedText]]:
+    """The translations of each text, the best first.
+
+    settings: those of `GenerationOptions`, such as beam_size=4, num_hypotheses=4, on top of the
+    model's own, or `options` in their place. Unknown tokens are not generated. spaced: words stand
+    between spaces in languages without them too.
+
+    Raises TypeError where model is no Transformer or texts are no list of strings, ValueError for
+    texts that are no Unicode and where the model has no tokenizers, and what `model.generate` does.
+    """
+    this = "translate"
+    if not isinstance(model, Transformer):
+        raise TypeError(f"{this}: model is a {type(model).__name__}, expected a Transformer")
+    source, target = (tokenizer_of(this, model, f"{side}_tokenizer") for side in ("src", "tgt"))
+    src, lengths = as_ids(this, texts, source)
+    generation = model.generate(src, lengths, options=options_of(this, model, settings))
+    return generated_texts(generation, target, spaced=spaced)
