@@ -1,16 +1,19 @@
 """Generating and scoring target sequences.
 
-batches     sentences to batches, results in the caller's order
+generating  sentences to hypotheses, from end to end
+checks      options against the model and the sentences
+batches     which sentences are decoded together
 search      the step loop: greedy, beams, samples
 logits      penalties and bans; sampling: which token is drawn
 cache       the decoder's keys and values, step by step
+attention   that of what has been generated, computed afterwards
 options, results    what goes in and what comes out
 scoring     the probability of given targets
 memory      how much of it a generation takes
 """
 
-from pyx_transformer.generation.batches import generate, generate_alone
 from pyx_transformer.generation.cache import KeyValueCache
+from pyx_transformer.generation.generating import generate, generate_alone
 from pyx_transformer.generation.memory import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
 from pyx_transformer.generation.results import Generation, Hypothesis

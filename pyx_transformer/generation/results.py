@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+
+    from pyx_transformer.generation.options import GenerationOptions
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,17 @@ class Generation:
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
         return iter(self.sequences)
+
+
+def asked_for(hypotheses: list[list[Hypothesis]], options: GenerationOptions) -> Generation:
+    """The hypotheses of each sentence, with what the options ask for and no more."""
+
+    def kept(one: Hypothesis) -> Hypothesis:
+        return replace(
+            one,
+            score=one.score if options.return_scores else None,
+            token_scores=one.token_scores if options.return_token_scores else None,
+            attention=one.attention if options.return_attention else None,
+        )
+
+    return Generation([[kept(one) for one in found] for found in hypotheses])

@@ -1,0 +1,37 @@
+"""The cross-attention of what has been generated, computed afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyx_transformer.generation.results import Hypothesis
+    from pyx_transformer.transformer import Transformer
+
+
+def with_attention(
+    model: Transformer, source: NDArray[np.int64], hypotheses: list[Hypothesis]
+) -> list[Hypothesis]:
+    """A sentence's hypotheses with their cross-attention: one more pass, which gives the same to
+    the bit as the steps that found them."""
+    if not len(source):
+        return hypotheses
+    steps = np.array([len(one.token_scores) for one in hypotheses])
+    inputs = np.full((len(hypotheses), max(steps)), model.config.start_id)
+    for row, one, count in zip(inputs, hypotheses, steps, strict=True):
+        row[1:count] = one.sequence[: max(count - 1, 0)]
+    sources = np.repeat(source[None], len(hypotheses), axis=0)
+    _, weights = model(sources, inputs, tgt_lengths=steps, return_attention=True)
+    layers, heads = len(weights.cross), model.config.num_heads
+    attention = np.array(weights.cross, np.float32).reshape(
+        layers, len(hypotheses), heads, max(steps), len(source)
+    )
+    return [
+        replace(one, attention=attention[:, i, :, :count].copy())
+        for i, (one, count) in enumerate(zip(hypotheses, steps, strict=True))
+    ]

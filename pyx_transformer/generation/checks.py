@@ -1,0 +1,103 @@
+"""Options against the model and the sentences: what they are there, or what is wrong with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyx_transformer.generation.options import GenerationOptions
+    from pyx_transformer.language_model import TransformerLM
+    from pyx_transformer.transformer import Transformer
+
+DEFAULT_LENGTH = 256
+
+
+def as_prefixes(
+    this: str, options: GenerationOptions, batch: int, because: tuple[str, tuple[int, ...]]
+) -> list[NDArray[np.int64]]:
+    """The prefix of each sentence, empty ones where none are given."""
+    if options.prefix is None:
+        return [np.empty(0, np.int64)] * batch
+    if len(options.prefix) != batch:
+        raise ValueError(
+            f"{this}: prefix has {len(options.prefix)} sequences, expected {batch} because "
+            f"{because[0]} is {because[1]}"
+        )
+    return [np.array(ids, np.int64) for ids in options.prefix]
+
+
+def check_fit(
+    this: str,
+    model: Transformer | TransformerLM,
+    options: GenerationOptions,
+    prefix_name: str,
+    prefixes: list[NDArray[np.int64]],
+) -> None:
+    """Raise ValueError for options that do not fit the model or the prefixes."""
+    vocabulary = model.config.tgt_vocab_size
+    end_tokens = options.end_tokens or (model.config.end_id,)
+    if options.beam_size > vocabulary:
+        raise ValueError(
+            f"{this}: beam_size is {options.beam_size}, expected at most the {vocabulary} tokens "
+            "of the vocabulary"
+        )
+    if options.return_alternatives and options.num_hypotheses > vocabulary:
+        raise ValueError(
+            f"{this}: num_hypotheses is {options.num_hypotheses}, expected at most the "
+            f"{vocabulary} tokens of the vocabulary"
+        )
+    if options.coverage_penalty and not model.decoder.layers:
+        raise ValueError(
+            f"{this}: coverage_penalty is {options.coverage_penalty}, expected 0 because the "
+            "decoder has no layers"
+        )
+    lists = {
+        "suppress_tokens": options.suppress_tokens,
+        "end_tokens": end_tokens,
+        **{f"suppress_sequences[{i}]": ids for i, ids in enumerate(options.suppress_sequences)},
+        **{f"{prefix_name}[{i}]": ids.tolist() for i, ids in enumerate(prefixes)},
+    }
+    for name, ids in lists.items():
+        if ids and max(ids) >= vocabulary:
+            raise ValueError(
+                f"{this}: {name} holds {max(ids)}, expected token ids below {vocabulary}"
+            )
+        if name.startswith(prefix_name) and (ends := sorted(set(end_tokens) & set(ids))):
+            raise ValueError(f"{this}: {name} holds {ends[0]}, expected no end token")
+    if len(set(options.suppress_tokens)) == vocabulary:
+        raise ValueError(
+            f"{this}: suppress_tokens holds all {vocabulary} tokens, expected at least one left"
+        )
+
+
+def as_max_length(
+    this: str,
+    model: Transformer | TransformerLM,
+    options: GenerationOptions,
+    prefix_name: str,
+    prefixes: list[NDArray[np.int64]],
+) -> int:
+    """max_length, or what it is unless given.
+
+    Raises ValueError where learned positions do not reach it, or it lies below min_length.
+    """
+    longest = 0
+    if not options.prefix_bias:
+        longest = max(map(len, prefixes), default=0)
+    if options.max_length is not None:
+        what = f"{prefix_name} and max_length together are" if longest else "max_length is"
+        model.check_length(this, what, longest + options.max_length)
+        return options.max_length
+    model.check_length(this, f"the longest {prefix_name} has length", longest)
+    max_length = max(DEFAULT_LENGTH, options.min_length)
+    max_length = min(max_length, model.config.longest - longest)
+    if options.min_length > max_length:
+        raise ValueError(
+            f"{this}: min_length is {options.min_length}, expected at most {max_length} because "
+            "positions are learned"
+        )
+    return max_length
