@@ -8,7 +8,7 @@
     report      runs the rows of a benchmark, prints them, keeps them as JSON
     rows        what a row, its result, a bar and a benchmark are
     timing      contestants in turn
-    machine     what ran it, and the limits it has
+    machine     what ran it, and the limits it has, by the loops of limits and limits.c
     peers       the other libraries; graphs and translators are the models for some of them
 
     recipes/    training runs as TOML files, and the scripts beside them

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import timing
+from bench import limits, timing
 from pyx_transformer import _runtime
 
 PEAK_SECONDS = 0.02
@@ -57,12 +57,12 @@ class Limits:
 
     def fma_peak(self, threads: int | None = None) -> float:
         """Floating-point operations per second in fused multiply-adds on registers."""
-        return _runtime.kernels.fma_peak(PEAK_SECONDS, threads or self.threads)
+        return limits.fma_peak(PEAK_SECONDS, threads or self.threads)
 
     def read_bandwidth(self, threads: int | None = None) -> float:
         """Bytes per second read from main memory, the best of three passes."""
         threads = threads or self.threads
-        passes = [_runtime.kernels.read_seconds(self._floats, threads) for _ in range(3)]
+        passes = [limits.read_seconds(self._floats, threads) for _ in range(3)]
         return self._floats.nbytes / min(passes)
 
     def seconds(self, flop: float, bytes: float) -> float:

@@ -354,4 +354,3 @@ def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, heads, int n
 include "blocks.pxi"
 include "decoding.pxi"
 include "gradients.pxi"
-include "limits.pxi"
