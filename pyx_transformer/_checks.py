@@ -13,8 +13,23 @@ from __future__ import annotations
 import math
 import numbers
 import operator
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from types import EllipsisType
+
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float32]
+    Integers = NDArray[np.int64]
+    Mask = NDArray[np.bool_] | Floats
+    Axes = Sequence[int | str | EllipsisType]  # as `check_shape` explains
+    Because = tuple[str, Axes] | None
+
+Choice = TypeVar("Choice", bound="str | None")
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
@@ -28,7 +43,9 @@ _INT64 = np.dtype(np.int64)
 # Arrays.
 
 
-def as_float32(function, name, value, expected=(...,), because=None):
+def as_float32(
+    function: str, name: str, value: object, expected: Axes = (...,), because: Because = None
+) -> Floats:
     """`value` as a C-contiguous, aligned float32 array; the same object if it is one already.
 
     Anything that np.asarray understands as real numbers is accepted: floats and integers of any
@@ -36,21 +53,31 @@ def as_float32(function, name, value, expected=(...,), because=None):
     Values beyond the range of float32 become infinite. `expected` and `because` are those of
     `check_shape`.
     """
-    if not _is_ready(value, _FLOAT32):
+    if _is_ready(value, _FLOAT32):
+        array = value
+    else:
         array = _array(function, name, value)
         if array.dtype.kind not in "fiub":
             raise TypeError(f"{function}: {name} has dtype {array.dtype}, expected real numbers")
-        value = _converted(function, name, array, _FLOAT32)
-    check_shape(function, name, value.shape, expected, because)
-    return value
+        array = _converted(function, name, array, _FLOAT32)
+    check_shape(function, name, array.shape, expected, because)
+    return array
 
 
-def as_integers(function, name, value, low, high, expected=(...,), because=None):
+def as_integers(
+    function: str,
+    name: str,
+    value: object,
+    low: float,
+    high: float,
+    expected: Axes = (...,),
+    because: Because = None,
+) -> Integers:
     """`value` as a C-contiguous, aligned int64 array with entries from `low` to `high`.
 
     Integers of any width are accepted, and an empty list; booleans and floats are not.
     """
-    array = value if _is_ready(value, _INT64) else _array(function, name, value)
+    array: NDArray[Any] = value if _is_ready(value, _INT64) else _array(function, name, value)
     # NumPy reads an empty list as float64.
     is_empty_list = array.size == 0 and not isinstance(value, np.ndarray)
     if array.dtype.kind not in "iu" and not is_empty_list:
@@ -67,7 +94,9 @@ def as_integers(function, name, value, low, high, expected=(...,), because=None)
     return _converted(function, name, array, _INT64)
 
 
-def as_token_ids(function, name, value, table_shape, expected=(...,)):
+def as_token_ids(
+    function: str, name: str, value: object, table_shape: tuple[int, ...], expected: Axes = (...,)
+) -> Integers:
     """`value` as int64 token ids, each a row of a table (V, D)."""
     last = table_shape[0] - 1
     ids = as_integers(function, name, value, 0, last, because=("the table", table_shape))
@@ -75,7 +104,9 @@ def as_token_ids(function, name, value, table_shape, expected=(...,)):
     return ids
 
 
-def as_lengths(function, name, value, batch, longest, because):
+def as_lengths(
+    function: str, name: str, value: object, batch: int, longest: int, because: Because
+) -> Integers:
     """`value` (batch,) as int64 counts of real items, each 0 to `longest`.
 
     `because` names the array that sets `batch` and `longest`: ("key", key.shape).
@@ -84,7 +115,7 @@ def as_lengths(function, name, value, batch, longest, because):
     return as_integers(function, name, value, 0, longest, (batch,), because).copy()
 
 
-def as_positions(function, name, value, batch, because):
+def as_positions(function: str, name: str, value: object, batch: int, because: Because) -> Integers:
     """One integer or (batch,) integers, negative ones allowed, as int64 (batch,)."""
     positions = as_integers(function, name, value, -POSITION_LIMIT, POSITION_LIMIT)
     if positions.ndim == 0:
@@ -93,7 +124,7 @@ def as_positions(function, name, value, batch, because):
     return positions.copy()
 
 
-def as_mask(function, name, value, shape):
+def as_mask(function: str, name: str, value: object, shape: tuple[int, ...]) -> Mask:
     """`value` as a bool or float32 view of the given shape (B, H, T, S).
 
     A boolean mask is True where a query may attend; a float mask is added to the scores. The value
@@ -124,7 +155,18 @@ def as_mask(function, name, value, shape):
     return np.broadcast_to(array, shape)
 
 
-def check_shape(function, name, shape, expected, because=None):
+def as_rows(x: NDArray[Any]) -> NDArray[Any]:
+    """x (..., n) as (rows, n). The rows are counted here, since n may be 0."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def check_shape(
+    function: str,
+    name: str,
+    shape: tuple[int, ...],
+    expected: Axes,
+    because: Because = None,
+) -> None:
     """Raise ValueError unless `shape` is as expected.
 
     `expected` holds, for each axis, the size it must have or a name for any size; a leading `...`
@@ -143,7 +185,14 @@ def check_shape(function, name, shape, expected, because=None):
     )
 
 
-def check_broadcast(function, name, shape, target, target_name, ends_early=False):
+def check_broadcast(
+    function: str,
+    name: str,
+    shape: tuple[int, ...],
+    target: tuple[int, ...],
+    target_name: str,
+    ends_early: bool = False,
+) -> None:
     """Raise ValueError unless `shape` broadcasts to `target`, called `target_name` in the error.
 
     With ends_early the last axis is left out of this.
@@ -163,8 +212,14 @@ def check_broadcast(function, name, shape, target, target_name, ends_early=False
 
 
 def as_number(
-    function, name, value, minimum=-FLOAT32_MAX, maximum=FLOAT32_MAX, above=None, below=None
-):
+    function: str,
+    name: str,
+    value: object,
+    minimum: float = -FLOAT32_MAX,
+    maximum: float = FLOAT32_MAX,
+    above: float | None = None,
+    below: float | None = None,
+) -> float:
     """`value` as a float: a real number that float32 can hold, within these bounds."""
     value = _scalar(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
@@ -193,7 +248,13 @@ def as_number(
     return number
 
 
-def as_integer(function, name, value, minimum=-math.inf, maximum=math.inf):
+def as_integer(
+    function: str,
+    name: str,
+    value: object,
+    minimum: float = -math.inf,
+    maximum: float = math.inf,
+) -> int:
     """`value` as an int from `minimum` to `maximum`."""
     value = _scalar(value)
     if isinstance(value, (bool, np.bool_, np.ndarray)) or not hasattr(value, "__index__"):
@@ -205,7 +266,7 @@ def as_integer(function, name, value, minimum=-math.inf, maximum=math.inf):
     return value
 
 
-def as_num_heads(function, value, d_model):
+def as_num_heads(function: str, value: object, d_model: int) -> int:
     """A number of heads that share d_model evenly."""
     num_heads = as_integer(function, "num_heads", value, minimum=1)
     if d_model % num_heads:
@@ -215,63 +276,93 @@ def as_num_heads(function, value, d_model):
     return num_heads
 
 
-def as_flag(function, name, value):
+def as_flag(function: str, name: str, value: object) -> bool:
     """`value` as a bool, if it is one."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{function}: {name} is {_brief(value)}, expected True or False")
     return bool(value)
 
 
-def as_window(function, name, value):
+def as_window(function: str, name: str, value: object) -> tuple[int, int]:
     """A window (left, right) as two ints; an open side, written as None, becomes -1."""
     if value is None:
         return -1, -1
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{function}: {name} is {_brief(value)}, expected (left, right)")
-    sides = []
-    for i, side in enumerate(value):
-        if side is not None:
-            side = as_integer(function, f"{name}[{i}]", side, minimum=0)
+
+    def as_side(i: int) -> int:
+        if value[i] is None:
+            return -1
+        side = as_integer(function, f"{name}[{i}]", value[i], minimum=0)
         # A side that reaches past every key from every position is open.
-        is_open = side is None or side > 2 * POSITION_LIMIT
-        sides.append(-1 if is_open else side)
-    return tuple(sides)
+        return -1 if side > 2 * POSITION_LIMIT else side
+
+    return as_side(0), as_side(1)
 
 
-def as_heads(
-    function, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
-):
-    """The arguments of scaled_dot_product_attention as the kernels take them: query, key, value,
-    mask, lengths, offsets, is_causal, left, right, softcap, scale."""
-    query = as_float32(function, "query", query, ("B", "H", "T", "K"))
-    B, H, T, K = query.shape
-    expected = (B, "Hkv", "S", K)
-    key = as_float32(function, "key", key, expected, ("query", query.shape))
-    _, Hkv, S, _ = key.shape
-    value = as_float32(function, "value", value, (B, Hkv, S, "Kv"), ("key", key.shape))
+class AttentionInputs(NamedTuple):
+    """The arguments of scaled_dot_product_attention as the kernels take them."""
+
+    query: Floats  # (B, H, T, K)
+    key: Floats  # (B, Hkv, S, K)
+    value: Floats  # (B, Hkv, S, Kv)
+    mask: Mask | None  # (B, H, T, S)
+    lengths: Integers  # (B,)
+    offsets: Integers  # (B,)
+    is_causal: bool
+    left: int  # sides of the window, -1 where open
+    right: int
+    softcap: float  # 0 for none
+    scale: float
+
+
+def as_attention_inputs(
+    function: str,
+    query: object,
+    key: object,
+    value: object,
+    *,
+    mask: object,
+    lengths: object,
+    is_causal: object,
+    query_offset: object,
+    window: object,
+    softcap: object,
+    scale: object,
+) -> AttentionInputs:
+    """The checked arguments of scaled_dot_product_attention."""
+    queries = as_float32(function, "query", query, ("B", "H", "T", "K"))
+    B, H, T, K = queries.shape
+    keys = as_float32(function, "key", key, (B, "Hkv", "S", K), ("query", queries.shape))
+    _, Hkv, S, _ = keys.shape
+    because = ("key", keys.shape)
     if H % Hkv if Hkv else H:
         raise ValueError(
             f"{function}: query has H = {H} heads, expected a multiple of Hkv = {Hkv} because key "
-            f"is {key.shape}"
+            f"is {keys.shape}"
         )
-    if mask is not None:
-        mask = as_mask(function, "mask", mask, (B, H, T, S))
-    if lengths is None:
-        lengths = np.full(B, S, np.int64)
-    else:
-        lengths = as_lengths(function, "lengths", lengths, B, S, ("key", key.shape))
-    offsets = as_positions(function, "query_offset", query_offset, B, ("query", query.shape))
-    is_causal = as_flag(function, "is_causal", is_causal)
     left, right = as_window(function, "window", window)
-    if softcap is not None:
-        softcap = as_number(function, "softcap", softcap, minimum=FLOAT32_TINY)
-    softcap = softcap or 0.0
-    # Without a single feature every score is 0, whatever the scale.
-    scale = 1 / math.sqrt(max(K, 1)) if scale is None else as_number(function, "scale", scale)
-    return query, key, value, mask, lengths, offsets, is_causal, left, right, softcap, scale
+    return AttentionInputs(
+        query=queries,
+        key=keys,
+        value=as_float32(function, "value", value, (B, Hkv, S, "Kv"), because),
+        mask=None if mask is None else as_mask(function, "mask", mask, (B, H, T, S)),
+        lengths=np.full(B, S, np.int64)
+        if lengths is None
+        else as_lengths(function, "lengths", lengths, B, S, because),
+        offsets=as_positions(function, "query_offset", query_offset, B, ("query", queries.shape)),
+        is_causal=as_flag(function, "is_causal", is_causal),
+        left=left,
+        right=right,
+        softcap=0.0
+        if softcap is None
+        else as_number(function, "softcap", softcap, minimum=FLOAT32_TINY),
+        # Without a single feature every score is 0, whatever the scale.
+        scale=1 / math.sqrt(max(K, 1)) if scale is None else as_number(function, "scale", scale),
+    )
 
 
-def as_choice(function, name, value, choices):
+def as_choice(function: str, name: str, value: Choice, choices: Collection[str | None]) -> Choice:
     """`value`, if it is one of `choices`: strings, or None."""
     is_name = value is None or isinstance(value, str)
     if not is_name or value not in choices:
@@ -284,14 +375,14 @@ def as_choice(function, name, value, choices):
 # How values are converted and shown.
 
 
-def _is_ready(value, dtype):
+def _is_ready(value: object, dtype: np.dtype[Any]) -> TypeGuard[NDArray[Any]]:
     if type(value) is not np.ndarray or value.dtype != dtype:
         return False
     flags = value.flags
     return flags.c_contiguous and flags.aligned
 
 
-def _array(function, name, value):
+def _array(function: str, name: str, value: object) -> NDArray[Any]:
     """np.asarray(value), with errors that name the argument."""
     if value is None:
         raise TypeError(f"{function}: {name} is None, expected an array")
@@ -303,7 +394,7 @@ def _array(function, name, value):
         raise TypeError(f"{function}: {name} cannot be read as an array: {error}") from error
 
 
-def _converted(function, name, array, dtype):
+def _converted(function: str, name: str, array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
     """`array` as `dtype`, C-contiguous and aligned, copied only if it is not."""
     try:
         if array.dtype != dtype:
@@ -318,21 +409,21 @@ def _converted(function, name, array, dtype):
         ) from error
 
 
-def _scalar(value):
+def _scalar(value: object) -> object:
     """The number inside a 0-d array, as stored in .npz files; anything else as it is."""
     return value[()] if isinstance(value, np.ndarray) and value.ndim == 0 else value
 
 
-def _shown(shape):
+def _shown(shape: Axes) -> str:
     axes = ["..." if axis is ... else str(axis) for axis in shape]
     return f"({axes[0]},)" if len(axes) == 1 else f"({', '.join(axes)})"
 
 
-def _reason(because):
+def _reason(because: Because) -> str:
     return "" if because is None else f" because {because[0]} is {_shown(because[1])}"
 
 
-def _brief(value):
+def _brief(value: object) -> str:
     """The value, shortened to one line; an array only by its dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"a {value.dtype} array of shape {_shown(value.shape)}"

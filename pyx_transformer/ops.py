@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._checks import as_rows as _rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -196,8 +197,8 @@ def embedding(
             "embedding", "positions", positions.shape, (*ids.shape, table.shape[1]), "(..., T, D)"
         )
         positions = _rows(positions)
-        position_ids = np.arange(len(positions)).reshape(leading)
-        position_ids = np.broadcast_to(position_ids, ids.shape).ravel()
+        numbers = np.arange(len(positions)).reshape(leading)
+        position_ids = np.broadcast_to(numbers, ids.shape).ravel()
 
     out = _empty("embedding", (*ids.shape, table.shape[1]))
     threads = _runtime.get_num_threads()
@@ -247,20 +248,30 @@ def scaled_dot_product_attention(
     result.
     """
     this = "scaled_dot_product_attention"
-    heads = _checks.as_heads(
-        this, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
+    inputs = _checks.as_attention_inputs(
+        this,
+        query,
+        key,
+        value,
+        mask=mask,
+        lengths=lengths,
+        is_causal=is_causal,
+        query_offset=query_offset,
+        window=window,
+        softcap=softcap,
+        scale=scale,
     )
     return_weights = _checks.as_flag(this, "return_weights", return_weights)
 
-    query, key, value = heads[:3]
-    out = _empty(this, (*query.shape[:3], value.shape[3]))
-    weights = _empty(this, (*query.shape[:3], key.shape[2])) if return_weights else None
-    if math.prod(query.shape[:3]):  # without a query, no width needs room to work in
-        _runtime.kernels.attention(out, weights, (*heads, None), _runtime.get_num_threads())
-    return (out, weights) if return_weights else out
+    queries = inputs.query.shape[:3]
+    out = _empty(this, (*queries, inputs.value.shape[3]))
+    weights = _empty(this, (*queries, inputs.key.shape[2])) if return_weights else None
+    if math.prod(queries):  # without a query, no width needs room to work in
+        _runtime.kernels.attention(out, weights, (*inputs, None), _runtime.get_num_threads())
+    return out if weights is None else (out, weights)
 
 
-def _activate(name, x):
+def _activate(name: str, x: ArrayLike) -> NDArray[np.float32]:
     x = _checks.as_float32(name, "x", x)
     out = _empty(name, x.shape)
     kernels = _runtime.kernels
@@ -270,18 +281,15 @@ def _activate(name, x):
     return out
 
 
-def _per_feature(function, name, value, x):
+def _per_feature(
+    function: str, name: str, value: ArrayLike | None, x: NDArray[np.float32]
+) -> NDArray[np.float32] | None:
     if value is None:
         return None
     return _checks.as_float32(function, name, value, x.shape[-1:], ("x", x.shape))
 
 
-def _rows(x):
-    """x (..., n) as (rows, n). The rows are counted here, since n may be 0."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-
-
-def _empty(function, shape):
+def _empty(function: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     try:
         return np.empty(shape, np.float32)
     except (MemoryError, ValueError) as error:

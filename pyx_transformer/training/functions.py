@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, _runtime, ops
+from pyx_transformer._checks import as_rows as _rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -153,26 +154,38 @@ def scaled_dot_product_attention(
     are at most 1,024 wide.
     """
     this = "scaled_dot_product_attention"
-    heads = _checks.as_heads(
-        this, query, key, value, mask, lengths, is_causal, query_offset, window, softcap, scale
+    inputs = _checks.as_attention_inputs(
+        this,
+        query,
+        key,
+        value,
+        mask=mask,
+        lengths=lengths,
+        is_causal=is_causal,
+        query_offset=query_offset,
+        window=window,
+        softcap=softcap,
+        scale=scale,
     )
-    query, key, value = heads[:3]
-    if max(query.shape[3], value.shape[3]) > WIDEST_HEAD:
+    queries, widths = inputs.query.shape[:3], (inputs.query.shape[3], inputs.value.shape[3])
+    if max(widths) > WIDEST_HEAD:
         raise ValueError(
-            f"{this}: heads are {query.shape[3]} and {value.shape[3]} wide, expected at most "
-            f"{WIDEST_HEAD} to train"
+            f"{this}: heads are {widths[0]} and {widths[1]} wide, expected at most {WIDEST_HEAD} "
+            "to train"
         )
-    out = np.empty((*query.shape[:3], value.shape[3]), np.float32)
-    heads = (*heads, np.empty((*query.shape[:3], 2), np.float32))
-    _runtime.kernels.attention(out, None, heads, _runtime.get_num_threads())
+    out = np.empty((*queries, widths[1]), np.float32)
+    arguments = (*inputs, np.empty((*queries, 2), np.float32))
+    _runtime.kernels.attention(out, None, arguments, _runtime.get_num_threads())
 
     def back(grad: ArrayLike) -> Gradients:
         grad = _gradient(this, grad, out.shape)
-        gradients = [np.zeros(a.shape, np.float32) for a in (query, key, value)]
-        if grad.size and value.size:
+        grad_query, grad_key, grad_value = (np.zeros(a.shape, np.float32) for a in inputs[:3])
+        if grad.size and inputs.value.size:
             threads = _runtime.get_num_threads()
-            _runtime.kernels.attention_gradient(*gradients, grad, out, heads, threads)
-        return tuple(gradients)
+            _runtime.kernels.attention_gradient(
+                grad_query, grad_key, grad_value, grad, out, arguments, threads
+            )
+        return grad_query, grad_key, grad_value
 
     return out, back
 
@@ -240,7 +253,7 @@ def cross_entropy(
     return math.fsum(losses) / count, lambda: _linear_back(logits, x, weight, bias)
 
 
-def _linear_back(grad, x, weight, bias):
+def _linear_back(grad: Floats, x: Floats, weight: Floats, bias: ArrayLike | None) -> Gradients:
     grad_x = np.zeros(x.shape, np.float32)
     grad_weight = np.zeros(weight.shape, np.float32)
     grad_bias = None if bias is None else np.zeros(len(weight), np.float32)
@@ -256,12 +269,20 @@ def _linear_back(grad, x, weight, bias):
             threads,
         )
         kernels.linear_weight_gradient(grad_weight, grad_bias, grad, _rows(x), threads)
-    elif grad.size and bias is not None:  # no features: only the bias has a part in the output
+    elif grad.size and grad_bias is not None:  # no features: only the bias has a part in the output
         grad_bias[:] = grad.sum(axis=0)
     return grad_x, grad_weight, grad_bias
 
 
-def _norm_back(function, x, weight, bias, eps, *, rms):
+def _norm_back(
+    function: str,
+    x: ArrayLike,
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    eps: float,
+    *,
+    rms: bool,
+) -> Callable[[ArrayLike], Gradients]:
     x = _checks.as_float32(function, "x", x, (..., "features"))
     if weight is not None:
         weight = _checks.as_float32(function, "weight", weight)
@@ -288,10 +309,5 @@ def _norm_back(function, x, weight, bias, eps, *, rms):
     return back
 
 
-def _gradient(function, grad, shape):
+def _gradient(function: str, grad: ArrayLike, shape: tuple[int, ...]) -> Floats:
     return _checks.as_float32(function, "grad", grad, shape, ("the output", shape))
-
-
-def _rows(x):
-    """x (..., n) as (rows, n)."""
-    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
