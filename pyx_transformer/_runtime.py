@@ -86,7 +86,9 @@ def set_num_threads(n: int) -> None:
     """
     global _threads, _threads_from
     try:
-        count = operator.index(None if isinstance(n, bool) else n)
+        if isinstance(n, bool):
+            raise TypeError
+        count = operator.index(n)
     except TypeError:
         raise TypeError(
             f"set_num_threads: n is of type {type(n).__name__}, expected an integer"

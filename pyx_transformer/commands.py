@@ -291,10 +291,16 @@ def _translate(arguments):
         raise ValueError("--attention: the translation is empty, and there is nothing to draw")
     _print_texts(found, arguments.scores, arguments.num_hypotheses)
     if arguments.attention:
-        best = found[0][0].hypothesis
-        source = model.src_tokenizer.tokens(model.src_tokenizer.encode(texts[0]))
-        target = [*model.tgt_tokenizer.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
-        _drawn(plots.plot_attention, best.attention, source, target, arguments.attention)
+        _draw_attention(model, texts[0], found[0][0].hypothesis, arguments.attention)
+
+
+def _draw_attention(model, text, best, file):
+    """The cross-attention of a text's best translation."""
+    from pyx_transformer import plots
+
+    source = model.src_tokenizer.tokens(model.src_tokenizer.encode(text))
+    target = [*model.tgt_tokenizer.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
+    _drawn(plots.plot_attention, best.attention, source, target, file)
 
 
 def _lines_of_stdin():

@@ -36,10 +36,13 @@ class Tokenizer(Protocol):
     """What `encode`s a text as ids and `decode`s ids as a text."""
 
     kind: str
-    vocab_size: int
     unknown_id: int
     start_id: int
     end_id: int
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens there are."""
 
     @property
     def vocabulary(self) -> list[str]:
@@ -89,7 +92,7 @@ class _Listed:
         """How many tokens there are."""
         return len(self.vocabulary)
 
-    def tokens(self, ids):
+    def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id."""
         return [self.vocabulary[i] for i in ids]
 
@@ -216,11 +219,8 @@ class SentencePiece:
         """The piece of each id."""
         return [self._processor.IdToPiece(int(i)) for i in ids]
 
-    def __getstate__(self):
-        return self.model
-
-    def __setstate__(self, model):
-        self.__init__(model)
+    def __reduce__(self):
+        return SentencePiece, (self.model,)
 
     @property
     def settings(self) -> dict[str, str]:
@@ -260,7 +260,7 @@ def make(
         if size is None:
             raise ValueError(f"{this}: size is None, expected a number for sentencepiece")
         return SentencePiece(_train_sentencepiece(texts, size))
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for line in texts:
         if kind == "characters":
             counts.update(escaped(line))

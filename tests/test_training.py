@@ -309,9 +309,20 @@ def test_validation_that_cannot_be(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_learned_positions_bound_the_translations(tmp_path):
+@pytest.mark.parametrize(("asked", "reached"), [(128, 9), (9, 9), (5, 5)])
+def test_learned_positions_bound_the_translations(asked, reached, tmp_path, monkeypatch):
+    """Ten of them, the first one of which is the start's."""
+    generate, bounds = pt.Transformer.generate, []
+
+    def watched(model, *arguments, options):
+        bounds.append(options.max_length)
+        return generate(model, *arguments, options=options)
+
+    monkeypatch.setattr(pt.Transformer, "generate", watched)
     model = pt.Transformer(small_config(positions="learned", max_length=10), rng=0)
-    train(model, some_examples(), some_examples(3, 1), replace(OPTIONS, steps=4), tmp_path)
+    options = replace(OPTIONS, steps=4, max_length=asked)
+    train(model, some_examples(), some_examples(3, 1), options, tmp_path)
+    assert bounds == [reached]
 
 
 def test_heads_too_wide_to_train(tmp_path):

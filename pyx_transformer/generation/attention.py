@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -21,7 +21,8 @@ def with_attention(
     the bit as the steps that found them."""
     if not len(source):
         return hypotheses
-    steps = np.array([len(one.token_scores) for one in hypotheses])
+    token_scores = (cast("NDArray[np.float32]", one.token_scores) for one in hypotheses)
+    steps = np.array([len(scores) for scores in token_scores])
     inputs = np.full((len(hypotheses), max(steps)), model.config.start_id)
     for row, one, count in zip(inputs, hypotheses, steps, strict=True):
         row[1:count] = one.sequence[: max(count - 1, 0)]

@@ -94,7 +94,7 @@ def as_max_length(
         return options.max_length
     model.check_length(this, f"the longest {prefix_name} has length", longest)
     max_length = max(DEFAULT_LENGTH, options.min_length)
-    max_length = min(max_length, model.config.longest - longest)
+    max_length = int(min(max_length, model.config.longest - longest))
     if options.min_length > max_length:
         raise ValueError(
             f"{this}: min_length is {options.min_length}, expected at most {max_length} because "

@@ -10,7 +10,9 @@ import numpy as np
 from pyx_transformer import _checks, ops
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
 
     from pyx_transformer.generation.options import GenerationOptions
 
@@ -80,7 +82,7 @@ class LogitsRules:
         """
         options = self.options
         if options.logits_processor is not None:
-            logits = self._processed(logits)
+            logits = processed(logits, options.logits_processor)
         if self.has_own_rows:
             for row, sentence, own in zip(logits, sentences, tokens, strict=True):
                 self._apply_to_row(row, int(self.numbers[sentence]), own)
@@ -94,16 +96,6 @@ class LogitsRules:
             for i, (sentence, own) in enumerate(zip(sentences, tokens, strict=True)):
                 self._lean_towards_prefix(logits[i], self.prefixes[sentence], own)
         return logits
-
-    def _processed(self, logits):
-        this = "generate"
-        shape = logits.shape
-        changed = self.options.logits_processor(logits)
-        if changed is None:
-            return logits
-        because = ("the logits", shape)
-        changed = _checks.as_float32(this, "logits_processor's result", changed, shape, because)
-        return logits if changed is logits else changed.copy()  # the caller may keep its own
 
     def _apply_to_row(self, row, number, tokens):
         options = self.options
@@ -140,6 +132,19 @@ class LogitsRules:
         p[prefix[place]] += bias
         with np.errstate(divide="ignore"):
             row[:] = np.log(p)
+
+
+def processed(
+    logits: NDArray[np.float32], processor: Callable[[ArrayLike], ArrayLike | None]
+) -> NDArray[np.float32]:
+    """logits (N, V) as a logits_processor gives them back, or as it has changed them."""
+    shape = logits.shape
+    given = processor(logits)
+    if given is None:
+        return logits
+    name, because = "logits_processor's result", ("the logits", shape)
+    changed = _checks.as_float32("generate", name, given, shape, because)
+    return logits if changed is logits else changed.copy()  # the caller may keep its own
 
 
 def cool(logits: NDArray[np.float32], temperature: float) -> None:

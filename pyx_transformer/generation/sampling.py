@@ -34,7 +34,7 @@ def uniform_numbers(
         for sample in range(samples)
     ]
     raw = np.array(rows, np.uint64).reshape(len(rows), length)
-    return (raw >> np.uint64(11)) * 2.0**-53
+    return np.multiply(raw >> np.uint64(11), 2.0**-53, dtype=np.float64)
 
 
 def draw(

@@ -101,7 +101,7 @@ class Search:
         for row, prefix in zip(self.tokens, self.prefixes, strict=True):
             row[: len(prefix)] = prefix
         self.coverage = None
-        if options.coverage_penalty:
+        if options.coverage_penalty and sentences.memory:
             self.coverage = np.zeros((batch, sentences.memory[0].keys.shape[2]))
 
     def run(self) -> list[list[Hypothesis]]:
@@ -117,8 +117,8 @@ class Search:
             else:
                 sentences = self.unit // self.branches
                 logits = self.rules.apply(logits, sentences, self.known_tokens(), self.count)
-            if self.is_sampling:
-                self.sample(logits)
+            if self.uniform is not None:
+                self.sample(logits, self.uniform[self.unit, self.count])
             elif self.count == 0 and self.options.return_alternatives:
                 self.branch_out(logits)
             else:
@@ -209,9 +209,9 @@ class Search:
         units = self.unit[rows]
         self.go_on(rows, units, rank[chosen], values[chosen], tokens[chosen], scores[chosen])
 
-    def sample(self, logits):
+    def sample(self, logits, numbers):
         """One drawn token for each row."""
-        tokens, scores = draw(logits, self.uniform[self.unit, self.count], self.options)
+        tokens, scores = draw(logits, numbers, self.options)
         if (tokens < 0).any():
             refuse_no_numbers(logits)
         is_end = self.is_end(tokens)
@@ -268,7 +268,7 @@ class Search:
         stays = np.ones(len(units), bool)
         if self.options.stop_when is not None:
             for row in range(len(units)):
-                stays[row] = not self.is_stopped(row)
+                stays[row] = not self.is_stopped(row, self.options.stop_when)
         if self.count == self.max_length:
             self.cut(np.flatnonzero(stays))
             stays[:] = False
@@ -303,7 +303,7 @@ class Search:
         if done:
             stays &= ~np.isin(self.unit, list(done))
         if self.options.on_token is not None:
-            self.stream(stays, done)
+            self.stream(stays, done, self.options.on_token)
         if not stays.all():
             self.unit, self.slot, self.sum = self.unit[stays], self.slot[stays], self.sum[stays]
             self.length, self.last = self.length[stays], self.last[stays]
@@ -333,11 +333,11 @@ class Search:
         scores = np.append(self.token_scores[row, : self.count], score)
         self.add(row, self.unit[row] if unit is None else unit, total, scores, True)
 
-    def is_stopped(self, row):
+    def is_stopped(self, row, stop_when):
         """Ask stop_when about a row, and take it for finished if so."""
         number = self.sentences.numbers[self.unit[row] // self.branches]
         tokens = self.tokens[row, : self.length[row]].copy()
-        stopped = self.options.stop_when(int(number), tokens)
+        stopped = stop_when(int(number), tokens)
         if stopped:
             self.keep(row, True)
         return stopped
@@ -357,7 +357,7 @@ class Search:
         score = per_length(total, length, options.length_penalty)
         sentence = unit // self.branches
         if self.coverage is not None and length:
-            real = self.sentences.memory[0].counts[sentence]
+            real = len(self.sentences.sources[sentence])
             with np.errstate(divide="ignore"):
                 logs = np.log(np.minimum(self.coverage[row, :real], 1.0))
             score += options.coverage_penalty * float(logs.sum())
@@ -376,7 +376,7 @@ class Search:
     def known_tokens(self):
         return [row[:length] for row, length in zip(self.tokens, self.length, strict=True)]
 
-    def stream(self, stays, done):
+    def stream(self, stays, done, on_token):
         """Hand on the tokens that all hypotheses of a unit agree on."""
         known = self.known_tokens()
         for unit in sorted({*done, *self.unit[stays].tolist()}):
@@ -389,7 +389,7 @@ class Search:
                 agreed = common_start(rivals + [known[row] for row in own])
             first = self.prefix_lengths[unit] + self.streamed[unit]
             for token in agreed[first:]:
-                self.options.on_token(number, int(token))
+                on_token(number, int(token))
                 self.streamed[unit] += 1
 
     def dead_end(self, unit):

@@ -11,11 +11,16 @@ from pyx_transformer.transformer import Transformer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.pipelines.texts import GeneratedText
 
 
 def translate(
-    model: Transformer, texts: Sequence[str], *, spaced: bool = False, **settings: Any
+    model: Transformer | TransformerLM,
+    texts: Sequence[str],
+    *,
+    spaced: bool = False,
+    **settings: Any,
 ) -> list[list[GeneratedText]]:
     """The translations of each text, the best first.
 

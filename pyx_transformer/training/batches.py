@@ -68,7 +68,7 @@ class Examples:
         self.end_id = _checks.as_integer("Examples", "end_id", end_id, minimum=0)
         # A target is read with its start or end token.
         self.lengths = np.array([len(target) + 1 for target in self.targets], np.int64)
-        if sources is not None:
+        if self.sources is not None:
             self.lengths = np.maximum(self.lengths, [len(source) for source in self.sources])
 
     def __len__(self) -> int:

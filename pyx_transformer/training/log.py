@@ -57,7 +57,8 @@ class Pace:
 
     def _begin(self):
         self._reported = time.monotonic()
-        self._loss = self._tokens = self._seconds = self._steps = 0
+        self._tokens = self._steps = 0
+        self._loss = self._seconds = 0.0
 
     def timed(self, step: Callable[[list], dict], batches: list) -> dict:
         """The entry of step(batches), which is counted."""

@@ -10,7 +10,7 @@ from pyx_transformer.training.optimizer import SCHEDULES
 METRICS = ("loss", "exact_match", "bleu")
 # What rounds to 1 in float32 is not below it.
 BELOW_ONE = {"below": 1 - 2**-25}
-BOUNDS = {
+BOUNDS: dict[str, dict[str, float]] = {
     "beta1": BELOW_ONE,
     "beta2": BELOW_ONE,
     "eps": {"minimum": _checks.FLOAT32_TINY},
@@ -73,7 +73,7 @@ class TrainingOptions:
                 minimum = 0 if field.name in ("patience", "seed") else 1
                 value = _checks.as_integer(this, field.name, value, minimum=minimum)
             elif field.type == "float":
-                bounds = {"minimum": 0} | BOUNDS.get(field.name, {})
+                bounds = {"minimum": 0.0} | BOUNDS.get(field.name, {})
                 value = _checks.as_number(this, field.name, value, **bounds)
             object.__setattr__(self, field.name, value)
         _checks.as_choice(this, "schedule", self.schedule, SCHEDULES)

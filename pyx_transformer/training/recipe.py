@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from pyx_transformer.checkpoints import load
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
+from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
@@ -85,7 +86,7 @@ class TextOptions:
 class Recipe:
     """What a TOML file says: see the module."""
 
-    data: dict[str, str]
+    data: dict[str, Any]
     text: TextOptions = field(default_factory=TextOptions)
     model: dict = field(default_factory=dict)
     training: TrainingOptions = field(default_factory=TrainingOptions)
@@ -108,13 +109,12 @@ class Recipe:
         the files, `text.make` and `train` do.
         """
         model = self.build()
-        train_examples, dev = self.examples(model, "train"), self.examples(model, "dev")
-        if dev is None and "dev_share" in self.data:
-            train_examples, dev = train_examples.split(self.data["dev_share"])
-        test = self.examples(model, "test")
-        progress = train(
-            model, train_examples, dev, self.training, folder, resume=resume, report=report
-        )
+        examples = self.examples(model, "train")
+        dev = self.examples(model, "dev") if self.has("dev") else None
+        if DEV_SHARE in self.data:
+            examples, dev = examples.split(self.data[DEV_SHARE])
+        test = self.examples(model, "test") if self.has("test") else None
+        progress = train(model, examples, dev, self.training, folder, resume=resume, report=report)
         if test is not None:
             figures = self.test(load(Path(folder) / MODEL), test)
             Log(Path(folder) / LOG, progress.step, report).write(
@@ -141,17 +141,16 @@ class Recipe:
 
     def build(self) -> Transformer | TransformerLM:
         """A new model with its tokenizers, its weights drawn from training.seed."""
-        source_tokenizer, target_tokenizer = self._tokenizers()
-        config = self.config(
-            (source_tokenizer or target_tokenizer).vocab_size, target_tokenizer.vocab_size
-        )
+        source, target = self._tokenizers()
+        config = self.config(source.vocab_size, target.vocab_size)
         rng = np.random.default_rng((self.training.seed, 1))
-        if not self.is_translation:
-            model = TransformerLM(config, rng=rng)
-        else:
+        model: Transformer | TransformerLM
+        if self.is_translation:
             model = Transformer(config, rng=rng)
-            model.src_tokenizer = source_tokenizer
-        model.tgt_tokenizer = target_tokenizer
+            model.src_tokenizer = source
+        else:
+            model = TransformerLM(config, rng=rng)
+        model.tgt_tokenizer = target
         return model
 
     def config(self, src_vocab_size: int, tgt_vocab_size: int) -> TransformerConfig:
@@ -163,11 +162,11 @@ class Recipe:
             raise ValueError(str(error).replace("TransformerConfig", "[model]", 1)) from error
 
     def _tokenizers(self):
+        """Of source and target; a language model's one as both."""
         if not self.is_translation:
-            return None, self._tokenizer("target", ["train_target"])
+            return (self._tokenizer("target", ["train_target"]),) * 2
         if self.text.shared:
-            both = self._tokenizer("source", ["train_source", "train_target"])
-            return both, both
+            return (self._tokenizer("source", ["train_source", "train_target"]),) * 2
         return (
             self._tokenizer("source", ["train_source"]),
             self._tokenizer("target", ["train_target"]),
@@ -184,16 +183,19 @@ class Recipe:
             options.kind, texts, size=options.size, min_count=options.min_count, language=language
         )
 
-    def examples(self, model: Transformer | TransformerLM, part: str) -> Examples | None:
-        """Those of the part "train", "dev" or "test"; None where the recipe names no files."""
-        source, target = (self.data.get(f"{part}_{side}") for side in ("source", "target"))
-        if target is None:
-            return None
+    def has(self, part: str) -> bool:
+        """Whether the recipe names files of the part "train", "dev" or "test"."""
+        return f"{part}_target" in self.data
+
+    def examples(self, model: Transformer | TransformerLM, part: str) -> Examples:
+        """Those of a part that the recipe has."""
+        target = self.data[f"{part}_target"]
+        tokenizer = tokenizer_of("recipe", model, "tgt_tokenizer")
         if not self.is_translation:
-            return corpus.text_examples(target, model.tgt_tokenizer, model.config)
-        return corpus.pair_examples(
-            source, target, model.src_tokenizer, model.tgt_tokenizer, model.config
-        )
+            return corpus.text_examples(target, tokenizer, model.config)
+        source = self.data[f"{part}_source"]
+        src_tokenizer = tokenizer_of("recipe", model, "src_tokenizer")
+        return corpus.pair_examples(source, target, src_tokenizer, tokenizer, model.config)
 
 
 def texts_of(path: str, kind: str) -> list[str]:
@@ -228,7 +230,7 @@ def parsed(path: Path) -> dict:
         import tomllib
     except ImportError:  # Python 3.10
         try:
-            import tomli as tomllib
+            import tomli as tomllib  # type: ignore[no-redef, unused-ignore]
         except ImportError as error:
             raise ImportError(
                 "recipe: the package tomli is missing: pip install 'pyx-transformer[train]'"

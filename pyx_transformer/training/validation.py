@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import bleu, require_bleu
 from pyx_transformer.pipelines.texts import options_of, padded
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
 
 if TYPE_CHECKING:
-    from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.training.batches import Examples
     from pyx_transformer.transformer import Transformer
 
@@ -30,7 +30,7 @@ def validate(
     those of `GenerationOptions`, on top of the model's own; greedy unless asked.
     """
     figures = {"loss": mean_loss(model, examples)}
-    if not model.has_encoder:
+    if examples.sources is None:
         return figures
     src, lengths = padded(examples.sources)
     options = options_of("validate", model, settings)
@@ -38,7 +38,11 @@ def validate(
     same = [np.array_equal(*pair) for pair in zip(found, examples.targets, strict=True)]
     figures["exact_match"] = float(np.mean(same))
     if with_bleu:
-        tokenizer = model.tgt_tokenizer
+        if examples.references is None:
+            raise ValueError(
+                "validate: examples have no references, expected texts to compare with"
+            )
+        tokenizer = tokenizer_of("validate", model, "tgt_tokenizer")
         figures["bleu"] = bleu(
             [tokenizer.decode(ids, spaced=True) for ids in found],
             [tokenizer.spaced(text) for text in examples.references],
@@ -83,7 +87,7 @@ def evaluate(
 
 def reachable(model: Transformer | TransformerLM, max_length: int) -> int:
     """max_length, or what learned positions reach."""
-    return max(min(max_length, model.config.longest - 1), 1)
+    return max(int(min(max_length, model.config.longest - 1)), 1)
 
 
 def mean_loss(model: Transformer | TransformerLM, examples: Examples) -> float:
@@ -92,10 +96,10 @@ def mean_loss(model: Transformer | TransformerLM, examples: Examples) -> float:
     for begin in range(0, len(examples), SCORED):
         part = slice(begin, begin + SCORED)
         tgt, tgt_lengths = padded(examples.targets[part])
-        if examples.sources is None:
+        if isinstance(model, TransformerLM):
             scores = model.score(tgt, tgt_lengths)
         else:
-            src, src_lengths = padded(examples.sources[part])
+            src, src_lengths = padded((examples.sources or [])[part])
             scores = model.score(src, tgt, src_lengths, tgt_lengths)
         total -= sum(float(score.sum(dtype=np.float64)) for score in scores)
         tokens += sum(len(score) for score in scores)
