@@ -341,24 +341,21 @@ def as_attention_inputs(
             f"{function}: query has H = {H} heads, expected a multiple of Hkv = {Hkv} because key "
             f"is {keys.shape}"
         )
+    values = as_float32(function, "value", value, (B, Hkv, S, "Kv"), because)
+    mask = None if mask is None else as_mask(function, "mask", mask, (B, H, T, S))
+    if lengths is None:
+        counts = np.full(B, S, np.int64)
+    else:
+        counts = as_lengths(function, "lengths", lengths, B, S, because)
+    offsets = as_positions(function, "query_offset", query_offset, B, ("query", queries.shape))
+    is_causal = as_flag(function, "is_causal", is_causal)
     left, right = as_window(function, "window", window)
+    if softcap is not None:
+        softcap = as_number(function, "softcap", softcap, minimum=FLOAT32_TINY)
+    # Without a single feature every score is 0, whatever the scale.
+    scale = 1 / math.sqrt(max(K, 1)) if scale is None else as_number(function, "scale", scale)
     return AttentionInputs(
-        query=queries,
-        key=keys,
-        value=as_float32(function, "value", value, (B, Hkv, S, "Kv"), because),
-        mask=None if mask is None else as_mask(function, "mask", mask, (B, H, T, S)),
-        lengths=np.full(B, S, np.int64)
-        if lengths is None
-        else as_lengths(function, "lengths", lengths, B, S, because),
-        offsets=as_positions(function, "query_offset", query_offset, B, ("query", queries.shape)),
-        is_causal=as_flag(function, "is_causal", is_causal),
-        left=left,
-        right=right,
-        softcap=0.0
-        if softcap is None
-        else as_number(function, "softcap", softcap, minimum=FLOAT32_TINY),
-        # Without a single feature every score is 0, whatever the scale.
-        scale=1 / math.sqrt(max(K, 1)) if scale is None else as_number(function, "scale", scale),
+        queries, keys, values, mask, counts, offsets, is_causal, left, right, softcap or 0.0, scale
     )
 
 
