@@ -18,6 +18,7 @@ from pyx_transformer import _runtime
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SOURCE = REPOSITORY / "bench" / "limits.c"
+KERNELS = REPOSITORY / "pyx_transformer" / "_kernels"
 BUILD = REPOSITORY / "build"
 FLAGS = ["-O3", "-ffp-contract=fast", "-shared", "-fPIC", "-Wno-psabi"]
 FMA_STEPS = 1 << 16
@@ -46,14 +47,15 @@ def compiled(isa: str) -> ctypes.CDLL:
 
     Raises RuntimeError with what the compiler says where it cannot.
     """
-    flags = [*FLAGS, f"-I{REPOSITORY / 'pyx_transformer' / '_kernels'}"]
+    flags = [*FLAGS, f"-I{KERNELS}"]
     if isa.startswith("x86"):
         flags.append(f"-march={isa}")
     if _runtime.cpu.openmp_version():
         flags.append("-fopenmp")
     command = [*shlex.split(os.environ.get("CC") or "cc"), *flags, str(SOURCE)]
-    of_all = hashlib.sha256(repr(command).encode() + SOURCE.read_bytes()).hexdigest()
-    library = BUILD / f"limits-{of_all[:16]}.so"
+    parts = (repr(command).encode(), SOURCE.read_bytes(), (KERNELS / "simd.h").read_bytes())
+    digest = hashlib.sha256(b"".join(parts)).hexdigest()
+    library = BUILD / f"limits-{digest[:16]}.so"
     if not library.exists():
         BUILD.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=BUILD) as folder:
