@@ -1,7 +1,8 @@
 """The extension modules; pyproject.toml says everything else.
 
 CC, CFLAGS and LDFLAGS choose the compiler and its flags as usual; PYX_TRANSFORMER_NO_OPENMP=1
-builds without OpenMP.
+builds without OpenMP; PYX_TRANSFORMER_BOUNDS_CHECK=1 checks every index into an array that the
+entry points make.
 """
 
 import os
@@ -27,7 +28,8 @@ INSTRUCTION_SETS = {
     "arm64": {"neon": []},  # as macOS calls it
 }
 # Never -ffast-math: its start-up code makes the whole process flush small numbers to zero.
-FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast"]
+# Nor does the compiler fuse a product with a sum: `fused` in simd.h says where, for all sets alike.
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 # Vectors are passed between inlined functions only, and Cython's C holds more than it uses.
 FLAGS += ["-Wno-psabi", "-Wno-unused-function", "-Wno-unused-but-set-variable"]
 # The loops over a tile have to be compiled once per number of rows. Left to itself, GCC 12 merges
@@ -55,6 +57,11 @@ def environment(name):
     return shlex.split(os.environ.get(name, ""))
 
 
+def is_asked_for(name):
+    """Whether an environment variable is set, to more than nothing or 0."""
+    return os.environ.get(name, "0") not in ("", "0")
+
+
 def builds(source, *flags):
     """Whether the compiler makes a program of this C source with these flags."""
     flags += (*environment("CFLAGS"), *environment("LDFLAGS"))
@@ -67,7 +74,7 @@ def builds(source, *flags):
 
 def openmp_flags():
     """["-fopenmp"], or [] with a warning where the compiler or its OpenMP library is missing."""
-    if os.environ.get("PYX_TRANSFORMER_NO_OPENMP", "0") not in ("", "0"):
+    if is_asked_for("PYX_TRANSFORMER_NO_OPENMP"):
         reason = "as PYX_TRANSFORMER_NO_OPENMP asks"
     elif builds("#include <omp.h>\nint main(void) { return omp_in_parallel(); }", "-fopenmp"):
         return ["-fopenmp"]
@@ -110,7 +117,8 @@ def extensions():
 
 def stamp(openmp):
     """A file that changes with what the environment says, so that all is compiled again then."""
-    text = repr((COMPILER, openmp, environment("CFLAGS"), environment("LDFLAGS")))
+    flags = environment("CFLAGS"), environment("LDFLAGS")
+    text = repr((COMPILER, openmp, flags, is_asked_for("PYX_TRANSFORMER_BOUNDS_CHECK")))
     path = Path("build/flags.txt")
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(exist_ok=True)
@@ -118,16 +126,19 @@ def stamp(openmp):
     return str(path)
 
 
+BOUNDS_CHECK = is_asked_for("PYX_TRANSFORMER_BOUNDS_CHECK")
+
 setup(
     ext_modules=cythonize(
         extensions(),
-        build_dir="build",
+        # Cython would take C that it made with other directives for its own.
+        build_dir="build/checked" if BOUNDS_CHECK else "build",
         compiler_directives={
             "language_level": 3,
-            "boundscheck": False,
-            "wraparound": False,
+            "boundscheck": BOUNDS_CHECK,
+            "wraparound": False,  # a negative index is out of bounds
             "cdivision": True,
-            "initializedcheck": False,
+            "initializedcheck": BOUNDS_CHECK,
             "embedsignature": True,
         },
     ),

@@ -1,4 +1,4 @@
-"""Rows of whole sub-layers, self-attention and feed-forward with their projections, on (B, T, D).
+"""Rows of whole sub-layers, self-attention and feed-forward, plain and gated, on (B, T, D).
 
 Every contestant allocates its result.
 """
@@ -13,6 +13,7 @@ from cases import normal
 import pyx_transformer as pt
 from bench.rows import Row
 from bench.timing import Contestant
+from pyx_transformer import _runtime
 
 SIZES = ((1, 1), (1, 16), (1, 128), (8, 128))  # (B, T)
 D_MODEL, NUM_HEADS, D_FF = 512, 8, 2048
@@ -35,6 +36,14 @@ def rows():
             {"B": B, "T": T, "D": D_MODEL, "F": D_FF},
             partial(feed_forward_contestants, (B, T, D_MODEL)),
             flop=4 * B * T * D_MODEL * D_FF,
+            quick=(B, T) in QUICK,
+        )
+    for B, T in SIZES:
+        yield Row(
+            "gated feed-forward",
+            {"B": B, "T": T, "D": D_MODEL, "F": D_FF},
+            partial(gated_contestants, (B, T, D_MODEL)),
+            flop=6 * B * T * D_MODEL * D_FF,
             quick=(B, T) in QUICK,
         )
 
@@ -64,6 +73,42 @@ def feed_forward_contestants(shape, peers):
         theirs.add_module("linear2", torch.nn.Linear(D_FF, D_MODEL))
         load(theirs, feed_forward, torch)
         yield Contestant("torch", partial(theirs.eval(), torch.from_numpy(x)))
+
+
+def gated_contestants(shape, peers):
+    """(silu(x G^T) x V^T) W^T, all contestants without biases."""
+    rng = np.random.default_rng(0)
+    x = normal(rng, *shape)
+    rows = x.reshape(-1, D_MODEL)
+    gate, value = normal(rng, 2, D_FF, D_MODEL) / np.float32(D_MODEL**0.5)
+    weight = normal(rng, D_MODEL, D_FF) / np.float32(D_FF**0.5)
+    kernels, threads = _runtime.kernels, peers.threads
+    packed_gate, packed_value, packed = map(kernels.PackedLinear, (gate, value, weight))
+    silu, identity = kernels.ACTIVATIONS["silu"], kernels.ACTIVATIONS[None]
+
+    def ours():
+        values = np.empty((len(rows), D_FF), np.float32)
+        hidden, out = np.empty_like(values), np.empty_like(rows)
+        kernels.linear(values, rows, packed_value, None, None, identity, threads)
+        kernels.linear(hidden, rows, packed_gate, values, None, silu, threads)
+        kernels.linear(out, hidden, packed, None, None, identity, threads)
+        return out.reshape(shape)
+
+    yield Contestant("ours", ours)
+    yield Contestant("numpy", partial(numpy_gated, x, gate, value, weight))
+    if peers.torch:
+        tensors = map(peers.torch.from_numpy, (x, gate, value, weight))
+        yield Contestant("torch", partial(torch_gated, peers.torch.nn.functional, *tensors))
+
+
+def torch_gated(functional, x, gate, value, weight):
+    hidden = functional.silu(functional.linear(x, gate)) * functional.linear(x, value)
+    return functional.linear(hidden, weight)
+
+
+def numpy_gated(x, gate, value, weight):
+    before = x @ gate.T
+    return (before / (1 + np.exp(-before)) * (x @ value.T)) @ weight.T
 
 
 def load(theirs, ours, torch):

@@ -22,11 +22,12 @@ from cases import normal
 from models import token_ids
 
 import pyx_transformer as pt
-from bench import encoder, footprint
+from bench import footprint
 from bench.rows import Bar, Benchmark, Figure, Missing, Row
 from bench.timing import Contestant
 from bench.translators import SPECIAL, load_ctranslate2, to_ctranslate2, to_marian
 from pyx_transformer import _runtime
+from pyx_transformer.sizes import operations, row_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GREEDY, BEAM, TRAINED = "decode, greedy", "decode, beam 4", "decode, small model"
@@ -70,16 +71,13 @@ def rows():
 
 def step_weights(config):
     """How many weights one step reads: the decoder's, without keys and values of the memory."""
-    d_model = config.d_model
-    layer = 6 * d_model**2 + 2 * d_model * config.d_ff
-    return config.num_decoder_layers * layer + d_model * config.tgt_vocab_size
+    return row_weights(config.decoder) + config.d_model * config.tgt_vocab_size
 
 
 def flop(config, B, beam_size):
     """Of the encoder and of all steps; the first one has a single row per sentence."""
-    model = (config.num_encoder_layers, config.d_model, config.num_heads, config.d_ff)
     steps = 1 + beam_size * (TARGET - 1)
-    return encoder.flop(model, [SOURCE] * B) + 2 * B * steps * step_weights(config)
+    return operations(config.encoder, [SOURCE] * B) + 2 * B * steps * step_weights(config)
 
 
 def contestants(config, B, beam_size, peers):

@@ -1,4 +1,5 @@
-"""Rows of what is done to each row or value alone: norms, softmax, activations, embedding.
+"""Rows of what is done to each row or value alone: norms, softmax, activations, embedding, rotary
+positions.
 
 Their limit is to read the inputs and to write the result once. Most of these arrays stay in the
 caches, where that is faster than main memory: a share over 100 % is no mistake. Every contestant
@@ -17,6 +18,7 @@ from cases import ActivationCase, NormCase, SoftmaxCase, arrays, normal, without
 import pyx_transformer as pt
 from bench.rows import Row
 from bench.timing import Contestant
+from pyx_transformer import _runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -25,6 +27,7 @@ NORM_SIZES = ((1, 768), (1024, 768), (65536, 768))  # the last is 200 MB, more t
 SOFTMAX_SIZES = ((1024, 512), (64, 32000))
 ACTIVATION_SIZES = (2048, 1024 * 3072)
 EMBEDDING_SIZES = {"V": 32000, "D": 512, "B": 8, "T": 128}
+ROTARY_SIZES = ({"rows": 128, "H": 8, "K": 64}, {"rows": 4096, "H": 8, "K": 64})
 QUICK = {("layer_norm", 1024), ("softmax", 1024), ("gelu", 1024 * 3072)}
 
 ONNX_OPERATORS: Mapping[str, tuple[str, dict[str, object]]] = {
@@ -57,6 +60,14 @@ def rows():
         embedding_contestants,
         bytes=4 * sizes["D"] * (2 * sizes["B"] * sizes["T"] + sizes["T"]),
     )
+    for name in ("rotary, interleaved", "rotary, halves"):
+        for sizes in ROTARY_SIZES:
+            yield Row(
+                name,
+                sizes,
+                partial(rotary_contestants, name == "rotary, interleaved", sizes),
+                bytes=4 * 2 * math.prod(sizes.values()),
+            )
 
 
 def row(name: str, sizes: dict[str, int], inputs: Callable[[], dict[str, np.ndarray]]) -> Row:
@@ -110,6 +121,40 @@ def embedding_contestants(peers):
         yield Contestant(
             "torch", lambda: look_up(tensors[0], tensors[1]) * float(scale) + tensors[2]
         )
+
+
+def rotary_contestants(is_interleaved, sizes, peers):
+    """Every contestant leaves its input as it is."""
+    m, H, K = sizes.values()
+    x = normal(np.random.default_rng(0), m, H, K)
+    positions = np.arange(m)
+    angles = np.outer(positions, 10_000.0 ** (-2 * np.arange(K // 2) / K))
+    cosines, sines = np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    kernels = _runtime.kernels
+
+    def ours():
+        out = x.copy()
+        rows = out.reshape(m, H * K)
+        kernels.rotate(rows, H, K, cosines, sines, is_interleaved, positions, False, peers.threads)
+        return out
+
+    yield Contestant("ours", ours)
+    pairs = (slice(0, None, 2), slice(1, None, 2))
+    if not is_interleaved:
+        pairs = (slice(0, K // 2), slice(K // 2, None))
+    tables = cosines[:, None], sines[:, None]
+    yield Contestant("numpy", partial(rotated, np.empty_like, x, *tables, *pairs))
+    if peers.torch:
+        tensors = [peers.torch.from_numpy(array) for array in (x, *tables)]
+        yield Contestant("torch", partial(rotated, peers.torch.empty_like, *tensors, *pairs))
+
+
+def rotated(empty_like, x, cosines, sines, first, second):
+    """Rotary positions as NumPy and PyTorch write them."""
+    out = empty_like(x)
+    out[..., first] = x[..., first] * cosines - x[..., second] * sines
+    out[..., second] = x[..., second] * cosines + x[..., first] * sines
+    return out
 
 
 def numpy_layer_norm(x, weight, bias):

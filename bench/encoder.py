@@ -12,6 +12,8 @@ import pyx_transformer as pt
 from bench import footprint
 from bench.rows import Bar, Benchmark, Figure, Row
 from bench.timing import Contestant
+from pyx_transformer.description import plain_stack
+from pyx_transformer.sizes import operations, row_weights
 
 ENCODER, PADDED = "encoder", "encoder, half padding"
 MODELS = ((6, 512, 8, 2048), (12, 768, 12, 3072))  # (layers, d_model, heads, d_ff)
@@ -50,16 +52,12 @@ def sizes(model, B, T):
 
 def flop(model, lengths):
     """Of the products of all layers, on sequences of these lengths."""
-    layers, d_model, _, d_ff = model
-    projections = 2 * sum(lengths) * (4 * d_model**2 + 2 * d_model * d_ff)
-    attention = 4 * d_model * sum(length**2 for length in lengths)
-    return layers * (projections + attention)
+    return operations(plain_stack(*model), lengths)
 
 
 def weight_bytes(model):
     """Of the weights of all layers, each of which has to be read once."""
-    layers, d_model, _, d_ff = model
-    return 4 * layers * (4 * d_model**2 + 2 * d_model * d_ff)
+    return 4 * row_weights(plain_stack(*model))
 
 
 def contestants(model, B, T, peers):

@@ -20,10 +20,10 @@ from bench.peers import Peers
 from bench.rows import Bar, Benchmark, Figure, Row
 from bench.timing import Contestant
 from pyx_transformer import _runtime
+from pyx_transformer.parameters import Parameters
 from pyx_transformer.training import Examples, functions
-from pyx_transformer.training.model import add_gradients
+from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.optimizer import AdamW
-from pyx_transformer.training.parameters import Parameters
 
 STEP, BACKWARD = "training step", "attention, backward"
 # layers of each stack, d, heads, d_ff, vocabulary, B, T, and whether all embeddings are one

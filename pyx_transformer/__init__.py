@@ -3,15 +3,32 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from pyx_transformer import ops
+from pyx_transformer import ops, saving  # noqa: F401 - sets a method of every model
 from pyx_transformer._runtime import get_num_threads, set_num_threads, show_config
 from pyx_transformer.attention import MultiheadAttention
-from pyx_transformer.config import TransformerConfig
+from pyx_transformer.config import (
+    EncoderConfig,
+    MaskedLMConfig,
+    TransformerConfig,
+    TransformerLMConfig,
+)
+from pyx_transformer.description import (
+    AttentionConfig,
+    DistanceBiasConfig,
+    FeedForwardConfig,
+    LayerConfig,
+    NormConfig,
+    RotaryConfig,
+    StackConfig,
+    SubLayerConfig,
+)
+from pyx_transformer.encoder_model import EncoderModel
+from pyx_transformer.feed_forward import FeedForward
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.layers import Embedding, FeedForward, LayerNorm, Linear, RMSNorm
+from pyx_transformer.layers import Embedding, LayerNorm, Linear, RMSNorm
 from pyx_transformer.positions import sinusoidal_positions
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
-from pyx_transformer.transformer import AttentionWeights, Transformer
+from pyx_transformer.transformer import AttentionWeights, HiddenStates, Transformer
 
 if TYPE_CHECKING:
     from pyx_transformer.checkpoints import load
@@ -25,21 +42,34 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionConfig",
     "AttentionWeights",
+    "DistanceBiasConfig",
     "Embedding",
+    "EncoderConfig",
+    "EncoderModel",
     "FeedForward",
+    "FeedForwardConfig",
     "Generation",
     "GenerationOptions",
+    "HiddenStates",
     "Hypothesis",
+    "LayerConfig",
     "LayerNorm",
     "Linear",
+    "MaskedLMConfig",
     "MultiheadAttention",
+    "NormConfig",
     "RMSNorm",
+    "RotaryConfig",
+    "StackConfig",
+    "SubLayerConfig",
     "Transformer",
     "TransformerConfig",
     "TransformerDecoder",
     "TransformerEncoder",
     "TransformerLM",
+    "TransformerLMConfig",
     "get_num_threads",
     "load",
     "ops",

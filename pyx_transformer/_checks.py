@@ -35,6 +35,8 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 FLOAT32_TINY = float(np.finfo(np.float32).tiny)
 # Positions and window sides below this are added and subtracted without leaving 64 bits.
 POSITION_LIMIT = 2**61
+# Sizes above this are no model's; products of two of them still fit in 64 bits.
+LARGEST_SIZE = 2**31 - 1
 
 _FLOAT32 = np.dtype(np.float32)
 _INT64 = np.dtype(np.int64)
@@ -223,7 +225,7 @@ def as_number(
     """`value` as a float: a real number that float32 can hold, within these bounds."""
     value = _scalar(value)
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{function}: {name} is {_brief(value)}, expected a real number")
+        raise TypeError(f"{function}: {name} is {brief(value)}, expected a real number")
     try:
         number = float(value)
     except OverflowError:
@@ -244,7 +246,7 @@ def as_number(
             if not has_none
         ]
         expected = ", ".join(["a finite number", *([" and ".join(bounds)] if bounds else [])])
-        raise ValueError(f"{function}: {name} is {_brief(value)}, expected {expected}")
+        raise ValueError(f"{function}: {name} is {brief(value)}, expected {expected}")
     return number
 
 
@@ -258,12 +260,17 @@ def as_integer(
     """`value` as an int from `minimum` to `maximum`."""
     value = _scalar(value)
     if isinstance(value, (bool, np.bool_, np.ndarray)) or not hasattr(value, "__index__"):
-        raise TypeError(f"{function}: {name} is {_brief(value)}, expected an integer")
+        raise TypeError(f"{function}: {name} is {brief(value)}, expected an integer")
     value = operator.index(value)
     if not minimum <= value <= maximum:
         expected = f"at least {minimum}" if value < minimum else f"at most {maximum}"
-        raise ValueError(f"{function}: {name} is {_brief(value)}, expected {expected}")
+        raise ValueError(f"{function}: {name} is {brief(value)}, expected {expected}")
     return value
+
+
+def as_size(function: str, name: str, value: object) -> int:
+    """`value` as the size of something: an int from 1 to LARGEST_SIZE."""
+    return as_integer(function, name, value, 1, LARGEST_SIZE)
 
 
 def as_num_heads(function: str, value: object, d_model: int) -> int:
@@ -279,7 +286,7 @@ def as_num_heads(function: str, value: object, d_model: int) -> int:
 def as_flag(function: str, name: str, value: object) -> bool:
     """`value` as a bool, if it is one."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{function}: {name} is {_brief(value)}, expected True or False")
+        raise TypeError(f"{function}: {name} is {brief(value)}, expected True or False")
     return bool(value)
 
 
@@ -288,7 +295,7 @@ def as_window(function: str, name: str, value: object) -> tuple[int, int]:
     if value is None:
         return -1, -1
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{function}: {name} is {_brief(value)}, expected (left, right)")
+        raise TypeError(f"{function}: {name} is {brief(value)}, expected (left, right)")
 
     def as_side(i: int) -> int:
         if value[i] is None:
@@ -359,13 +366,21 @@ def as_attention_inputs(
     )
 
 
+def as_kind(function: str, name: str, value: object, *kinds: type) -> Any:
+    """`value`, if it is of one of these classes."""
+    if not isinstance(value, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{function}: {name} is {brief(value)}, expected {expected}")
+    return value
+
+
 def as_choice(function: str, name: str, value: Choice, choices: Collection[str | None]) -> Choice:
     """`value`, if it is one of `choices`: strings, or None."""
     is_name = value is None or isinstance(value, str)
     if not is_name or value not in choices:
         listed = ", ".join(map(repr, choices))
         error = ValueError if is_name else TypeError
-        raise error(f"{function}: {name} is {_brief(value)}, expected one of {listed}")
+        raise error(f"{function}: {name} is {brief(value)}, expected one of {listed}")
     return value
 
 
@@ -420,7 +435,7 @@ def _reason(because: Because) -> str:
     return "" if because is None else f" because {because[0]} is {_shown(because[1])}"
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
     """The value, shortened to one line; an array only by its dtype and shape."""
     if isinstance(value, np.ndarray):
         return f"a {value.dtype} array of shape {_shown(value.shape)}"

@@ -1,83 +1,27 @@
-"""Multi-head attention on the rows of a batch of sequences.
+"""Multi-head attention between its projections, on the rows of a batch (see sequences.py).
 
-Rows are the real tokens of all sequences one after another, (N, d_model), with a `Sequences` that
-tells them apart, so that padding costs nothing.
-
-Size letters: B batch, T target length, S source length, H heads, K head size, N rows.
+Size letters: B batch, T target length, S source length, H heads, Hkv key/value heads, K head size,
+N rows.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
-from pyx_transformer.layers import Layer, LayerNorm, Linear, as_generator, glorot
+from pyx_transformer.description import AttentionConfig, RotaryConfig
+from pyx_transformer.layers import DistanceBias, Linear, linear_forward, norm_of
+from pyx_transformer.parameters import Layer, Parameters, Rng, Uninitialised, as_generator, glorot
+from pyx_transformer.positions import rotary_table
+from pyx_transformer.sequences import KeysValues, Sequences
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Sequences:
-    """Which rows belong to which sequence: counts[b] rows from starts[b] on, both int64 (B,)."""
-
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    length: int  # of the padded batch
-    is_padded: bool
-
-    @classmethod
-    def of(cls, batch: int, length: int, lengths: NDArray[np.int64] | None = None) -> Sequences:
-        """The sequences of a padded batch (batch, length), real up to `lengths`."""
-        if lengths is None or bool((lengths == length).all()):
-            counts = np.full(batch, length)
-            return cls(np.arange(batch) * length, counts, length, False)
-        return cls(np.cumsum(lengths) - lengths, lengths, length, True)
-
-    @classmethod
-    def of_counts(cls, counts: NDArray[np.int64]) -> Sequences:
-        """Sequences of these lengths, in a batch as long as the longest of them."""
-        return cls(np.cumsum(counts) - counts, counts, int(counts.max(initial=0)), True)
-
-    def is_real(self) -> NDArray[np.bool_]:
-        """(B, length): whether a row stands there, or padding."""
-        return np.arange(self.length) < self.counts[:, None]
-
-    def rows(self, x: NDArray) -> NDArray:
-        """The real rows of x (B, length, ...) -> (N, ...)."""
-        if self.is_padded:
-            return x[self.is_real()]
-        return x.reshape(-1, *x.shape[2:])
-
-    def padded(self, rows: NDArray) -> NDArray:
-        """Rows (N, D) -> (B, length, D), zeros in the padding."""
-        batch = len(self.counts)
-        if not self.is_padded:
-            return rows.reshape(batch, self.length, rows.shape[-1])
-        x = np.zeros((batch, self.length, rows.shape[-1]), rows.dtype)
-        x[self.is_real()] = rows
-        return x
-
-    def position_ids(self) -> NDArray[np.int64]:
-        """Each row's position in its sequence, (N,)."""
-        position_ids = np.broadcast_to(np.arange(self.length), (len(self.counts), self.length))
-        return np.ascontiguousarray(self.rows(position_ids))
-
-
-class KeysValues(NamedTuple):
-    """Projected keys and values of a batch, where attention reads them.
-
-    keys, values (slots, H, capacity, K); sequence b begins at row starts[b] of the array seen as
-    (slots H capacity, K) and has counts[b] keys.
-    """
-
-    keys: NDArray[np.float32]
-    values: NDArray[np.float32]
-    starts: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    from pyx_transformer.layers import Back
 
 
 class MultiheadAttention(Layer):
@@ -89,6 +33,9 @@ class MultiheadAttention(Layer):
 
     num_heads divides d_model, K = d_model / num_heads; kdim and vdim are d_model unless given.
     Initialised as in `Linear`. Raises TypeError or ValueError, naming the argument.
+
+    Those of a stack may have more, as their `AttentionConfig` says: in_proj_weight is then (H K +
+    2 Hkv K, d_model), and there may be q_norm.*, k_norm.* and distance_bias.weight.
     """
 
     def __init__(
@@ -98,22 +45,51 @@ class MultiheadAttention(Layer):
         *,
         kdim: int | None = None,
         vdim: int | None = None,
-        rng: np.random.Generator | int | None = None,
+        rng: Rng = None,
     ):
         this = "MultiheadAttention"
-        self.d_model = _checks.as_integer(this, "d_model", d_model, minimum=1)
-        self.num_heads = _checks.as_num_heads(this, num_heads, self.d_model)
-        kdim, vdim = (self.d_model if width is None else width for width in (kdim, vdim))
-        self.kdim = _checks.as_integer(this, "kdim", kdim, minimum=1)
-        self.vdim = _checks.as_integer(this, "vdim", vdim, minimum=1)
+        d_model = _checks.as_size(this, "d_model", d_model)
+        num_heads = _checks.as_num_heads(this, num_heads, d_model)
+        kdim, vdim = (d_model if width is None else width for width in (kdim, vdim))
+        kdim = _checks.as_size(this, "kdim", kdim)
+        vdim = _checks.as_size(this, "vdim", vdim)
         rng = as_generator(this, rng)
-        self._load_own(
-            {
-                name: glorot(rng, *shape) if len(shape) == 2 else np.zeros(shape, np.float32)
-                for name, shape in self._own_shapes().items()
-            }
+        self._build(AttentionConfig(num_heads), d_model, kdim, vdim, rng, None)
+
+    @classmethod
+    def of(
+        cls, config: AttentionConfig, d_model: int, rng: Rng, shared_bias: DistanceBias | None
+    ) -> MultiheadAttention:
+        """What a description asks for; shared_bias belongs to the stack."""
+        attention = cls.__new__(cls)
+        attention._build(config, d_model, d_model, d_model, rng, shared_bias)
+        return attention
+
+    def _build(self, config, d_model, kdim, vdim, rng, shared_bias):
+        self.config = config
+        self.d_model, self.kdim, self.vdim = d_model, kdim, vdim
+        self.num_heads = config.num_heads
+        self.head_size = config.head_size or d_model // config.num_heads
+        # Rows of the projections of queries, keys and values.
+        self._widths = tuple(
+            heads * self.head_size
+            for heads in (config.num_heads, config.num_kv_heads, config.num_kv_heads)
         )
-        self.out_proj = Linear(d_model, d_model, rng=rng)
+        if not isinstance(rng, Uninitialised):
+            self._load_own(
+                {
+                    name: glorot(rng, *shape) if len(shape) == 2 else np.zeros(shape, np.float32)
+                    for name, shape in self._own_shapes().items()
+                }
+            )
+        self.out_proj = Linear(self._widths[0], d_model, bias=config.output_bias, rng=rng)
+        self.q_norm = norm_of(config.head_norm, self.head_size, rng)
+        self.k_norm = norm_of(config.head_norm, self.head_size, rng)
+        self._bias = shared_bias  # the one that is used
+        if config.distance_bias is not None and not config.distance_bias.shared:
+            self.distance_bias = self._bias = DistanceBias(
+                config.distance_bias, self.num_heads, rng
+            )
 
     def __call__(
         self,
@@ -135,6 +111,8 @@ class MultiheadAttention(Layer):
         Raises TypeError or ValueError, naming the argument.
         """
         this = "MultiheadAttention"
+        if self.config.rotary is not None:
+            raise ValueError(f"{this}: it has rotary positions, expected a call of its whole stack")
         query = _checks.as_float32(this, "query", query, ("B", "T", self.d_model))
         batch, length, _ = query.shape
         of_query = ("query", query.shape)
@@ -152,134 +130,249 @@ class MultiheadAttention(Layer):
         if _checks.as_flag(this, "return_weights", return_weights):
             weights = np.zeros((batch, self.num_heads, length, source), np.float32)
 
-        queries = Sequences.of(batch, length)
-        sources = Sequences.of(batch, source)
-        keys_values = self.project(
+        kernels = _runtime.kernels
+        queries, sources = Sequences.of(batch, length), Sequences.of(batch, source)
+        known = self.project(
             memory.reshape(-1, self.kdim), sources, value_rows=value.reshape(-1, self.vdim)
         )
-        if lengths is not None:
-            keys_values = keys_values._replace(counts=lengths)
-        out = self.attend(
-            query.reshape(-1, self.d_model),
-            queries,
-            keys_values,
-            offsets=offsets,
-            is_causal=is_causal,
-            mask=mask,
-            weights=weights,
-        ).reshape(query.shape)
+        arrays = kernels.LayerArrays(
+            memory_keys=known.keys, memory_values=known.values, memory_weights=weights
+        )
+        passing = kernels.Pass(
+            queries.starts,
+            queries.counts,
+            offsets,
+            [arrays],
+            memory_starts=known.starts,
+            memory_counts=known.counts if lengths is None else lengths,
+            memory_mask=mask,
+            memory_is_causal=is_causal,
+        )
+        out = np.empty((batch * length, self.d_model), np.float32)
+        block = self.block(reads_memory=True)
+        rows = query.reshape(-1, self.d_model)
+        kernels.run_block(out, rows, block, passing, _runtime.get_num_threads())
+        out = out.reshape(query.shape)
         return out if weights is None else (out, weights)
 
-    def project(self, rows, sequences: Sequences, *, value_rows=None) -> KeysValues:
-        """Keys and values of rows (N, kdim), and of value_rows (N, vdim) where they differ."""
-        batch = len(sequences.counts)
-        shape = (batch, self.num_heads, sequences.length, self.d_model // self.num_heads)
-        keys_values = KeysValues(
-            np.empty(shape, np.float32),
-            np.empty(shape, np.float32),
-            np.arange(batch) * (self.num_heads * sequences.length),
-            sequences.counts,
-        )
-        _runtime.kernels.project_keys_values(
-            keys_values.keys,
-            keys_values.values,
-            rows,
-            rows if value_rows is None else value_rows,
+    def block(self, rotary: int = -1, *, reads_memory: bool | None = None):
+        """The layer as the kernels run it; rotary is the number of its table among the stack's."""
+        config = self.config
+        left, right = config.window or (None, None)
+        return _runtime.kernels.attention_block(
+            self._query,
             self._key,
             self._value,
-            sequences.starts,
-            sequences.counts,
-            keys_values.starts,
-            np.zeros(batch, np.int64),
-            _runtime.get_num_threads(),
-        )
-        return keys_values
-
-    def attend(
-        self,
-        rows,
-        sequences: Sequences,
-        keys_values: KeysValues | None = None,
-        *,
-        norm: LayerNorm | None = None,
-        norm_first: bool = False,
-        residual: bool = False,
-        offsets=None,
-        is_causal: bool = False,
-        mask=None,
-        weights=None,
-    ):
-        """Attention of rows (N, d_model) to keys and values -> (N, d_model), unchecked.
-
-        Without them each sequence attends to itself. With norm and residual this is a whole
-        sub-layer.
-        """
-        is_own = keys_values is None
-        out = np.empty((len(rows), self.d_model), np.float32)
-        _runtime.kernels.attention_block(
-            out,
-            rows,
-            None if norm is None else norm.parameters,
-            norm_first,
-            residual,
-            self.num_heads,
-            self._query,
-            self._key if is_own else None,
-            self._value if is_own else None,
             self.out_proj.packed,
-            None if is_own else keys_values.keys,
-            None if is_own else keys_values.values,
-            sequences.starts,
-            sequences.counts,
-            sequences.starts if is_own else keys_values.starts,
-            sequences.counts if is_own else keys_values.counts,
-            np.zeros(len(sequences.counts), np.int64) if offsets is None else offsets,
-            is_causal,
-            mask,
-            weights,
-            _runtime.get_num_threads(),
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            is_cross=config.is_cross if reads_memory is None else reads_memory,
+            is_causal=config.is_causal,
+            left=-1 if left is None else left,
+            right=-1 if right is None else right,
+            softcap=config.softcap or 0.0,
+            scale=self.scale,
+            rotary=rotary,
+            query_norm=None if self.q_norm is None else self.q_norm.parameters,
+            key_norm=None if self.k_norm is None else self.k_norm.parameters,
+            distance_bias=None if self._bias is None else self._bias.table(),
         )
-        return out
 
     @property
-    def packed(self):
-        """The projections of queries, keys, values and output, as the kernels take them."""
-        return self._query, self._key, self._value, self.out_proj.packed
+    def scale(self) -> float:
+        """What scores are multiplied by."""
+        return 1 / math.sqrt(self.head_size) if self.config.scale is None else self.config.scale
+
+    def project(
+        self, rows, sequences: Sequences, *, value_rows=None, heads: int | None = None
+    ) -> KeysValues:
+        """Keys and values of a memory's rows (N, kdim), and of value_rows (N, vdim) where they
+        differ, in arrays with room for `heads`, the layer's own unless given."""
+        batch = len(sequences.counts)
+        heads = heads or self.config.num_kv_heads
+        shape = (batch, heads, sequences.length, self.head_size)
+        known = KeysValues(
+            np.empty(shape, np.float32),
+            np.empty(shape, np.float32),
+            np.arange(batch) * (heads * sequences.length),
+            sequences.counts,
+        )
+        _runtime.kernels.project_memory(
+            known.keys,
+            known.values,
+            rows,
+            rows if value_rows is None else value_rows,
+            self.block(reads_memory=True),
+            sequences.starts,
+            sequences.counts,
+            known.starts,
+            _runtime.get_num_threads(),
+        )
+        return known
+
+    def forward(
+        self,
+        rows,
+        parameters: Parameters,
+        sequences: Sequences,
+        memory: Memory | None = None,
+        rotation: Rotation | None = None,
+    ):
+        """rows (N, d_model) -> (N, d_model) with its way back, which adds `residual`.
+
+        memory is for cross-attention: the way back adds to its gradient. Raises ValueError where
+        heads are too wide for it.
+        """
+        widest = _runtime.kernels.WIDEST_HEAD
+        if self.head_size > widest:
+            raise ValueError(
+                f"MultiheadAttention: head_size is {self.head_size}, expected at most {widest} to "
+                "train"
+            )
+        weight, bias = parameters.of(self, "in_proj_weight"), parameters.get(self, "in_proj_bias")
+        known, ends = sequences, np.cumsum(self._widths)[:-1]
+        if memory is None:
+            projected, project_back = linear_forward(rows, weight, bias)
+            parts = np.split(projected, ends, axis=1)
+        else:
+            known = memory.sequences
+            queries, query_back = linear_forward(rows, *_rows_of(weight, bias, 0, ends[0]))
+            of_memory, memory_back = linear_forward(
+                memory.rows, *_rows_of(weight, bias, ends[0], sum(self._widths))
+            )
+            parts = [queries, *np.split(of_memory, 2, axis=1)]
+        norm_backs: list[Back | None] = [None, None]
+        for i, norm in enumerate((self.q_norm, self.k_norm)):
+            if norm is not None:
+                normed, norm_backs[i] = norm.forward(self._heads(parts[i]), parameters)
+                parts[i][:] = normed.reshape(parts[i].shape)  # in place: gradients lie as these do
+        if rotation is not None:
+            rotation.turn(parts[:2], self.head_size)
+        job = self._job(parts, parameters, sequences, known)
+        job.run(_runtime.get_num_threads())
+        out, out_back = self.out_proj.forward(job.out, parameters)
+
+        def back(grad, residual=None):
+            if memory is None:
+                grad_projected = np.zeros_like(projected)
+                grads = np.split(grad_projected, ends, axis=1)
+            else:
+                grad_queries, grad_memory = np.zeros_like(queries), np.zeros_like(of_memory)
+                grads = [grad_queries, *np.split(grad_memory, 2, axis=1)]
+            grad_bias = None if self._bias is None else self._bias.empty_gradient()
+            job.gradient(*grads, out_back(grad), grad_bias, _runtime.get_num_threads())
+            if self._bias is not None:
+                self._bias.add_gradient(parameters, grad_bias)
+            if rotation is not None:
+                rotation.turn(grads[:2], self.head_size, inverse=True)
+            for part, norm_back in zip(grads[:2], norm_backs, strict=True):
+                if norm_back is not None:
+                    part[:] = norm_back(self._heads(part)).reshape(part.shape)
+            if memory is None:
+                return project_back(grad_projected, residual)
+            memory.gradient = memory_back(grad_memory, memory.gradient)
+            return query_back(grad_queries, residual)
+
+        return out, back
+
+    def _heads(self, rows):
+        """A copy of rows (N, heads K) as (N heads, K)."""
+        return np.array(rows).reshape(-1, self.head_size)
+
+    def _job(self, parts, parameters, sequences, known):
+        config = self.config
+        left, right = config.window or (None, None)
+        query, key, value = parts
+        return _runtime.kernels.RowsJob(
+            query,
+            key,
+            value,
+            config.num_heads,
+            config.num_kv_heads,
+            sequences.starts,
+            sequences.counts,
+            known.starts,
+            known.counts,
+            is_causal=config.is_causal,
+            left=-1 if left is None else left,
+            right=-1 if right is None else right,
+            softcap=config.softcap or 0.0,
+            scale=self.scale,
+            bias=None if self._bias is None else self._bias.table(parameters),
+        )
 
     def _own_shapes(self):
-        width = self.d_model
-        if self.kdim == self.vdim == width:
-            shapes = {"in_proj_weight": (3 * width, width)}
+        widths = self._widths
+        if self.kdim == self.vdim == self.d_model:
+            shapes = {"in_proj_weight": (sum(widths), self.d_model)}
         else:
             shapes = {
-                "q_proj_weight": (width, width),
-                "k_proj_weight": (width, self.kdim),
-                "v_proj_weight": (width, self.vdim),
+                "q_proj_weight": (widths[0], self.d_model),
+                "k_proj_weight": (widths[1], self.kdim),
+                "v_proj_weight": (widths[2], self.vdim),
             }
-        return {**shapes, "in_proj_bias": (3 * width,)}
+        return {**shapes, "in_proj_bias": (sum(widths),)} if self.config.bias else shapes
 
     def _own_parameters(self):
         packed = self._query, self._key, self._value
         weights = [part.unpack() for part in packed]
-        bias = np.concatenate([part.bias for part in packed])
-        names = list(self._own_shapes())
-        if len(names) == 2:
+        if self.kdim == self.vdim == self.d_model:
             weights = [np.concatenate(weights)]
-        return dict(zip(names, [*weights, bias], strict=True))
+        if self.config.bias:
+            weights.append(np.concatenate([part.bias for part in packed]))
+        return dict(zip(self._own_shapes(), weights, strict=True))
 
     def _load_own(self, arrays):
+        ends = np.cumsum(self._widths)[:-1]
         if "in_proj_weight" in arrays:
-            weights = np.split(arrays["in_proj_weight"], 3)
+            weights = np.split(arrays["in_proj_weight"], ends)
         else:
             weights = [arrays[f"{part}_proj_weight"] for part in "qkv"]
-        biases = np.split(arrays["in_proj_bias"], 3)
+        biases = np.split(arrays["in_proj_bias"], ends) if self.config.bias else [None] * 3
         self._query, self._key, self._value = (
             _runtime.kernels.PackedLinear(weight, bias)
             for weight, bias in zip(weights, biases, strict=True)
         )
 
 
-def _given(function, name, value, otherwise, expected, because):
+class Memory:
+    """An encoder's rows as a training run's decoder attends to them, and what they all get back."""
+
+    def __init__(self, rows, sequences: Sequences):
+        self.rows = rows
+        self.sequences = sequences
+        self.gradient: NDArray[np.float32] | None = None
+
+
+class Rotation:
+    """How far the rows of a batch turn."""
+
+    def __init__(self, config: RotaryConfig, head_size: int, sequences: Sequences):
+        self._tables = rotary_table(config, head_size, sequences.length)
+        self._is_interleaved = config.pairing == "interleaved"
+        self._position_ids = sequences.position_ids()
+
+    def turn(self, parts, head_size: int, *, inverse: bool = False) -> None:
+        """Turn the heads of queries and keys (N, heads K), in place; inverse: back."""
+        for part in parts:
+            _runtime.kernels.rotate(
+                part,
+                part.shape[1] // head_size,
+                head_size,
+                *self._tables,
+                self._is_interleaved,
+                self._position_ids,
+                inverse,
+                _runtime.get_num_threads(),
+            )
+
+
+def _rows_of(weight, bias, begin, end):
+    """Some rows of a projection's parameters."""
+    return weight.part(begin, end), None if bias is None else bias.part(begin, end)
+
+
+def _given(function, name, value, otherwise, expected, because) -> NDArray[np.float32]:
     """`value` as a float32 array of this shape; where it is None `otherwise`, if that has one."""
     if value is None and otherwise.shape[-1] == expected[-1]:
         return otherwise

@@ -181,7 +181,7 @@ def add_evaluate(commands):
     command = commands.add_parser("evaluate", help="score a model on a source and a target file")
     command.add_argument("--model", required=True, type=path, help="a folder, or en-ja")
     command.add_argument(
-        "source", type=path, help="sentences, one per line; of a language model, its text"
+        "source", type=path, help="sentences, one per line; of other than a translator, its text"
     )
     command.add_argument("target", nargs="?", type=path, help="their translations")
     _add_search(command, beams="1")
@@ -213,7 +213,7 @@ def _evaluate(arguments):
     from pyx_transformer.training.validation import evaluate
 
     model = pt.load(arguments.model)
-    with_bleu = model.has_encoder
+    with_bleu = isinstance(model, pt.Transformer)
     try:
         if with_bleu:
             require_bleu()
@@ -278,7 +278,7 @@ def _translate(arguments):
         )
     texts = arguments.texts or _lines_of_stdin()
     settings = _given(arguments, "beam_size", "max_length", "num_hypotheses")
-    if model.generation_options is None:
+    if getattr(model, "generation_options", None) is None:
         settings.setdefault("beam_size", 4)
     found = translate(
         model,

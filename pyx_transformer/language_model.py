@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks
-from pyx_transformer.layers import Embedding, Linear, as_generator
-from pyx_transformer.stacks import TransformerEncoder
+from pyx_transformer.config import TransformerConfig, TransformerLMConfig
+from pyx_transformer.layers import Linear
+from pyx_transformer.parameters import Parameters, Rng
+from pyx_transformer.stacks import TransformerDecoder, given, new_hidden, padded_hidden
+from pyx_transformer.sub_layers import TrainingPass
+from pyx_transformer.text import Vocabulary
 from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
-    import os
-
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.config import TransformerConfig
     from pyx_transformer.generation import Generation, GenerationOptions
     from pyx_transformer.text import Tokenizer
 
@@ -27,35 +28,36 @@ class TransformerLM(TokenModel):
     Radford et al., 2018 and 2019 (GPT). Initialised from rng as its layers are. Raises TypeError or
     ValueError for what is no config or no rng.
 
-    Built from the decoder's part of the config: tgt_vocab_size, num_decoder_layers and all that is
-    not the source's. State-dict keys: decoder.* (those of torch.nn.TransformerEncoder),
-    tgt_embedding.weight, output_projection.weight, output_projection.bias, and
-    tgt_positions.weight where positions are learned. With tie_output the projection's weight is the
-    embedding's.
+    Of a `TransformerConfig` its decoder counts, without cross-attention. State-dict keys: decoder.*
+    (for plain layers those of torch.nn.TransformerEncoder), tgt_embedding.weight,
+    output_projection.weight, output_projection.bias; tgt_positions.weight where positions are
+    learned, tgt_embedding_norm.* where there is such. With tie_output the projection's weight is
+    the embedding's.
 
-    tgt_vocabulary is a list of tokens, or None; tgt_tokenizer is one of `text`, or None;
-    generation_options are the defaults of `generate`, or None. All are saved and loaded with the
-    model.
+    tgt_tokenizer is one of `text`, or None; tgt_vocabulary is its list of tokens, or a list set in
+    its place, or None; generation_options are the defaults of `generate`, or None. All are saved
+    and loaded with the model.
     """
 
-    has_encoder = False
+    config_type = TransformerLMConfig
+    has_encoder, has_decoder = False, True
+    config: TransformerLMConfig
+    tgt_vocabulary = Vocabulary()
 
-    def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
-        super().__init__(config)
-        rng = as_generator("TransformerLM", rng)
-        self.tgt_vocabulary: list[str] | None = None
+    def __init__(self, config: TransformerLMConfig | TransformerConfig, *, rng: Rng = None):
+        if isinstance(config, TransformerConfig):
+            config = TransformerLMConfig.of_decoder(config)
+        super().__init__(config, rng)
         self.tgt_tokenizer: Tokenizer | None = None
         self.generation_options: GenerationOptions | None = None
-        self.tgt_embedding = Embedding(config.tgt_vocab_size, config.d_model, rng=rng)
-        self.tgt_positions = None
-        if config.positions == "learned":
-            self.tgt_positions = Embedding(config.max_length, config.d_model, rng=rng)
-        self.decoder = self._stack(TransformerEncoder, config.num_decoder_layers, rng)
+
+    def _build(self, rng):
+        config = self.config
+        self._embeddings(rng, "tgt")
+        self.decoder = TransformerDecoder.of(config.decoder, rng)
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
-        if self._ties():
-            self.load_state_dict(self.state_dict())
 
     def __call__(
         self,
@@ -63,23 +65,26 @@ class TransformerLM(TokenModel):
         tgt_lengths: ArrayLike | None = None,
         *,
         return_attention: bool = False,
-    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        return_hidden_states: bool = False,
+    ):
         """tgt (B, T) token ids -> logits (B, T, V) float32, zeros from tgt_lengths[b] on.
 
         Logits at position t are for the token after tgt[:, t]. With return_attention, also the list
-        of each layer's weights (B, H, T, T). Raises TypeError or ValueError, naming the argument,
-        also where learned positions do not reach as far.
+        of each layer's weights (B, H, T, T); with return_hidden_states, also the list of rows
+        (B, T, d_model) after the embeddings and after each layer, before a final norm. Raises
+        TypeError or ValueError, naming the argument, also where learned positions do not reach as
+        far.
         """
         this = "TransformerLM"
         ids, targets = self.sequences(this, "tgt", tgt, tgt_lengths)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         batch, length = len(targets.counts), targets.length
         weights = self.decoder.new_weights(wanted, batch, length, length)
-        rows = self.decoder.apply(
-            self.embed_target(ids, targets.position_ids()), targets, weights=weights, is_causal=True
-        )
+        rows = self.side("tgt").apply(ids, targets.position_ids())
+        hidden = new_hidden(this, return_hidden_states, rows)
+        rows = self.decoder.apply(rows, targets, weights=weights, hidden=hidden)
         logits = targets.padded(self.output_projection.apply(rows))
-        return (logits, weights) if wanted else logits
+        return given(logits, weights, padded_hidden(hidden, targets))
 
     def generate(
         self,
@@ -124,25 +129,15 @@ class TransformerLM(TokenModel):
         `generation.memory_estimate`."""
         from pyx_transformer import generation
 
-        return generation.memory_estimate(self, batch, prompt_len, max_length, beam_size)
+        return generation.memory_estimate(self, None, batch, prompt_len, max_length, beam_size)
 
-    def save(self, directory: str | os.PathLike, *, dtype: str = "float32") -> None:
-        """Write config.json, model.safetensors and what goes with it: see `checkpoints.save`."""
-        from pyx_transformer import checkpoints
+    def forward(self, batch, parameters: Parameters, drop):
+        """The rows of a training `Batch`; back takes their gradient and gives nothing."""
+        run = TrainingPass(parameters, drop, batch.input_sequences)
+        rows, embed_back = self.side("tgt").forward(batch.inputs, run)
+        rows, decoder_back = self.decoder.forward(rows, run)
+        return rows, lambda grad: embed_back(decoder_back(grad))
 
-        checkpoints.save(self, directory, dtype=dtype)
-
-    # Rows in, rows out: what generation builds on.
-
-    def embed_target(self, ids, position_ids):
-        """ids (N,) at their positions (N,) in their sequences -> rows (N, d_model)."""
-        return self._embed(self.tgt_embedding, self.tgt_positions, ids, position_ids)
-
-    def sequences(self, function, name, ids, lengths):
-        """Checked ids (B, T) as rows (N,), and their Sequences."""
-        return self._sequences(function, name, ids, lengths, self.tgt_embedding, ("B", "T"))
-
-    def _ties(self):
-        return (
-            {"output_projection.weight": "tgt_embedding.weight"} if self.config.tie_output else {}
-        )
+    def ties(self):
+        tied = {"output_projection.weight": "tgt_embedding.weight"}
+        return tied if self.config.tie_output else {}

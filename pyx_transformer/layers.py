@@ -1,118 +1,44 @@
-"""Layers with parameters: linear, embedding, norms, feed-forward.
+"""Layers with parameters: linear, embedding, norms, the bias by distance.
 
 A layer is called with arrays and returns a new array; batch first, features last. Parameters carry
 PyTorch's names, so that `load_state_dict` takes the arrays of a torch module as they are. Linear
-weights live only in the packed form that the matrix product reads. `apply` methods take rows
-(N, features), the form that the kernels work on, and check nothing.
+weights live only in the packed form that the matrix product reads.
+
+`apply` methods take rows (N, features), the form that the kernels work on, and check nothing.
+`forward` methods do the same on the `Parameters` of a training run, and also give the function
+`back`, which takes the gradient of what came out, adds to the gradients of the parameters, and
+gives the gradient of what came in. The sums are those of `apply`, to the bit.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer.description import DistanceBiasConfig, NormConfig
+from pyx_transformer.parameters import (
+    Layer,
+    Parameter,
+    Parameters,
+    PlainLayer,
+    Rng,
+    Uninitialised,
+    as_generator,
+    glorot,
+)
+from pyx_transformer.positions import distance_buckets
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
 
-
-class Layer:
-    """Something with parameters of its own, or with layers as attributes, or both."""
-
-    def state_dict(self) -> dict[str, NDArray[np.float32]]:
-        """Copies of all parameters by their dotted PyTorch names."""
-        state = dict(self._own_parameters())
-        for name, child in self._children():
-            state.update({f"{name}.{key}": value for key, value in child.state_dict().items()})
-        return state
-
-    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
-        """Replace all parameters by those of `state`.
-
-        Raises ValueError where a key is missing, unexpected or misshapen, the one message listing
-        them all, and TypeError for what is no array of real numbers. Then nothing has changed.
-        """
-        who = f"{type(self).__name__}.load_state_dict"
-        state = as_state(who, state)
-        shapes = self._all_shapes()
-        missing = [key for key in shapes if key not in state]
-        unexpected = [str(key) for key in state if key not in shapes]
-        misshapen = []
-        arrays = {}
-        for key in shapes:
-            if key in state:
-                arrays[key] = _checks.as_float32(who, key, state[key])
-                if arrays[key].shape != shapes[key]:
-                    misshapen.append(f"{key} is {arrays[key].shape}, expected {shapes[key]}")
-        problems = [
-            f"{problem}: {', '.join(sorted(keys))}"
-            for problem, keys in [
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("misshapen", misshapen),
-            ]
-            if keys
-        ]
-        if problems:
-            raise ValueError(f"{who}: {'; '.join(problems)}")
-        self._load(arrays)
-
-    @property
-    def num_parameters(self) -> int:
-        """How many numbers the parameters hold."""
-        return sum(math.prod(shape) for shape in self._all_shapes().values())
-
-    # A layer with parameters of its own overrides these three.
-
-    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
-    def _own_parameters(self) -> dict[str, NDArray[np.float32]]:
-        return {}
-
-    def _load_own(self, arrays: Mapping[str, NDArray[np.float32]]) -> None:
-        pass
-
-    # The walk over attributes that are layers, and over the list `layers` of a stack.
-
-    def _children(self):
-        for name, value in vars(self).items():
-            if isinstance(value, Layer):
-                yield name, value
-            elif name == "layers":
-                yield from ((f"{name}.{i}", layer) for i, layer in enumerate(value))
-
-    def _all_shapes(self):
-        shapes = dict(self._own_shapes())
-        for name, child in self._children():
-            shapes.update({f"{name}.{key}": shape for key, shape in child._all_shapes().items()})
-        return shapes
-
-    def _load(self, arrays):
-        self._load_own({key: arrays[key] for key in self._own_shapes()})
-        for name, child in self._children():
-            child._load({key: arrays[f"{name}.{key}"] for key in child._all_shapes()})
-
-    # Packed weights depend on the instruction set: copies and pickles carry the plain ones.
-
-    def __getstate__(self):
-        parameters = dict(self._own_parameters())
-        plain = {
-            name: value
-            for name, value in vars(self).items()
-            if name != "_parameters" and type(value).__module__ != _runtime.kernels.__name__
-        }
-        return plain, parameters
-
-    def __setstate__(self, state):
-        plain, parameters = state
-        vars(self).update(plain)
-        if parameters:
-            self._load_own(parameters)
+    Floats = NDArray[np.float32]
+    Back = Callable[..., Floats]
 
 
 class Linear(Layer):
@@ -122,25 +48,17 @@ class Linear(Layer):
     or None. Raises TypeError or ValueError, naming the argument.
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        *,
-        bias: bool = True,
-        rng: np.random.Generator | int | None = None,
-    ):
-        self.in_features = _checks.as_integer("Linear", "in_features", in_features, minimum=1)
-        self.out_features = _checks.as_integer("Linear", "out_features", out_features, minimum=1)
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, rng: Rng = None):
+        self.in_features = _checks.as_size("Linear", "in_features", in_features)
+        self.out_features = _checks.as_size("Linear", "out_features", out_features)
         self.has_bias = _checks.as_flag("Linear", "bias", bias)
-        self._load_own(
-            {
-                "weight": glorot(as_generator("Linear", rng), self.out_features, self.in_features),
-                "bias": np.zeros(self.out_features, np.float32),
-            }
-        )
+        generator = as_generator("Linear", rng)
+        if isinstance(generator, Uninitialised):
+            return
+        weight = glorot(generator, self.out_features, self.in_features)
+        self._load_own({"weight": weight, "bias": np.zeros(self.out_features, np.float32)})
 
-    def __call__(self, x: ArrayLike, *, activation: str | None = None) -> NDArray[np.float32]:
+    def __call__(self, x: ArrayLike, *, activation: str | None = None) -> Floats:
         """x (..., in_features) -> (..., out_features) float32; activation as in `ops.linear`.
 
         Raises TypeError or ValueError, naming the argument.
@@ -150,26 +68,23 @@ class Linear(Layer):
         rows = x.reshape(math.prod(x.shape[:-1]), self.in_features)
         return self.apply(rows, activation).reshape(*x.shape[:-1], self.out_features)
 
-    def apply(self, rows: NDArray[np.float32], activation: str | None = None):
-        """rows (N, in_features) -> (N, out_features), unchecked."""
-        out = np.empty((len(rows), self.out_features), np.float32)
-        _runtime.kernels.linear(
-            out,
-            rows,
-            self.packed,
-            None,
-            _runtime.kernels.ACTIVATIONS[activation],
-            _runtime.get_num_threads(),
+    def apply(self, rows: Floats, activation: str | None = None) -> Floats:
+        """rows (N, in_features) -> (N, out_features)."""
+        return multiplied(rows, self.packed, activation=activation)
+
+    def forward(self, rows: Floats, parameters: Parameters, activation: str | None = None):
+        """`apply`; back takes the gradient before the activation, and what to add to the rows'."""
+        return linear_forward(
+            rows, parameters.of(self, "weight"), parameters.get(self, "bias"), activation
         )
-        return out
 
     @property
-    def weight(self) -> NDArray[np.float32]:
+    def weight(self) -> Floats:
         """A copy of the weight (out_features, in_features)."""
         return self.packed.unpack()
 
     @property
-    def bias(self) -> NDArray[np.float32] | None:
+    def bias(self) -> Floats | None:
         """A copy of the bias (out_features,)."""
         return self.packed.bias
 
@@ -186,24 +101,50 @@ class Linear(Layer):
         self.packed = _runtime.kernels.PackedLinear(arrays["weight"], bias)
 
 
-class PlainLayer(Layer):
-    """A layer whose parameters are plain arrays, which can be read but not written to.
+def linear_forward(
+    rows: Floats, weight: Parameter, bias: Parameter | None, activation: str | None = None
+) -> tuple[Floats, Back]:
+    """activation(rows W^T + b); see `Linear.forward`."""
+    out = multiplied(rows, packed(weight, bias), activation=activation)
 
-    `load_state_dict` is the one way to change them: kernels trust their shapes.
-    """
+    def back(grad, residual=None):
+        add_linear_gradients(weight, bias, grad, rows)
+        return multiplied(grad, transposed(weight), residual)
 
-    @property
-    def weight(self) -> NDArray[np.float32]:
-        """The weight, read-only."""
-        return self._parameters["weight"]
+    return out, back
 
-    def _own_parameters(self):
-        return {name: array.copy() for name, array in self._parameters.items()}
 
-    def _load_own(self, arrays):
-        self._parameters = {name: np.array(array) for name, array in arrays.items()}
-        for array in self._parameters.values():
-            array.flags.writeable = False
+def multiplied(rows, weights, residual=None, activation: str | None = None) -> Floats:
+    """activation(rows W^T + b) + residual, for packed weights."""
+    kernels = _runtime.kernels
+    out = np.empty((len(rows), weights.out_features), np.float32)
+    number = kernels.ACTIVATIONS[activation]
+    kernels.linear(out, rows, weights, None, residual, number, _runtime.get_num_threads())
+    return out
+
+
+def add_linear_gradients(weight: Parameter, bias: Parameter | None, grad, rows) -> None:
+    """What a product's weight and bias get from the gradient (N, out) of its output."""
+    _runtime.kernels.linear_weight_gradient(
+        weight.gradient,
+        None if bias is None else bias.gradient,
+        grad,
+        rows,
+        _runtime.get_num_threads(),
+    )
+
+
+def packed(weight: Parameter, bias: Parameter | None):
+    """A run's weights as the product reads them."""
+    bias_value = None if bias is None else bias.value
+    return _runtime.kernels.PackedLinear(
+        weight.value, bias_value, False, _runtime.get_num_threads()
+    )
+
+
+def transposed(weight: Parameter):
+    """A run's weights as the gradient of the product's input reads them."""
+    return _runtime.kernels.PackedLinear(weight.value, None, True, _runtime.get_num_threads())
 
 
 class Embedding(PlainLayer):
@@ -213,23 +154,16 @@ class Embedding(PlainLayer):
     Raises TypeError or ValueError, naming the argument.
     """
 
-    def __init__(
-        self,
-        num_embeddings: int,
-        d_model: int,
-        *,
-        rng: np.random.Generator | int | None = None,
-    ):
-        self.num_embeddings = _checks.as_integer(
-            "Embedding", "num_embeddings", num_embeddings, minimum=1
-        )
-        self.d_model = _checks.as_integer("Embedding", "d_model", d_model, minimum=1)
-        table = as_generator("Embedding", rng).standard_normal(
-            (self.num_embeddings, self.d_model), np.float32
-        )
+    def __init__(self, num_embeddings: int, d_model: int, *, rng: Rng = None):
+        self.num_embeddings = _checks.as_size("Embedding", "num_embeddings", num_embeddings)
+        self.d_model = _checks.as_size("Embedding", "d_model", d_model)
+        generator = as_generator("Embedding", rng)
+        if isinstance(generator, Uninitialised):
+            return
+        table = generator.standard_normal((self.num_embeddings, self.d_model), np.float32)
         self._load_own({"weight": table * np.float32(self.d_model**-0.5)})
 
-    def __call__(self, ids: ArrayLike) -> NDArray[np.float32]:
+    def __call__(self, ids: ArrayLike) -> Floats:
         """ids (...), integers from 0 to num_embeddings - 1 -> (..., d_model) float32.
 
         Raises TypeError or ValueError, naming the argument.
@@ -237,13 +171,17 @@ class Embedding(PlainLayer):
         ids = _checks.as_token_ids("Embedding", "ids", ids, self.weight.shape)
         return self.apply(ids.reshape(-1), 1.0, None, None).reshape(*ids.shape, self.d_model)
 
-    def apply(self, ids, scale, positions, position_ids):
-        """weight[ids] scale + positions[position_ids], ids (N,) -> (N, d_model), unchecked."""
-        out = np.empty((len(ids), self.d_model), np.float32)
-        _runtime.kernels.embedding(
-            out, ids, self.weight, scale, positions, position_ids, _runtime.get_num_threads()
-        )
-        return out
+    def apply(self, ids, scale: float, positions, position_ids) -> Floats:
+        """weight[ids] scale + positions[position_ids], ids (N,) -> (N, d_model)."""
+        return _looked_up(ids, self.weight, scale, positions, position_ids)
+
+    def forward(
+        self, ids, parameters: Parameters, scale: float = 1.0, positions=None, position_ids=None
+    ):
+        """`apply`; back gives nothing, ids having no gradient."""
+        table = parameters.of(self, "weight")
+        out = _looked_up(ids, table.value, scale, positions, position_ids)
+        return out, lambda grad: add_embedding_gradient(table, ids, grad, scale)
 
     def share(self, other: Embedding) -> None:
         """Use the table of another embedding, without a copy.
@@ -263,167 +201,182 @@ class Embedding(PlainLayer):
         return {"weight": (self.num_embeddings, self.d_model)}
 
 
-class LayerNorm(PlainLayer):
-    """Layer norm over the last axis (Ba, Kiros and Hinton 2016). Parameters: weight, bias (d,).
-
-    eps is added to the variance, and is at least 0: see `ops.layer_norm`. Raises TypeError or
-    ValueError, naming the argument.
-    """
-
-    def __init__(self, d_model: int, *, eps: float = 1e-5):
-        self.d_model = _checks.as_integer("LayerNorm", "d_model", d_model, minimum=1)
-        self.eps = _checks.as_number("LayerNorm", "eps", eps, minimum=0)
-        self._load_own(
-            {"weight": np.ones(d_model, np.float32), "bias": np.zeros(d_model, np.float32)}
-        )
-
-    def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """x (..., d_model) -> the same shape, float32.
-
-        Raises TypeError or ValueError, naming the argument.
-        """
-        x = _checks.as_float32("LayerNorm", "x", x, (..., self.d_model))
-        return self.apply(x.reshape(-1, self.d_model)).reshape(x.shape)
-
-    @property
-    def bias(self) -> NDArray[np.float32]:
-        """The bias (d_model,), read-only."""
-        return self._parameters["bias"]
-
-    def apply(self, rows):
-        """rows (N, d_model) -> (N, d_model), unchecked."""
-        out = np.empty_like(rows)
-        _runtime.kernels.layer_norm(
-            out, rows, self.weight, self.bias, self.eps, _runtime.get_num_threads()
-        )
-        return out
-
-    def _own_shapes(self):
-        return {"weight": (self.d_model,), "bias": (self.d_model,)}
-
-    def _load_own(self, arrays):
-        super()._load_own(arrays)
-        self.parameters = _runtime.kernels.NormParameters(self.weight, self.bias, self.eps)
-
-
-class RMSNorm(PlainLayer):
-    """RMS norm over the last axis (Zhang and Sennrich 2019). Parameters: weight (d,).
-
-    eps is added to the mean square, and is at least 0: see `ops.rms_norm`. Raises TypeError or
-    ValueError, naming the argument.
-    """
-
-    def __init__(self, d_model: int, *, eps: float = 1e-6):
-        self.d_model = _checks.as_integer("RMSNorm", "d_model", d_model, minimum=1)
-        self.eps = _checks.as_number("RMSNorm", "eps", eps, minimum=0)
-        self._load_own({"weight": np.ones(d_model, np.float32)})
-
-    def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """x (..., d_model) -> the same shape, float32.
-
-        Raises TypeError or ValueError, naming the argument.
-        """
-        x = _checks.as_float32("RMSNorm", "x", x, (..., self.d_model))
-        out = np.empty_like(x)
-        _runtime.kernels.rms_norm(
-            out.reshape(-1, self.d_model),
-            x.reshape(-1, self.d_model),
-            self.weight,
-            self.eps,
-            _runtime.get_num_threads(),
-        )
-        return out
-
-    def _own_shapes(self):
-        return {"weight": (self.d_model,)}
-
-
-class FeedForward(Layer):
-    """W2 f(W1 x + b1) + b2 (Vaswani et al. 2017, 3.3). Parameters: linear1.*, linear2.*.
-
-    W1 (d_ff, d_model), W2 (d_model, d_ff), initialised as in `Linear`; activation f as in
-    `ops.linear`. Raises TypeError or ValueError, naming the argument.
-    """
-
-    def __init__(
-        self,
-        d_model: int,
-        d_ff: int,
-        *,
-        activation: str = "relu",
-        rng: np.random.Generator | int | None = None,
-    ):
-        this = "FeedForward"
-        d_model = _checks.as_integer(this, "d_model", d_model, minimum=1)
-        d_ff = _checks.as_integer(this, "d_ff", d_ff, minimum=1)
-        rng = as_generator(this, rng)
-        self.activation = as_activation(this, activation)
-        self.linear1 = Linear(d_model, d_ff, rng=rng)
-        self.linear2 = Linear(d_ff, d_model, rng=rng)
-
-    def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
-        """x (..., d_model) -> the same shape, float32.
-
-        Raises TypeError or ValueError, naming the argument.
-        """
-        x = _checks.as_float32("FeedForward", "x", x, (..., self.linear1.in_features))
-        rows = x.reshape(-1, self.linear1.in_features)
-        return feed_forward(rows, self.linear1, self.linear2, self.activation).reshape(x.shape)
-
-
-def feed_forward(
-    rows,
-    linear1: Linear,
-    linear2: Linear,
-    activation: str | None,
-    *,
-    norm: LayerNorm | None = None,
-    norm_first: bool = False,
-    residual: bool = False,
-):
-    """rows (N, d_model) -> (N, d_model), unchecked; a whole sub-layer with norm and residual."""
-    out = np.empty((len(rows), linear2.out_features), np.float32)
-    _runtime.kernels.feed_forward_block(
-        out,
-        rows,
-        None if norm is None else norm.parameters,
-        norm_first,
-        residual,
-        linear1.packed,
-        linear2.packed,
-        _runtime.kernels.ACTIVATIONS[activation],
-        _runtime.get_num_threads(),
+def _looked_up(ids, table, scale, positions, position_ids):
+    out = np.empty((len(ids), table.shape[1]), np.float32)
+    _runtime.kernels.embedding(
+        out, ids, table, scale, positions, position_ids, _runtime.get_num_threads()
     )
     return out
 
 
-def as_activation(function: str, value: str | None) -> str | None:
-    """The name of an activation that the kernels have."""
-    return _checks.as_choice(function, "activation", value, _runtime.kernels.ACTIVATIONS)
+def add_embedding_gradient(table: Parameter, ids, grad, scale: float = 1.0) -> None:
+    """What the rows `ids` of a table get from the gradient (N, D) of table[ids] scale."""
+    _runtime.kernels.embedding_gradient(
+        table.gradient, ids, grad, scale, _runtime.get_num_threads()
+    )
 
 
-def as_generator(function: str, rng: np.random.Generator | int | None) -> np.random.Generator:
-    """`rng` itself, or a new generator seeded with it."""
-    try:
-        return np.random.default_rng(rng)
-    except (TypeError, ValueError) as error:
-        raise type(error)(
-            f"{function}: rng is {rng!r}, expected a numpy.random.Generator, a seed or None"
-        ) from error
+class _Norm(PlainLayer):
+    """What layer norm and RMS norm share."""
 
+    is_rms: bool
 
-def as_state(function: str, state: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
-    """The entries of `state` in a dict of their own."""
-    if not isinstance(state, Mapping):
-        raise TypeError(
-            f"{function}: state is of type {type(state).__name__}, expected a mapping of names to "
-            "arrays"
+    def __init__(self, d_model: int, eps: float, rng: Rng, **has: bool):
+        this = type(self).__name__
+        self.d_model = _checks.as_size(this, "d_model", d_model)
+        self.eps = _checks.as_number(this, "eps", eps, minimum=0)
+        self._own = {
+            name: (self.d_model,) for name, flag in has.items() if _checks.as_flag(this, name, flag)
+        }
+        if isinstance(as_generator(this, rng), Uninitialised) and self._own:
+            return
+        values = {"weight": np.ones, "bias": np.zeros}
+        self._load_own({name: values[name](self.d_model, np.float32) for name in self._own})
+
+    def __call__(self, x: ArrayLike) -> Floats:
+        """x (..., d_model) -> the same shape, float32.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
+        x = _checks.as_float32(type(self).__name__, "x", x, (..., self.d_model))
+        return self.apply(x.reshape(-1, self.d_model)).reshape(x.shape)
+
+    def apply(self, rows: Floats) -> Floats:
+        """rows (N, d_model) -> (N, d_model)."""
+        values = (self._parameters.get(name) for name in ("weight", "bias"))
+        return self._normalised(rows, *values)
+
+    def forward(self, rows: Floats, parameters: Parameters) -> tuple[Floats, Back]:
+        """`apply`, with its way back."""
+        both = [parameters.get(self, name) for name in ("weight", "bias")]
+        weight, bias = (None if one is None else one.value for one in both)
+
+        def back(grad):
+            grad_rows = np.empty_like(rows)
+            grad_weight, grad_bias = (None if one is None else one.gradient for one in both)
+            _runtime.kernels.norm_gradients(
+                grad_rows,
+                grad_weight,
+                grad_bias,
+                grad,
+                rows,
+                weight,
+                self.eps,
+                self.is_rms,
+                _runtime.get_num_threads(),
+            )
+            return grad_rows
+
+        return self._normalised(rows, weight, bias), back
+
+    def _normalised(self, rows, weight, bias):
+        raise NotImplementedError
+
+    def _own_shapes(self):
+        return self._own
+
+    def _load_own(self, arrays):
+        super()._load_own(arrays)
+        own = self._parameters
+        self.parameters = _runtime.kernels.NormParameters(
+            own.get("weight"), own.get("bias"), self.eps, self.is_rms
         )
-    return dict(state)
 
 
-def glorot(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.float32]:
-    """Uniform (rows, columns) within sqrt(6 / (rows + columns)) (Glorot and Bengio 2010)."""
-    limit = math.sqrt(6 / (rows + columns))
-    values = rng.random((rows, columns), np.float32)
-    return (values * np.float32(2 * limit)) - np.float32(limit)
+class LayerNorm(_Norm):
+    """Layer norm over the last axis (Ba, Kiros and Hinton 2016). Parameters: weight, bias (d,).
+
+    eps is added to the variance, and is at least 0: see `ops.layer_norm`. weight, bias: whether
+    there is one; they begin as 1 and 0, nothing being drawn from rng. Raises TypeError or
+    ValueError, naming the argument.
+    """
+
+    is_rms = False
+
+    def __init__(
+        self,
+        d_model: int,
+        *,
+        eps: float = 1e-5,
+        weight: bool = True,
+        bias: bool = True,
+        rng: Rng = None,
+    ):
+        super().__init__(d_model, eps, rng, weight=weight, bias=bias)
+
+    @property
+    def bias(self) -> Floats | None:
+        """The bias (d_model,), read-only."""
+        return self._parameters.get("bias")
+
+    def _normalised(self, rows, weight, bias):
+        out = np.empty_like(rows)
+        threads = _runtime.get_num_threads()
+        _runtime.kernels.layer_norm(out, rows, weight, bias, self.eps, threads)
+        return out
+
+
+class RMSNorm(_Norm):
+    """RMS norm over the last axis (Zhang and Sennrich 2019). Parameters: weight (d,).
+
+    eps is added to the mean square, and is at least 0: see `ops.rms_norm`. weight: whether there is
+    one; it begins as 1, nothing being drawn from rng. Raises TypeError or ValueError, naming the
+    argument.
+    """
+
+    is_rms = True
+
+    def __init__(self, d_model: int, *, eps: float = 1e-6, weight: bool = True, rng: Rng = None):
+        super().__init__(d_model, eps, rng, weight=weight)
+
+    def _normalised(self, rows, weight, bias):
+        out = np.empty_like(rows)
+        _runtime.kernels.rms_norm(out, rows, weight, self.eps, _runtime.get_num_threads())
+        return out
+
+
+def norm_of(config: NormConfig | None, d_model: int, rng: Rng) -> LayerNorm | RMSNorm | None:
+    """The norm that a description asks for."""
+    if config is None:
+        return None
+    eps, weight = config.eps, config.weight
+    if config.kind == "rms_norm":
+        return RMSNorm(d_model, eps=eps, weight=weight, rng=rng)
+    return LayerNorm(d_model, eps=eps, weight=weight, bias=bool(config.bias), rng=rng)
+
+
+class DistanceBias(PlainLayer):
+    """A learned bias of the scores: see `DistanceBiasConfig`. Parameters: weight (num_buckets, H).
+
+    Initialised with zeros.
+    """
+
+    def __init__(self, config: DistanceBiasConfig, num_heads: int, rng: Rng):
+        self.num_heads = num_heads
+        self.config = config
+        if not isinstance(rng, Uninitialised):
+            self._load_own({"weight": np.zeros((config.num_buckets, num_heads), np.float32)})
+
+    @cached_property
+    def buckets(self) -> NDArray[np.int64]:
+        """The bucket of each distance, key less query, up to the furthest that is told apart."""
+        return distance_buckets(self.config)
+
+    def table(self, parameters: Parameters | None = None) -> Floats:
+        """The bias by head and distance as the kernels read it; the run's own with parameters."""
+        weight = self.weight if parameters is None else parameters.of(self, "weight").value
+        pad = _runtime.kernels.BIAS_PAD
+        return np.ascontiguousarray(np.pad(weight[self.buckets].T, ((0, 0), (pad, pad)), "edge"))
+
+    def empty_gradient(self) -> Floats:
+        """Room for the gradient (H, distances) of the bias by distance, zeros."""
+        return np.zeros((self.num_heads, len(self.buckets)), np.float32)
+
+    def add_gradient(self, parameters: Parameters, grad: Floats) -> None:
+        """What the buckets get from the gradient (H, distances) of the bias by distance."""
+        sums = np.zeros(self.weight.shape)
+        np.add.at(sums, self.buckets, grad.T)
+        parameters.of(self, "weight").gradient[...] += sums.astype(np.float32)
+
+    def _own_shapes(self):
+        return {"weight": (self.config.num_buckets, self.num_heads)}

@@ -58,6 +58,7 @@ def linear(
         _rows(x),
         kernels.PackedLinear(weight, bias, False, _runtime.get_num_threads()),
         None,
+        None,
         kernels.ACTIVATIONS[activation],
         _runtime.get_num_threads(),
     )

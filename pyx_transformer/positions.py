@@ -1,7 +1,9 @@
-"""Where a token stands in its sequence, as arrays to add to its embedding."""
+"""Where a token stands in its sequence: arrays to add to its embedding, angles to turn queries and
+keys by, and buckets of distance."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +12,8 @@ from pyx_transformer import _checks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pyx_transformer.description import DistanceBiasConfig, RotaryConfig
 
 # Every whole number up to this one is a float64.
 LAST_EXACT = 2**53
@@ -70,3 +74,49 @@ def _sinusoids(length, d_model, start, layout, frequencies):
     positions[:, sines] = np.sin(angles)
     positions[:, cosines] = np.cos(angles)
     return positions
+
+
+def rotary_frequencies(config: RotaryConfig, head_size: int) -> NDArray[np.float64]:
+    """By how much pair i turns from one position to the next, in radians: (size / 2,) float64.
+
+    base^(-2 i / size) (Su et al., 2021), scaled as `RotaryConfig` says.
+    """
+    size = head_size if config.size is None else config.size
+    frequencies = config.base ** (-np.arange(0, size, 2) / size)
+    if config.scaling == "linear":
+        return frequencies / config.factor
+    if config.scaling == "llama3":
+        turns = config.original_length * frequencies / (2 * np.pi)
+        low, high = config.low_frequency_factor, config.high_frequency_factor
+        kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+        return frequencies * (kept + (1 - kept) / config.factor)
+    return frequencies
+
+
+def rotary_table(
+    config: RotaryConfig, head_size: int, length: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cosines and sines of the angles of positions 0 .. length - 1: two (length, size / 2) float32,
+    computed in float64 and rounded once."""
+    angles = np.outer(np.arange(length), rotary_frequencies(config, head_size))
+    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+
+
+def distance_buckets(config: DistanceBiasConfig) -> NDArray[np.int64]:
+    """The bucket of each distance, key less query, from -max_distance to max_distance (Raffel et
+    al., 2020); all beyond are in those of the two ends. The logarithm is taken in float32, as the
+    edges of the buckets of trained models are.
+    """
+    distances = np.arange(-config.max_distance, config.max_distance + 1)
+    buckets, first = config.num_buckets, np.zeros_like(distances)
+    if config.bidirectional:
+        buckets //= 2
+        first[distances > 0] = buckets
+        away = np.abs(distances)
+    else:
+        away = np.maximum(-distances, 0)
+    exact = buckets // 2
+    ratio = np.log(np.maximum(away, 1).astype(np.float32) / np.float32(exact))
+    grown = ratio / np.float32(math.log(config.max_distance / exact)) * np.float32(buckets - exact)
+    far = np.minimum(exact + grown.astype(np.int64), buckets - 1)
+    return first + np.where(away < exact, away, far)

@@ -1,163 +1,210 @@
-"""Encoder and decoder layers and the stacks of them.
+"""Stacks of layers, made as their description says (see description.py).
 
-Inside a stack the padding is gone: all real tokens are rows of one matrix (see
-attention.Sequences).
+Inside a stack the padding is gone: all real tokens are rows of one matrix (see sequences.py).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, overload
 
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
-from pyx_transformer.attention import KeysValues, MultiheadAttention, Sequences
-from pyx_transformer.layers import (
-    Layer,
-    LayerNorm,
-    Linear,
-    as_activation,
-    as_generator,
-    feed_forward,
-)
+from pyx_transformer.description import RotaryConfig, StackConfig, plain_stack
+from pyx_transformer.layers import DistanceBias, norm_of
+from pyx_transformer.parameters import Layer, Rng, as_generator
+from pyx_transformer.positions import rotary_table
+from pyx_transformer.sequences import KeysValues, Sequences
+from pyx_transformer.sub_layers import StackLayer, TrainingPass, in_turn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from pyx_transformer._kernels import _entry
 
-class _StackLayer(Layer):
-    """What the layers of both stacks share: their sub-layers, each with residual and norm."""
+    Floats = NDArray[np.float32]
 
-    self_attn: MultiheadAttention
-    linear1: Linear
-    linear2: Linear
-    norm1: LayerNorm
-    activation: str | None
-    norm_first: bool
+FIRST_TABLE = 64  # least rows of a table of positions, which then doubles
 
-    def _attend(self, attention, norm, rows, sequences, memory=None, **options):
-        return attention.attend(
-            rows,
-            sequences,
-            memory,
-            norm=norm,
-            norm_first=self.norm_first,
-            residual=True,
-            **options,
+
+class Stack(Layer):
+    """The layers of a `StackConfig`, and its final norm.
+
+    Parameters: layers.0.*, layers.1.*, ... (see `StackLayer`), norm.* of the final norm, and
+    distance_bias.weight where all layers share one.
+    """
+
+    _compiled: tuple[int, _entry.CompiledStack] | None = None
+
+    takes_memory: ClassVar[bool] = True
+
+    @classmethod
+    def of(cls, config: StackConfig, rng: Rng = None):
+        """What a description asks for; rng as in `Linear`.
+
+        Raises TypeError or ValueError, naming the argument, also for cross-attention in an encoder.
+        """
+        this = f"{cls.__name__}.of"
+        _checks.as_kind(this, "config", config, StackConfig)
+        if config.has_memory and not cls.takes_memory:
+            raise ValueError(f"{this}: config has a cross-attention, expected none")
+        stack = cls.__new__(cls)
+        stack._build(config, as_generator(this, rng))
+        return stack
+
+    def _build(self, config: StackConfig, rng: Rng):
+        self.config = config
+        self.d_model = config.d_model
+        attentions = config.attentions
+        self.num_heads = max((one.num_heads for one in attentions), default=1)
+        # Caches have room for so many in every layer.
+        self.num_kv_heads = max(
+            (one.num_kv_heads or one.num_heads for one in attentions), default=1
         )
-
-    def _feed_forward(self, norm, rows):
-        return feed_forward(
-            rows,
-            self.linear1,
-            self.linear2,
-            self.activation,
-            norm=norm,
-            norm_first=self.norm_first,
-            residual=True,
+        biases = [one.distance_bias for one in attentions]
+        shared = [one for one in biases if one is not None and one.shared]
+        bias = DistanceBias(shared[0], self.num_heads, rng) if shared else None
+        count = config.num_layers
+        if config.share_weights:
+            count = min(count, len(config.layers))
+        self.layers = tuple(
+            StackLayer(config.layer(i), config.d_model, rng, bias) for i in range(count)
         )
+        self.norm = norm_of(config.final_norm, config.d_model, rng)
+        self.distance_bias = bias
+        self._tables: dict[tuple[RotaryConfig, int], tuple] = {}
 
-    def _with_cache(self, last_norm, keys, values, **cross):
-        query, key, value, output = self.self_attn.packed
-        return _runtime.kernels.CachedLayer(
-            query=query,
-            key=key,
-            value=value,
-            output=output,
-            norm1=self.norm1.parameters,
-            linear1=self.linear1.packed,
-            linear2=self.linear2.packed,
-            norm3=last_norm.parameters,
-            norm_first=self.norm_first,
-            activation=_runtime.kernels.ACTIVATIONS[self.activation],
-            keys=keys,
-            values=values,
-            **cross,
-        )
+    @property
+    def in_order(self) -> list[StackLayer]:
+        """The layers that rows meet, one after the other."""
+        return [self.layers[i % len(self.layers)] for i in range(self.config.num_layers)]
 
+    def _children(self):
+        yield from ((f"layers.{i}", layer) for i, layer in enumerate(self.layers))
+        for name in ("norm", "distance_bias"):
+            if getattr(self, name) is not None:
+                yield name, getattr(self, name)
 
-class TransformerEncoderLayer(_StackLayer):
-    """Self-attention and feed-forward, each with residual and norm."""
+    # As the kernels run it.
 
-    def __init__(self, d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng):
-        self.activation = activation
-        self.norm_first = norm_first
-        self.self_attn = MultiheadAttention(d_model, num_heads, rng=rng)
-        self.linear1 = Linear(d_model, d_ff, rng=rng)
-        self.linear2 = Linear(d_ff, d_model, rng=rng)
-        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps)
-        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps)
+    def compiled(self):
+        """The stack as the kernels run it: made anew once anything has been set on a layer."""
+        held = self._compiled
+        if held is None or held[0] != Layer.changes:
+            changes, rotaries = Layer.changes, self._rotaries()
+            each = {id(layer): layer.compiled(rotaries) for layer in self.layers}
+            layers = [each[id(layer)] for layer in self.in_order]
+            norm = None if self.norm is None else self.norm.parameters
+            held = changes, _runtime.kernels.CompiledStack(layers, norm, self.d_model)
+            vars(self)["_compiled"] = held
+        return held[1]
 
-    def apply(self, rows, sequences: Sequences, mask, weights, is_causal=False):
-        """rows (N, d_model) -> (N, d_model)."""
-        options = {"is_causal": is_causal, "mask": mask, "weights": weights}
-        rows = self._attend(self.self_attn, self.norm1, rows, sequences, **options)
-        return self._feed_forward(self.norm2, rows)
+    def tables(self, length: int):
+        """What queries and keys turn by at positions below `length`, at least; None if nothing."""
+        rotaries = self._rotaries()
+        if not rotaries:
+            return None
+        tables = []
+        for config, head_size in rotaries:
+            table = self._tables.get((config, head_size))
+            if table is None or len(table[0]) < length:
+                held = 0 if table is None else len(table[0])
+                table = rotary_table(config, head_size, max(length, 2 * held, FIRST_TABLE))
+                self._tables[config, head_size] = table
+            tables.append((*table, config.pairing == "interleaved"))
+        return _runtime.kernels.Tables(tables)
 
-    def with_cache(self, keys, values, memory=None):
-        """This layer, causal, for decoding step by step into caches (slots, H, capacity, K)."""
-        return self._with_cache(
-            self.norm2,
-            keys,
-            values,
-            cross_query=None,
-            cross_output=None,
-            norm2=None,
-            memory_keys=None,
-            memory_values=None,
-        )
-
-
-class TransformerDecoderLayer(_StackLayer):
-    """Causal self-attention, cross-attention and feed-forward, each with residual and norm."""
-
-    def __init__(self, d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng):
-        self.activation = activation
-        self.norm_first = norm_first
-        self.self_attn = MultiheadAttention(d_model, num_heads, rng=rng)
-        self.multihead_attn = MultiheadAttention(d_model, num_heads, rng=rng)
-        self.linear1 = Linear(d_model, d_ff, rng=rng)
-        self.linear2 = Linear(d_ff, d_model, rng=rng)
-        self.norm1 = LayerNorm(d_model, eps=layer_norm_eps)
-        self.norm2 = LayerNorm(d_model, eps=layer_norm_eps)
-        self.norm3 = LayerNorm(d_model, eps=layer_norm_eps)
+    def _rotaries(self):
+        blocks = [one.attention for layer in self.layers for one in layer.sub_layers]
+        keys = [(b.config.rotary, b.head_size) for b in blocks if b and b.config.rotary]
+        return list(dict.fromkeys(keys))
 
     def apply(
         self,
         rows,
         sequences: Sequences,
-        memory: KeysValues,
+        memory: list[KeysValues] | None = None,
+        *,
         mask=None,
         memory_mask=None,
         weights=None,
         memory_weights=None,
-    ):
-        """rows (N, d_model) -> (N, d_model)."""
-        options = {"is_causal": True, "mask": mask, "weights": weights}
-        rows = self._attend(self.self_attn, self.norm1, rows, sequences, **options)
-        options = {"mask": memory_mask, "weights": memory_weights}
-        rows = self._attend(self.multihead_attn, self.norm2, rows, sequences, memory, **options)
-        return self._feed_forward(self.norm3, rows)
-
-    def with_cache(self, keys, values, memory: KeysValues):
-        """This layer for decoding step by step into caches (slots, H, capacity, K)."""
-        cross_query, _, _, cross_output = self.multihead_attn.packed
-        return self._with_cache(
-            self.norm3,
-            keys,
-            values,
-            cross_query=cross_query,
-            cross_output=cross_output,
-            norm2=self.norm2.parameters,
-            memory_keys=memory.keys,
-            memory_values=memory.values,
+        hidden=None,
+    ) -> Floats:
+        """rows (N, d_model) -> (N, d_model), unchecked; hidden takes the rows after each layer."""
+        kernels, count = _runtime.kernels, self.config.num_layers
+        nothing = [None] * count
+        if memory is None and weights is None:
+            arrays = [kernels.LayerArrays()] * count
+        else:
+            arrays = [
+                kernels.LayerArrays(
+                    memory_keys=None if known is None else known.keys,
+                    memory_values=None if known is None else known.values,
+                    weights=own,
+                    memory_weights=cross,
+                )
+                for known, own, cross in zip(
+                    memory or nothing, weights or nothing, memory_weights or nothing, strict=True
+                )
+            ]
+        tables = self.tables(sequences.length)
+        passing = kernels.Pass(
+            sequences.starts,
+            sequences.counts,
+            np.zeros(len(sequences.counts), np.int64),
+            arrays,
+            position_ids=None if tables is None else sequences.position_ids(),
+            tables=tables,
+            memory_starts=memory[0].starts if memory else None,
+            memory_counts=memory[0].counts if memory else None,
+            mask=mask,
+            memory_mask=memory_mask,
         )
+        after = None
+        if hidden is not None:
+            after = [np.empty((len(rows), self.d_model), np.float32) for _ in range(count)]
+            hidden.extend(after)
+        out = np.empty((len(rows), self.d_model), np.float32)
+        kernels.run_stack(out, rows, self.compiled(), passing, after, _runtime.get_num_threads())
+        return out
+
+    def forward(self, rows, run: TrainingPass):
+        """rows (N, d_model) -> (N, d_model) on a training run's parameters, with its way back."""
+        backs = []
+        for layer in self.in_order:
+            rows, back = layer.forward(rows, run)
+            backs.append(back)
+        rows, norm_back = run.normed(self.norm, rows)
+        backs.append(norm_back)
+        return rows, in_turn(backs)
+
+    def project(self, rows, sources: Sequences) -> list[KeysValues]:
+        """Each layer's keys and values of the memory's rows (N, d_model)."""
+        blocks = [layer.cross_attention for layer in self.in_order]
+        return [
+            block.project(rows, sources, heads=self.num_kv_heads)
+            for block in blocks
+            if block is not None
+        ]
+
+    def new_weights(self, wanted: bool, batch: int, queries: int, keys: int):
+        """One array of weights per layer, zeros for padded queries; None where not wanted."""
+        shape = (batch, self.num_heads, queries, keys)
+        return [np.zeros(shape, np.float32) for _ in self.in_order] if wanted else None
 
 
-class _Stack(Layer):
-    """num_layers layers of one kind, and a final norm where asked for."""
+class TransformerEncoder(Stack):
+    """A stack of encoder layers (Vaswani et al. 2017, 3.1).
 
-    _layer_type: type[Layer]
+    num_layers may be 0; num_heads divides d_model. activation as in `ops.linear`. norm_first puts
+    each norm before its sub-layer instead of after the residual (Xiong et al. 2020); final_norm
+    adds one after the last layer; layer_norm_eps as in `LayerNorm`, rng as in `Linear`. State-dict
+    keys are those of torch.nn.TransformerEncoder. `TransformerEncoder.of(config, rng)` makes what a
+    `StackConfig` describes. Raises TypeError or ValueError, naming the argument.
+    """
+
+    takes_memory = False
 
     def __init__(
         self,
@@ -166,50 +213,25 @@ class _Stack(Layer):
         num_heads: int,
         d_ff: int,
         *,
-        activation: str = "relu",
+        activation: str | None = "relu",
         norm_first: bool = False,
         final_norm: bool = False,
         layer_norm_eps: float = 1e-5,
-        rng: np.random.Generator | int | None = None,
+        rng: Rng = None,
     ):
-        this = type(self).__name__
-        num_layers = _checks.as_integer(this, "num_layers", num_layers, minimum=0)
-        self.d_model = d_model = _checks.as_integer(this, "d_model", d_model, minimum=1)
-        self.num_heads = num_heads = _checks.as_num_heads(this, num_heads, d_model)
-        d_ff = _checks.as_integer(this, "d_ff", d_ff, minimum=1)
-        activation = as_activation(this, activation)
-        norm_first = _checks.as_flag(this, "norm_first", norm_first)
-        layer_norm_eps = _checks.as_number(this, "layer_norm_eps", layer_norm_eps, minimum=0)
-        rng = as_generator(this, rng)
-        self.layers = [
-            self._layer_type(d_model, num_heads, d_ff, activation, norm_first, layer_norm_eps, rng)
-            for _ in range(num_layers)
-        ]
-        self.norm = None
-        if _checks.as_flag(this, "final_norm", final_norm):
-            self.norm = LayerNorm(d_model, eps=layer_norm_eps)
-
-    def finish(self, rows):
-        """The final norm, where there is one."""
-        return rows if self.norm is None else self.norm.apply(rows)
-
-    def new_weights(self, wanted, batch, queries, keys):
-        """One array of weights per layer, zeros for padded queries; None per layer otherwise."""
-        shape = (batch, self.num_heads, queries, keys)
-        return [np.zeros(shape, np.float32) if wanted else None for _ in self.layers]
-
-
-class TransformerEncoder(_Stack):
-    """A stack of encoder layers (Vaswani et al. 2017, 3.1).
-
-    num_layers may be 0; num_heads divides d_model. activation as in `ops.linear`. norm_first puts
-    each norm before its sub-layer instead of after the residual (Xiong et al. 2020); final_norm
-    adds one after the last layer; layer_norm_eps as in `LayerNorm`, rng as in `Linear`. State-dict
-    keys are those of torch.nn.TransformerEncoder. Raises TypeError or ValueError, naming the
-    argument.
-    """
-
-    _layer_type = TransformerEncoderLayer
+        this = "TransformerEncoder"
+        config = plain_stack(
+            num_layers,
+            d_model,
+            num_heads,
+            d_ff,
+            activation=activation,
+            norm_first=norm_first,
+            final_norm=final_norm,
+            layer_norm_eps=layer_norm_eps,
+            who=this,
+        )
+        self._build(config, as_generator(this, rng))
 
     def __call__(
         self,
@@ -218,13 +240,16 @@ class TransformerEncoder(_Stack):
         mask: ArrayLike | None = None,
         *,
         return_attention: bool = False,
-    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        return_hidden_states: bool = False,
+    ):
         """x (B, S, d_model) -> (B, S, d_model) float32, zeros from lengths[b] on.
 
         lengths (B,) counts the real positions; the cost follows them. mask broadcasts to
         (B, H, S, S): bool, True where a query may attend, or float, added to the scores; it may end
         early as in `ops.scaled_dot_product_attention`. With return_attention, also the list of each
-        layer's weights (B, H, S, S). Raises TypeError or ValueError, naming the argument.
+        layer's weights (B, H, S, S); with return_hidden_states, also the list of x, zeros in its
+        padding, and of the rows after each layer, before the final norm. Raises TypeError or
+        ValueError, naming the argument.
         """
         this = "TransformerEncoder"
         x = _checks.as_float32(this, "x", x, ("B", "S", self.d_model))
@@ -236,62 +261,94 @@ class TransformerEncoder(_Stack):
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         weights = self.new_weights(wanted, batch, length, length)
         sequences = Sequences.of(batch, length, lengths)
-        out = sequences.padded(self.apply(sequences.rows(x), sequences, mask, weights))
-        out = own_array(out, x)
-        return (out, weights) if wanted else out
-
-    def apply(self, rows, sequences: Sequences, mask=None, weights=None, is_causal=False):
-        """rows (N, d_model) -> (N, d_model), unchecked."""
-        for layer, layer_weights in zip(
-            self.layers, weights or [None] * len(self.layers), strict=True
-        ):
-            rows = layer.apply(rows, sequences, mask, layer_weights, is_causal)
-        return self.finish(rows)
+        rows = sequences.rows(x)
+        hidden = new_hidden(this, return_hidden_states, rows)
+        out = self.apply(rows, sequences, mask=mask, weights=weights, hidden=hidden)
+        return given(sequences.padded(out), weights, padded_hidden(hidden, sequences))
 
 
-class TransformerDecoder(_Stack):
+class TransformerDecoder(Stack):
     """A stack of decoder layers (Vaswani et al. 2017, 3.1): causal, with cross-attention.
 
-    Arguments as in `TransformerEncoder`; keys of torch.nn.TransformerDecoder.
+    Arguments as in `TransformerEncoder`; keys of torch.nn.TransformerDecoder. A stack without
+    cross-attention, as `TransformerLM` has it, is made with `TransformerDecoder.of(config, rng)`.
     """
 
-    _layer_type = TransformerDecoderLayer
+    def __init__(
+        self,
+        num_layers: int,
+        d_model: int,
+        num_heads: int,
+        d_ff: int,
+        *,
+        activation: str | None = "relu",
+        norm_first: bool = False,
+        final_norm: bool = False,
+        layer_norm_eps: float = 1e-5,
+        rng: Rng = None,
+    ):
+        this = "TransformerDecoder"
+        config = plain_stack(
+            num_layers,
+            d_model,
+            num_heads,
+            d_ff,
+            activation=activation,
+            norm_first=norm_first,
+            final_norm=final_norm,
+            layer_norm_eps=layer_norm_eps,
+            is_causal=True,
+            has_memory=True,
+            who=this,
+        )
+        self._build(config, as_generator(this, rng))
 
     def __call__(
         self,
         x: ArrayLike,
-        memory: ArrayLike,
+        memory: ArrayLike | None = None,
         lengths: ArrayLike | None = None,
         memory_lengths: ArrayLike | None = None,
         *,
         mask: ArrayLike | None = None,
         memory_mask: ArrayLike | None = None,
         return_attention: bool = False,
-    ) -> (
-        NDArray[np.float32]
-        | tuple[NDArray[np.float32], list[NDArray[np.float32]], list[NDArray[np.float32]]]
+        return_hidden_states: bool = False,
     ):
         """x (B, T, d_model), memory (B, S, d_model) -> (B, T, d_model), zeros from lengths[b] on.
 
         lengths and memory_lengths (B,) count the real positions. mask broadcasts to (B, H, T, T)
         and comes on top of causality; memory_mask broadcasts to (B, H, T, S); both are bool or
-        float as in `TransformerEncoder`. With return_attention, also the lists of each layer's
-        self-attention weights (B, H, T, T) and cross-attention weights (B, H, T, S). All results
-        are float32. Raises TypeError or ValueError, naming the argument.
+        float as in `TransformerEncoder`. memory is None for a stack without cross-attention. With
+        return_attention, also the lists of each layer's self-attention weights (B, H, T, T) and
+        cross-attention weights (B, H, T, S), None without a memory; with return_hidden_states, also
+        the list of rows as in `TransformerEncoder`. All results are float32. Raises TypeError or
+        ValueError, naming the argument.
         """
         this = "TransformerDecoder"
         x = _checks.as_float32(this, "x", x, ("B", "T", self.d_model))
         batch, length, _ = x.shape
-        memory = _checks.as_float32(
-            this, "memory", memory, (batch, "S", self.d_model), ("x", x.shape)
-        )
-        source = memory.shape[1]
+        has_memory = self.config.has_memory
+        for name, value in {
+            "memory": memory,
+            "memory_lengths": memory_lengths,
+            "memory_mask": memory_mask,
+        }.items():
+            if not has_memory and value is not None:
+                raise ValueError(f"{this}: {name} was given, expected None without cross-attention")
+        source = 0
+        if has_memory:
+            expected, because = (batch, "S", self.d_model), ("x", x.shape)
+            memory = _checks.as_float32(this, "memory", memory, expected, because)
+            because, source = ("memory", memory.shape), memory.shape[1]
+            if memory_lengths is not None:
+                memory_lengths = _checks.as_lengths(
+                    this, "memory_lengths", memory_lengths, batch, source, because
+                )
+            sources = Sequences.of(batch, source, memory_lengths)
+            memory_rows = sources.rows(memory)
         if lengths is not None:
             lengths = _checks.as_lengths(this, "lengths", lengths, batch, length, ("x", x.shape))
-        if memory_lengths is not None:
-            memory_lengths = _checks.as_lengths(
-                this, "memory_lengths", memory_lengths, batch, source, ("memory", memory.shape)
-            )
         if mask is not None:
             mask = _checks.as_mask(this, "mask", mask, (batch, self.num_heads, length, length))
         if memory_mask is not None:
@@ -299,46 +356,44 @@ class TransformerDecoder(_Stack):
             memory_mask = _checks.as_mask(this, "memory_mask", memory_mask, shape)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         weights = self.new_weights(wanted, batch, length, length)
-        memory_weights = self.new_weights(wanted, batch, length, source)
+        memory_weights = self.new_weights(wanted and has_memory, batch, length, source)
         sequences = Sequences.of(batch, length, lengths)
-        sources = Sequences.of(batch, source, memory_lengths)
+        rows = sequences.rows(x)
+        hidden = new_hidden(this, return_hidden_states, rows)
         rows = self.apply(
-            sequences.rows(x),
+            rows,
             sequences,
-            self.project(sources.rows(memory), sources),
+            self.project(memory_rows, sources) if has_memory else None,
             mask=mask,
             memory_mask=memory_mask,
             weights=weights,
             memory_weights=memory_weights,
+            hidden=hidden,
         )
-        out = own_array(sequences.padded(rows), x)
-        return (out, weights, memory_weights) if wanted else out
-
-    def project(self, rows, sources: Sequences) -> list[KeysValues]:
-        """Each layer's keys and values of the memory's rows (N, d_model)."""
-        return [layer.multihead_attn.project(rows, sources) for layer in self.layers]
-
-    def apply(
-        self,
-        rows,
-        sequences: Sequences,
-        memory: list[KeysValues],
-        mask=None,
-        memory_mask=None,
-        weights=None,
-        memory_weights=None,
-    ):
-        """rows (N, d_model) -> (N, d_model), unchecked."""
-        nothing = [None] * len(self.layers)
-        for layer, layer_memory, own_weights, cross_weights in zip(
-            self.layers, memory, weights or nothing, memory_weights or nothing, strict=True
-        ):
-            rows = layer.apply(
-                rows, sequences, layer_memory, mask, memory_mask, own_weights, cross_weights
-            )
-        return self.finish(rows)
+        both = (weights, memory_weights) if wanted else None
+        return given(sequences.padded(rows), both, padded_hidden(hidden, sequences))
 
 
-def own_array(out, x):
-    """out, copied where it is x itself: a stack without layers changes nothing."""
-    return out.copy() if np.may_share_memory(out, x) else out
+# What a call gives besides its result.
+
+
+def new_hidden(function: str, wanted: bool, rows: Floats) -> list[Floats] | None:
+    """The list of hidden states that begins with these rows; None where it is not wanted."""
+    return [rows] if _checks.as_flag(function, "return_hidden_states", wanted) else None
+
+
+@overload
+def padded_hidden(hidden: list[Floats], sequences: Sequences) -> list[Floats]: ...
+@overload
+def padded_hidden(hidden: None, sequences: Sequences) -> None: ...
+def padded_hidden(hidden: list[Floats] | None, sequences: Sequences) -> list[Floats] | None:
+    """Hidden states (N, D) as (B, length, D), each an array of its own."""
+    return None if hidden is None else [sequences.padded(rows).copy() for rows in hidden]
+
+
+def given(result, attention, hidden):
+    """The result alone, or with what else was asked for: a tuple of attention's weights counts one
+    by one."""
+    extra = attention if type(attention) is tuple else (attention,)
+    wanted = [one for one in (*extra, hidden) if one is not None]
+    return (result, *wanted) if wanted else result

@@ -342,7 +342,7 @@ class Vocabulary:
 
 def tokenizer_of(function: str, model: object, attribute: str) -> Tokenizer:
     """A model's tokenizer of that name. Raises ValueError where it has none."""
-    tokenizer: Tokenizer | None = getattr(model, attribute)
+    tokenizer: Tokenizer | None = getattr(model, attribute, None)
     if tokenizer is None:
         raise ValueError(
             f"{function}: model has no {attribute}, expected one of pyx_transformer.text"

@@ -1,53 +1,83 @@
-"""What models of token ids share: checked ids as rows, embeddings with positions, tied weights."""
+"""What whole models of token ids share: ids as rows, sides with embeddings, tied weights."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from pyx_transformer import _checks
-from pyx_transformer.attention import Sequences
-from pyx_transformer.config import TransformerConfig
-from pyx_transformer.layers import Embedding, Layer, as_state
-from pyx_transformer.positions import sinusoidal_positions
+from pyx_transformer.config import TokenConfig
+from pyx_transformer.embeddings import TokenEmbeddings
+from pyx_transformer.layers import Embedding, norm_of
+from pyx_transformer.parameters import Layer, Rng, Uninitialised, as_generator, as_state
+from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
+AXES = {"src": "S", "tgt": "T"}
+
 
 class TokenModel(Layer):
-    """A layer built from a `TransformerConfig`, with a sinusoidal table that grows as needed."""
+    """A layer built from a config of its own kind.
 
-    has_encoder: bool  # whether it reads a source
+    A side is "src" or "tgt". Its tokens are embedded by {side}_embedding, {side}_positions where
+    positions are learned, and {side}_embedding_norm where there is one.
+    """
 
-    def __init__(self, config: TransformerConfig):
-        if not isinstance(config, TransformerConfig):
+    config_type: ClassVar[type[TokenConfig]]
+    has_encoder: ClassVar[bool]  # whether it reads a source
+    has_decoder: ClassVar[bool]  # whether it gives the next token of a target
+
+    config: Any
+    save: ClassVar[Callable[..., None]]  # see saving.py
+
+    def __init__(self, config: Any, rng: Rng):
+        this = type(self).__name__
+        if not isinstance(config, self.config_type):
             raise TypeError(
-                f"{type(self).__name__}: config is {config!r}, expected a TransformerConfig"
+                f"{this}: config is {_checks.brief(config)}, expected a {self.config_type.__name__}"
             )
         self.config = config
-        self._sinusoidal = np.empty((0, config.d_model), np.float32)
+        self._sides: dict[str, TokenEmbeddings] = {}
+        generator = as_generator(this, rng)
+        self._build(generator)
+        if self.ties() and not isinstance(generator, Uninitialised):
+            self.load_state_dict(self.state_dict())
 
-    def _stack(self, kind: type, num_layers: int, rng: np.random.Generator):
-        """An encoder or decoder of the config's sizes."""
-        config = self.config
-        return kind(
-            num_layers,
-            config.d_model,
-            config.num_heads,
-            config.d_ff,
-            activation=config.activation,
-            norm_first=config.norm_first,
-            final_norm=config.final_norm,
-            layer_norm_eps=config.layer_norm_eps,
-            rng=rng,
-        )
+    def _build(self, rng: np.random.Generator | Uninitialised) -> None:
+        """Make the layers."""
+        raise NotImplementedError
 
-    def check_length(self, function, what, length):
+    def _embeddings(self, rng, *sides: str) -> None:
+        """Make the embeddings of these sides: all tables of tokens, then all of positions."""
+        config, width = self.config, self.config.embedding_width
+        for side in sides:
+            tokens = Embedding(getattr(config, f"{side}_vocab_size"), width, rng=rng)
+            setattr(self, f"{side}_embedding", tokens)
+        for side in sides:
+            learned = config.positions == "learned"
+            positions = Embedding(config.max_length, width, rng=rng) if learned else None
+            setattr(self, f"{side}_positions", positions)
+        for side in sides:
+            norm = norm_of(config.embedding_norm, width, rng)
+            setattr(self, f"{side}_embedding_norm", norm)
+            self._sides[side] = TokenEmbeddings(
+                config,
+                getattr(self, f"{side}_embedding"),
+                getattr(self, f"{side}_positions"),
+                norm,
+            )
+
+    def side(self, name: str) -> TokenEmbeddings:
+        """How a side embeds its tokens."""
+        return self._sides[name]
+
+    def check_length(self, function: str, what: str, length: int) -> None:
         """Raise ValueError where learned positions do not reach as far as `length`."""
         if length > self.config.longest:
             raise ValueError(
@@ -55,62 +85,36 @@ class TokenModel(Layer):
                 f"{self.config.max_length} because positions are learned"
             )
 
-    def _sequences(self, function, name, ids, lengths, embedding, shape):
-        """Checked ids, of this shape, as rows (N,), and their Sequences."""
-        ids = _checks.as_integers(function, name, ids, -math.inf, math.inf, shape)
+    def sequences(
+        self, function: str, name: str, ids: ArrayLike, lengths: ArrayLike | None, batch="B"
+    ) -> tuple[NDArray[np.int64], Sequences]:
+        """Checked ids (B, length) as rows (N,), and their Sequences; name is src, tgt or, of a
+        target, another that the caller knows it by."""
+        side = name if name in AXES else "tgt"
+        ids = _checks.as_integers(function, name, ids, -math.inf, math.inf, (batch, AXES[side]))
+        count, length = ids.shape
         if lengths is not None:
             because = (name, ids.shape)
-            lengths = _checks.as_lengths(function, f"{name}_lengths", lengths, *ids.shape, because)
-        sequences = Sequences.of(*ids.shape, lengths)
+            lengths = _checks.as_lengths(
+                function, f"{name}_lengths", lengths, count, length, because
+            )
+        sequences = Sequences.of(count, length, lengths)
         self.check_length(function, f"{name} has length", int(sequences.counts.max(initial=0)))
         if sequences.is_padded:  # what fills up the batch may be anything
             ids = np.where(sequences.is_real(), ids, 0)
-        ids = _checks.as_token_ids(function, name, ids, embedding.weight.shape)
+        ids = _checks.as_token_ids(function, name, ids, self.side(side).tokens.weight.shape)
         return sequences.rows(ids), sequences
-
-    def _embed(self, embedding: Embedding, learned: Embedding | None, ids, position_ids):
-        """ids (N,) at their positions (N,) in their sequences -> rows (N, d_model)."""
-        length = int(position_ids.max(initial=-1)) + 1
-        _, scale, positions = self._tables(embedding, learned, length)
-        return embedding.apply(ids, scale, positions, position_ids)
-
-    def _tables(self, embedding: Embedding, learned: Embedding | None, length):
-        """What positions below `length` are embedded with: table, its scale, positions or None."""
-        config = self.config
-        scale = math.sqrt(config.d_model) if config.scale_embeddings else 1.0
-        positions = None if learned is None else learned.weight
-        if config.positions == "sinusoidal":
-            positions = self.sinusoidal_up_to(length)
-        return embedding.weight, scale, positions
-
-    def target_tables(self, length):
-        """What `decode` embeds target ids with."""
-        return self._tables(self.tgt_embedding, self.tgt_positions, length)
-
-    def sinusoidal_up_to(self, length):
-        """At least that many rows of the table, which grows by doubling."""
-        table = self._sinusoidal
-        if len(table) < length:
-            config = self.config
-            table = self._sinusoidal = sinusoidal_positions(
-                max(length, 2 * len(table), 64),
-                config.d_model,
-                start=config.position_start,
-                layout=config.position_layout,
-                frequencies=config.position_frequencies,
-            )
-        return table
 
     # Tied weights.
 
-    def _ties(self) -> dict[str, str]:
+    def ties(self) -> dict[str, str]:
         """Pairs of keys that hold one weight, the stored one second."""
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
         """Copies of all parameters by their dotted names, tied ones once."""
         state = super().state_dict()
-        for key in self._ties():
+        for key in self.ties():
             del state[key]
         return state
 
@@ -121,13 +125,13 @@ class TokenModel(Layer):
         """
         this = f"{type(self).__name__}.load_state_dict"
         state = as_state(this, state)
-        ties = self._ties()
+        ties = self.ties()
         for key, stored in ties.items():
             if key not in state:
                 continue
             if stored in state:
-                both = (_checks.as_float32(this, name, state[name]) for name in (key, stored))
-                if not np.array_equal(*both, equal_nan=True):
+                one, other = (_checks.as_float32(this, k, state[k]) for k in (key, stored))
+                if not np.array_equal(one, other, equal_nan=True):
                     raise ValueError(
                         f"{this}: {key} differs from {stored}, expected the same values because "
                         "the config ties them"
@@ -142,4 +146,4 @@ class TokenModel(Layer):
     def num_parameters(self) -> int:
         """How many numbers the parameters hold, tied ones counted once."""
         shapes = self._all_shapes()
-        return sum(math.prod(s) for key, s in shapes.items() if key not in self._ties())
+        return sum(math.prod(s) for key, s in shapes.items() if key not in self.ties())

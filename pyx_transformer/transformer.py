@@ -7,18 +7,26 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pyx_transformer import _checks
-from pyx_transformer.attention import Sequences
-from pyx_transformer.layers import Embedding, Linear, as_generator
-from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
+from pyx_transformer.attention import Memory
+from pyx_transformer.config import TransformerConfig
+from pyx_transformer.layers import Embedding, Linear
+from pyx_transformer.parameters import Parameters, Rng
+from pyx_transformer.stacks import (
+    TransformerDecoder,
+    TransformerEncoder,
+    given,
+    new_hidden,
+    padded_hidden,
+)
+from pyx_transformer.sub_layers import TrainingPass
+from pyx_transformer.text import Vocabulary
 from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.config import TransformerConfig
     from pyx_transformer.generation import Generation, GenerationOptions
     from pyx_transformer.text import Tokenizer
 
@@ -31,45 +39,51 @@ class AttentionWeights(NamedTuple):
     cross: list[NDArray[np.float32]]  # (B, H, T, S)
 
 
+class HiddenStates(NamedTuple):
+    """The rows after the embeddings and after each layer, before a final norm."""
+
+    encoder: list[NDArray[np.float32]]  # (B, S, d_model)
+    decoder: list[NDArray[np.float32]]  # (B, T, d_model)
+
+
 class Transformer(TokenModel):
     """Embeddings, positions, encoder, decoder and output projection: the model of the paper.
 
-    Vaswani et al., 2017, section 3. Initialised from rng as its layers are. Raises TypeError or
-    ValueError for what is no config or no rng.
+    Vaswani et al., 2017, section 3; or what else its config describes. Initialised from rng as its
+    layers are. Raises TypeError or ValueError for what is no config or no rng.
 
     State-dict keys: encoder.*, decoder.* (PyTorch's), src_embedding.weight, tgt_embedding.weight,
-    output_projection.weight, output_projection.bias, and src_positions.weight and
-    tgt_positions.weight where positions are learned. Tied weights are stored once, under the key
-    that comes first here, and `load_state_dict` takes either key.
+    output_projection.weight, output_projection.bias; src_positions.weight and tgt_positions.weight
+    where positions are learned, src_embedding_norm.* and tgt_embedding_norm.* where there are such.
+    Tied weights are stored once, under the key that comes first here, and `load_state_dict` takes
+    either key.
 
-    src_vocabulary and tgt_vocabulary are lists of tokens, or None; src_tokenizer and tgt_tokenizer
-    are those of `text`, or None; generation_options are the defaults of `generate`, or None. All
-    are saved and loaded with the model.
+    src_tokenizer and tgt_tokenizer are those of `text`, or None; src_vocabulary and tgt_vocabulary
+    are their lists of tokens, or lists set in their place, or None; generation_options are the
+    defaults of `generate`, or None. All are saved and loaded with the model.
     """
 
-    has_encoder = True
+    config_type = TransformerConfig
+    has_encoder = has_decoder = True
+    config: TransformerConfig
+    src_embedding: Embedding
+    tgt_embedding: Embedding
+    src_vocabulary, tgt_vocabulary = Vocabulary(), Vocabulary()
 
-    def __init__(self, config: TransformerConfig, *, rng: np.random.Generator | int | None = None):
-        super().__init__(config)
-        rng = as_generator("Transformer", rng)
-        self.src_vocabulary: list[str] | None = None
-        self.tgt_vocabulary: list[str] | None = None
+    def __init__(self, config: TransformerConfig, *, rng: Rng = None):
+        super().__init__(config, rng)
         self.src_tokenizer: Tokenizer | None = None
         self.tgt_tokenizer: Tokenizer | None = None
         self.generation_options: GenerationOptions | None = None
-        self.src_embedding = Embedding(config.src_vocab_size, config.d_model, rng=rng)
-        self.tgt_embedding = Embedding(config.tgt_vocab_size, config.d_model, rng=rng)
-        self.src_positions = self.tgt_positions = None
-        if config.positions == "learned":
-            self.src_positions = Embedding(config.max_length, config.d_model, rng=rng)
-            self.tgt_positions = Embedding(config.max_length, config.d_model, rng=rng)
-        self.encoder = self._stack(TransformerEncoder, config.num_encoder_layers, rng)
-        self.decoder = self._stack(TransformerDecoder, config.num_decoder_layers, rng)
+
+    def _build(self, rng):
+        config = self.config
+        self._embeddings(rng, "src", "tgt")
+        self.encoder = TransformerEncoder.of(config.encoder, rng)
+        self.decoder = TransformerDecoder.of(config.decoder, rng)
         self.output_projection = Linear(
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
-        if self._ties():
-            self.load_state_dict(self.state_dict())
 
     def __call__(
         self,
@@ -79,13 +93,15 @@ class Transformer(TokenModel):
         tgt_lengths: ArrayLike | None = None,
         *,
         return_attention: bool = False,
-    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], AttentionWeights]:
+        return_hidden_states: bool = False,
+    ):
         """src (B, S), tgt (B, T) token ids -> logits (B, T, V) float32.
 
         Logits at position t are for the token after tgt[:, t]; they are zeros from tgt_lengths[b]
         on. src_lengths and tgt_lengths (B,) count the real tokens: all unless given. With
-        return_attention, also the `AttentionWeights`. Raises TypeError or ValueError, naming the
-        argument, also where learned positions do not reach as far.
+        return_attention, also the `AttentionWeights`, with return_hidden_states the `HiddenStates`.
+        Raises TypeError or ValueError, naming the argument, also where learned positions do not
+        reach as far.
         """
         this = "Transformer"
         src, sources = self.sequences(this, "src", src, src_lengths)
@@ -93,31 +109,48 @@ class Transformer(TokenModel):
         tgt, targets = self.sequences(this, "tgt", tgt, tgt_lengths, batch)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         queries, keys = targets.length, sources.length
-        weights = AttentionWeights(
-            self.encoder.new_weights(wanted, batch, keys, keys),
-            self.decoder.new_weights(wanted, batch, queries, queries),
-            self.decoder.new_weights(wanted, batch, queries, keys),
-        )
-        memory = self.encoder.apply(
-            self.embed_source(src, sources), sources, weights=weights.encoder
-        )
+        weights = self.encoder.new_weights(wanted, batch, keys, keys)
+        own = self.decoder.new_weights(wanted, batch, queries, queries)
+        cross = self.decoder.new_weights(wanted, batch, queries, keys)
+        rows = self.side("src").apply(src, sources.position_ids())
+        of_source = new_hidden(this, return_hidden_states, rows)
+        memory = self.encoder.apply(rows, sources, weights=weights, hidden=of_source)
+        rows = self.side("tgt").apply(tgt, targets.position_ids())
+        of_target = new_hidden(this, return_hidden_states, rows)
         rows = self.decoder.apply(
-            self.embed_target(tgt, targets.position_ids()),
+            rows,
             targets,
             self.decoder.project(memory, sources),
-            weights=weights.decoder,
-            memory_weights=weights.cross,
+            weights=own,
+            memory_weights=cross,
+            hidden=of_target,
         )
-        logits = targets.padded(self.output_projection.apply(rows))
-        return (logits, weights) if wanted else logits
+        hidden = None
+        if of_source is not None and of_target is not None:
+            hidden = HiddenStates(
+                padded_hidden(of_source, sources), padded_hidden(of_target, targets)
+            )
+        attention = AttentionWeights(weights, own, cross) if wanted else None
+        return given(targets.padded(self.output_projection.apply(rows)), attention, hidden)
 
-    def encode(self, src: ArrayLike, src_lengths: ArrayLike | None = None) -> NDArray[np.float32]:
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: ArrayLike | None = None,
+        *,
+        return_hidden_states: bool = False,
+    ):
         """src (B, S) token ids -> memory (B, S, d_model) float32, zeros from src_lengths[b] on.
 
-        Raises as calling the model does.
+        With return_hidden_states, also the list of rows (B, S, d_model) after the embeddings and
+        after each layer, before a final norm. Raises as calling the model does.
         """
-        src, sources = self.sequences("Transformer.encode", "src", src, src_lengths)
-        return sources.padded(self.encoder.apply(self.embed_source(src, sources), sources))
+        this = "Transformer.encode"
+        src, sources = self.sequences(this, "src", src, src_lengths)
+        rows = self.side("src").apply(src, sources.position_ids())
+        hidden = new_hidden(this, return_hidden_states, rows)
+        memory = self.encoder.apply(rows, sources, hidden=hidden)
+        return given(sources.padded(memory), None, padded_hidden(hidden, sources))
 
     def generate(
         self,
@@ -164,31 +197,26 @@ class Transformer(TokenModel):
         `generation.memory_estimate`."""
         from pyx_transformer import generation
 
-        return generation.memory_estimate(self, batch, src_len, max_length, beam_size)
+        return generation.memory_estimate(self, self.encoder, batch, src_len, max_length, beam_size)
 
-    def save(self, directory: str | os.PathLike, *, dtype: str = "float32") -> None:
-        """Write config.json, model.safetensors and what goes with it: see `checkpoints.save`."""
-        from pyx_transformer import checkpoints
+    def forward(self, batch, parameters: Parameters, drop):
+        """The decoder's rows of a training `Batch`; back takes their gradient and gives nothing."""
+        run = TrainingPass(parameters, drop, batch.input_sequences)
+        rows, embed_back = self.side("tgt").forward(batch.inputs, run)
+        source_run = TrainingPass(parameters, drop, batch.source_sequences)
+        source, source_back = self.side("src").forward(batch.sources, source_run)
+        source, encoder_back = self.encoder.forward(source, source_run)
+        run.memory = memory = Memory(source, batch.source_sequences)
+        rows, decoder_back = self.decoder.forward(rows, run)
 
-        checkpoints.save(self, directory, dtype=dtype)
+        def back(grad):
+            embed_back(decoder_back(grad))
+            if memory.gradient is not None:
+                source_back(encoder_back(memory.gradient))
 
-    # Rows in, rows out: what generation builds on.
+        return rows, back
 
-    def embed_source(self, ids, sources: Sequences):
-        """ids (N,) -> rows (N, d_model) with scale and positions."""
-        return self._embed(self.src_embedding, self.src_positions, ids, sources.position_ids())
-
-    def embed_target(self, ids, position_ids):
-        """ids (N,) at their positions (N,) in their sequences -> rows (N, d_model)."""
-        return self._embed(self.tgt_embedding, self.tgt_positions, ids, position_ids)
-
-    def sequences(self, function, name, ids, lengths, batch="B"):
-        """Checked ids (B, S) as rows (N,), and their Sequences."""
-        axis = "S" if name == "src" else "T"
-        embedding = self.src_embedding if name == "src" else self.tgt_embedding
-        return self._sequences(function, name, ids, lengths, embedding, (batch, axis))
-
-    def _ties(self):
+    def ties(self):
         ties = {}
         if self.config.share_embeddings:
             ties["tgt_embedding.weight"] = "src_embedding.weight"

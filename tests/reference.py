@@ -177,6 +177,45 @@ def may_attend(shape, *, mask=None, lengths=None, is_causal=False, query_offset=
     return allowed
 
 
+def biases_by_distance(table, T, S, query_offset=0):
+    """What is added to the score of query i and key j: the bias of their distance, from a table.
+
+    table (H, 2 M + 1) holds each head's biases of the distances -M .. M; query_offset is an integer
+    -> (H, T, S), or one per sequence (B,) -> (B, H, T, S). The distance is j - (i + query_offset),
+    and what is further than M counts as M. Shaw et al., 2018; Raffel et al., 2020.
+    """
+    table = f64(table)
+    reach = table.shape[1] // 2
+    places = np.asarray(query_offset)[..., None] + np.arange(T)
+    distances = np.arange(S) - places[..., None]
+    return np.moveaxis(table[:, np.clip(distances, -reach, reach) + reach], 0, -3)
+
+
+def bucket_of_distance(distance, num_buckets, max_distance, bidirectional):
+    """The bucket of a distance, key less query, of `num_buckets` (Raffel et al., 2020).
+
+    With `bidirectional` the second half of them is for keys after the query; else those share
+    bucket 0. Half of the others hold one distance each; the next ones begin where
+
+        distance = exact (max_distance / exact)^(n / exact),  n = 0, 1, ...
+
+    and the last holds all that is further. The logarithm is taken in float32, as in what was
+    trained.
+    """
+    first = 0
+    if bidirectional:
+        num_buckets //= 2
+        first = num_buckets if distance > 0 else 0
+        away = abs(distance)
+    else:
+        away = max(-distance, 0)
+    exact = num_buckets // 2
+    if away < exact:
+        return first + away
+    grown = np.log(np.float32(away) / np.float32(exact)) / np.float32(np.log(max_distance / exact))
+    return first + min(exact + int(grown * np.float32(num_buckets - exact)), num_buckets - 1)
+
+
 # NaN and infinity in a visible slot are legitimate inputs, and their NaN is the right answer.
 @np.errstate(invalid="ignore", over="ignore")
 def scaled_dot_product_attention(
@@ -191,15 +230,16 @@ def scaled_dot_product_attention(
     window=None,
     softcap=None,
     scale=None,
+    bias=None,
     return_weights=False,
 ):
-    """softmax(cap(scale * Q K^T) + mask) V, over the keys that each query may attend to.
+    """softmax(cap(scale * Q K^T) + bias + mask) V, over the keys that each query may attend to.
 
     query (B, H, T, K), key (B, Hkv, S, K), value (B, Hkv, S, Kv) -> output (B, H, T, Kv), and
     with return_weights also weights (B, H, T, S). Query head h reads key/value head
     h // (H / Hkv). scale defaults to 1 / sqrt(K); cap(s) = softcap * tanh(s / softcap), or s
-    without softcap; a float mask is added after it. `may_attend` gives the rule for mask,
-    lengths, is_causal, query_offset and window.
+    without softcap; bias, anything that broadcasts to (B, H, T, S), and a float mask are added
+    after it. `may_attend` gives the rule for mask, lengths, is_causal, query_offset and window.
 
     Keys and values that a query may not attend to are left out of its sums altogether, so their
     content, NaN and infinity included, has no influence; their weight is 0. A query that may
@@ -220,6 +260,8 @@ def scaled_dot_product_attention(
     )
     is_additive = mask is not None and np.asarray(mask).dtype != bool
     added = np.broadcast_to(f64(mask) if is_additive else 0.0, (B, H, T, S))
+    if bias is not None:
+        added = added + f64(bias)
 
     output = np.zeros((B, H, T, Kv))
     weights = np.zeros((B, H, T, S))
@@ -274,6 +316,60 @@ def sinusoidal_positions(length, d_model, start=0, layout="interleaved", frequen
     positions[:, sine_columns] = np.sin(angles)
     positions[:, cosine_columns] = np.cos(angles)
     return positions
+
+
+def rotary_frequencies(
+    size,
+    base=10_000.0,
+    scaling=None,
+    factor=1.0,
+    low_frequency_factor=1.0,
+    high_frequency_factor=4.0,
+    original_length=8192,
+):
+    """base^(-2 i / size), how far pair i = 0 .. size / 2 - 1 turns by position: (size / 2,).
+
+    scaling: "linear"  all divided by factor (Chen et al., 2023)
+             "llama3"  those of fewer than low_frequency_factor turns in original_length positions
+                       divided by factor, those of more than high_frequency_factor kept, and in
+                       between a mixture of both by the number of turns (Llama 3.1)
+    """
+    frequencies = base ** (-2.0 * np.arange(size // 2) / size)
+    if scaling == "linear":
+        return frequencies / factor
+    if scaling == "llama3":
+        for i, frequency in enumerate(frequencies):
+            turns = original_length / (2 * np.pi / frequency)
+            if turns < low_frequency_factor:
+                frequencies[i] = frequency / factor
+            elif turns <= high_frequency_factor:
+                kept = turns - low_frequency_factor
+                kept /= high_frequency_factor - low_frequency_factor
+                frequencies[i] = kept * frequency + (1 - kept) * frequency / factor
+    return frequencies
+
+
+def rotary(x, positions, size=None, base=10_000.0, pairing="halves", **scaling):
+    """The first `size` values of each row, all unless given, turned in pairs: (x, y) becomes
+
+        (x cos a - y sin a, y cos a + x sin a),  a = p f_i for pair i, f as in `rotary_frequencies`
+
+    x (..., T, K), positions p (T,), or anything that broadcasts to (..., T) -> (..., T, K).
+    pairing: "interleaved"  pair i is (2 i, 2 i + 1)
+             "halves"       pair i is (i, i + size / 2)
+    Su et al., 2021.
+    """
+    turned = f64(x).copy()
+    size = turned.shape[-1] if size is None else size
+    angles = f64(positions)[..., None] * rotary_frequencies(size, base, **scaling)
+    first, second = {
+        "interleaved": (slice(0, size, 2), slice(1, size, 2)),
+        "halves": (slice(0, size // 2), slice(size // 2, size)),
+    }[pairing]
+    x, y = turned[..., first].copy(), turned[..., second].copy()
+    turned[..., first] = x * np.cos(angles) - y * np.sin(angles)
+    turned[..., second] = y * np.cos(angles) + x * np.sin(angles)
+    return turned
 
 
 # Multi-head attention and feed-forward.

@@ -37,19 +37,41 @@ def embedding_gradient(grad, ids, size, scale):
     return table
 
 
-def attention_gradients(grad, query, key, value, is_causal):
-    """Of scaled_dot_product_attention, from grad (..., T, K): those of query, key and value.
+def attention_gradients(grad, query, key, value, **options):
+    """Of scaled_dot_product_attention with these options, from grad (B, H, T, Kv): those of query,
+    key and value, and of the bias of each pair (B, H, T, S).
 
-    With P the weights: P^T grad for the value and, with the scores' gradient
-    G = P (grad V^T - sum(grad out)), G key / sqrt(K) and G^T query / sqrt(K).
+    With P the weights: P^T grad for the value, G = P (grad V^T - sum(grad out)) for the bias and,
+    with G' = G scale (1 - tanh^2(scale Q K^T / softcap)), G' key and G'^T query. Heads of queries
+    that share a key head give it the sum.
     """
     grad, query, key, value = map(f64, (grad, query, key, value))
     out, weights = reference.scaled_dot_product_attention(
-        query, key, value, is_causal=is_causal, return_weights=True
+        query, key, value, **options, return_weights=True
     )
-    of_out = (grad * out).sum(axis=-1, keepdims=True)
-    of_scores = weights * (grad @ value.swapaxes(-1, -2) - of_out) / np.sqrt(query.shape[-1])
-    return of_scores @ key, of_scores.swapaxes(-1, -2) @ query, weights.swapaxes(-1, -2) @ grad
+    (B, Hkv, S, K), heads = key.shape, query.shape[1]
+    keys, values = (np.repeat(a, heads // Hkv, axis=1) for a in (key, value))
+    of_bias = weights * (grad @ values.swapaxes(-1, -2) - (grad * out).sum(-1, keepdims=True))
+    scale = options.get("scale") or 1 / np.sqrt(K)
+    of_products = of_bias * scale
+    if options.get("softcap") is not None:
+        capped = np.tanh(query @ keys.swapaxes(-1, -2) * scale / options["softcap"])
+        of_products = of_products * (1 - capped**2)
+    shared = (B, Hkv, heads // Hkv, S)
+    of_key = (of_products.swapaxes(-1, -2) @ query).reshape(*shared, K).sum(axis=2)
+    of_value = (weights.swapaxes(-1, -2) @ grad).reshape(*shared, value.shape[3]).sum(axis=2)
+    return of_products @ keys, of_key, of_value, of_bias
+
+
+def bias_table_gradient(of_bias, reach, query_offset=0):
+    """Of a table of biases by distance (H, 2 reach + 1), from those of all pairs (B, H, T, S)."""
+    B, H, T, S = of_bias.shape
+    table = np.zeros((H, 2 * reach + 1))
+    for b, offset in enumerate(np.broadcast_to(query_offset, (B,))):
+        for i, j in np.ndindex(T, S):
+            distance = np.clip(j - (i + offset), -reach, reach)
+            table[:, distance + reach] += of_bias[b, :, i, j]
+    return table
 
 
 def _mixed(x):

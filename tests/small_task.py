@@ -37,6 +37,13 @@ validate_every = 60
 metric = "exact_match"
 max_length = 8
 """
+# An encoder of the sources, which learns to tell their masked tokens.
+ENCODER = (
+    RECIPE.replace('train_target = "train.de"\n', "")
+    .replace('dev_target = "train.de"\n', "")
+    .replace("num_decoder_layers = 1\n", "")
+    .replace('metric = "exact_match"\n', "")
+)
 
 
 def write(folder):

@@ -254,6 +254,19 @@ def test_what_a_hidden_key_holds_does_not_matter(rule, special):
     assert_same_bits(attention(**inputs, **RULES[rule]), clean[0])
 
 
+@pytest.mark.parametrize("special", [np.nan, np.inf, 3e38])
+@pytest.mark.parametrize("left", (0, 5, 40, 258))
+def test_what_lies_before_the_window_of_one_query_does_not_matter(left, special):
+    inputs = case_inputs(T=1, S=300)
+    options = {"window": (left, 0), "query_offset": 280}
+    clean = attention(**inputs, **options)
+    assert np.isfinite(clean).all()
+    for name in ("key", "value"):
+        inputs[name][:, :, : 280 - left] = special
+        inputs[name][:, :, 281:] = special
+    assert_same_bits(attention(**inputs, **options), clean)
+
+
 @pytest.mark.parametrize("place", (0, 6, 15, 16, 18))
 def test_queries_that_do_not_see_a_nan_are_as_without_it(place):
     inputs = case_inputs()

@@ -167,9 +167,9 @@ def heads(x):
 def rows(x):
     x = x[0, 0]
     starts, counts = np.zeros(1, np.int64), np.full(1, len(x))
-    job = _runtime.kernels.RowsJob(x, x, x, 1, starts, counts, starts, counts, False)
+    job = _runtime.kernels.RowsJob(x, x, x, 1, 1, starts, counts, starts, counts)
     job.run(2)
-    job.gradient(*(np.zeros_like(x) for _ in range(3)), x, 2)
+    job.gradient(*(np.zeros_like(x) for _ in range(3)), x, None, 2)
 
 _runtime.kernels = _runtime.load_kernels(sys.argv[1])
 _runtime.set_num_threads(2)

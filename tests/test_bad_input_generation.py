@@ -28,7 +28,7 @@ def assert_refuses(call, error, says):
 
 def memory_of(sentences):
     ids, sources = MODEL.sequences("test", "src", token_ids(RNG, 23, sentences, SOURCE), None)
-    rows = MODEL.encoder.apply(MODEL.embed_source(ids, sources), sources)
+    rows = MODEL.encoder.apply(MODEL.side("src").apply(ids, sources.position_ids()), sources)
     return MODEL.decoder.project(rows, sources)
 
 

@@ -23,6 +23,21 @@ KDIM, VDIM = 17, 31
 B, T, S = 2, 5, 7
 MODEL = small_model()
 LANGUAGE_MODEL = randomised(pt.TransformerLM(MODEL.config))
+ENCODER_MODEL = randomised(
+    pt.EncoderModel(
+        pt.EncoderConfig(
+            23,
+            d_model=D,
+            num_heads=H,
+            num_encoder_layers=2,
+            d_ff=F,
+            num_token_types=3,
+            embedding_norm=pt.NormConfig(),
+            pooler=True,
+            head=pt.MaskedLMConfig(),
+        )
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +151,16 @@ CALLS = {
         optional=("tgt_lengths",),
     ),
 }
+for method in ("", ".encode", ".pooled"):
+    CALLS[f"EncoderModel{method}"] = call(
+        getattr(ENCODER_MODEL, method[1:] or "__call__"),
+        integers={
+            "src": SRC,
+            "src_lengths": SRC_LENGTHS,
+            "token_types": RNG.integers(0, 3, (B, S)),
+        },
+        optional=("src_lengths", "token_types"),
+    )
 REALS = [(name, argument) for name, c in CALLS.items() for argument in c.reals]
 INTEGERS = [(name, argument) for name, c in CALLS.items() for argument in c.integers]
 every_real = pytest.mark.parametrize(("name", "argument"), REALS)
@@ -145,7 +170,8 @@ every_array = pytest.mark.parametrize(("name", "argument"), REALS + INTEGERS)
 
 def test_every_layer_and_method_is_here():
     classes = {name for name in pt.__all__ if inspect.isclass(getattr(pt, name))}
-    classes -= {"AttentionWeights", "TransformerConfig"}
+    classes -= {name for name in classes if name.endswith("Config")}  # see test_bad_descriptions
+    classes -= {"AttentionWeights", "HiddenStates"}
     classes -= {"Generation", "GenerationOptions", "Hypothesis"}  # see test_generation_options
     assert classes == {name for name in CALLS if "." not in name}
     takes_no_arrays = {"apply", "state_dict", "load_state_dict", "save", "memory_estimate"}
@@ -155,15 +181,24 @@ def test_every_layer_and_method_is_here():
             for method, member in vars(getattr(pt, name)).items()
             if inspect.isfunction(member) and method[0] != "_" and method not in takes_no_arrays
         }
-        inner = {"project", "attend", "embed_source", "embed_target", "check_length", "to_json"}
-        inner |= {"sequences", "share"}
+        inner = {
+            "project",
+            "forward",
+            "compiled",
+            "block",
+            "tables",
+            "new_weights",
+            "ties",
+            "share",
+        }
         assert {m for m in methods if m.split(".")[1] not in inner} <= CALLS.keys()
 
 
 @pytest.mark.parametrize("name", [name for name in CALLS if "." not in name])
 def test_every_argument_is_here(name):
     parameters = set(inspect.signature(getattr(pt, name).__call__).parameters) - {"self"}
-    scalars = {"activation", "is_causal", "return_weights", "return_attention"}
+    scalars = {"activation", "is_causal", "return_weights"}
+    scalars |= {"return_attention", "return_hidden_states"}
     assert parameters - scalars == set(CALLS[name].inputs)
 
 
@@ -422,6 +457,14 @@ def test_query_offsets_out_of_range(offset):
 
 
 NOT_FLAGS = [None, 1, 0, "yes", np.ones(3, bool), []]
+WITH_ATTENTION = (
+    "TransformerEncoder",
+    "TransformerDecoder",
+    "Transformer",
+    "TransformerLM",
+    "EncoderModel",
+    "EncoderModel.encode",
+)
 WRONG_SCALARS = [
     *[("Linear", "activation", v, TypeError) for v in (1, True, np.tanh, ["relu"], {})],
     *[("Linear", "activation", v, ValueError) for v in ("", "ReLU", "tanh")],
@@ -430,10 +473,8 @@ WRONG_SCALARS = [
         for name, argument in (
             ("MultiheadAttention", "is_causal"),
             ("MultiheadAttention", "return_weights"),
-            ("TransformerEncoder", "return_attention"),
-            ("TransformerDecoder", "return_attention"),
-            ("Transformer", "return_attention"),
-            ("TransformerLM", "return_attention"),
+            *((name, "return_attention") for name in WITH_ATTENTION),
+            *((name, "return_hidden_states") for name in (*WITH_ATTENTION, "Transformer.encode")),
         )
         for v in NOT_FLAGS
     ],
@@ -483,9 +524,12 @@ CONSTRUCTORS = {
         {"num_layers": 1, "d_model": 24, "num_heads": 3, "d_ff": 41},
     ),
 }
-OPTIONS = {"bias", "activation", "norm_first", "final_norm", "eps", "layer_norm_eps", "rng"}
+OPTIONS = {"weight", "bias", "gated", "activation", "norm_first", "final_norm", "rng"}
+OPTIONS |= {"eps", "layer_norm_eps"}
 BAD_OPTIONS = {
+    "weight": (NOT_FLAGS, []),
     "bias": (NOT_FLAGS, []),
+    "gated": (NOT_FLAGS, []),
     "norm_first": (NOT_FLAGS, []),
     "final_norm": (NOT_FLAGS, []),
     "activation": ([1, True, np.tanh, ["relu"]], ["", "ReLU", "tanh"]),
@@ -525,6 +569,8 @@ def test_wrong_sizes_of_layers(name, argument):
         assert_not_constructed(name, argument, value, TypeError)
     smallest = 0 if argument == "num_layers" else 1
     for value in (smallest - 1, -(2**70), np.int8(-1)):
+        assert_not_constructed(name, argument, value, ValueError)
+    for value in (2**31, 2**63, 2**70):
         assert_not_constructed(name, argument, value, ValueError)
     if argument == "num_heads":
         assert_not_constructed(name, argument, 5, ValueError)

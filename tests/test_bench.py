@@ -236,7 +236,15 @@ def test_ids_and_text_have_to_be_the_same(ours, theirs):
         report.check("row", [first, Contestant("torch", lambda: theirs)])
 
 
-SMALL = ("product m=4 n=512 k=512", "attention, causal B=1 H=8 T=128 K=64", "gelu_tanh size=2048")
+SMALL = (
+    "product m=4 n=512 k=512",
+    "attention, causal B=1 H=8 T=128 K=64",
+    "attention, biases by distance B=1 H=8 T=128 K=64",
+    "gelu_tanh size=2048",
+    "rotary, interleaved rows=128 H=8 K=64",
+    "rotary, halves rows=128 H=8 K=64",
+    "gated feed-forward B=1 T=16 D=512 F=2048",
+)
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -475,10 +475,10 @@ CONFIG_VALUES = json.loads(small_config().to_json())
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "TransformerConfig.from_json: text is not JSON"),
-        ("{", "TransformerConfig.from_json: text is not JSON"),
-        ("[" * 100_000, "TransformerConfig.from_json: text is not JSON"),
-        ("[]", "TransformerConfig.from_json: text is a list"),
+        ("", "config: text is not JSON"),
+        ("{", "config: text is not JSON"),
+        ("[" * 100_000, "config: text is not JSON"),
+        ("[]", "config: text is a list"),
         ("{}", "TransformerConfig.from_json: unknown keys [], missing keys ['src_vocab_size'"),
         (json.dumps(CONFIG_VALUES | {"x": 1}), "TransformerConfig.from_json: unknown keys ['x']"),
         (json.dumps(CONFIG_VALUES | {"d_ff": "41"}), "TransformerConfig: d_ff is '41', expected"),
@@ -506,13 +506,13 @@ def test_malformed_configs(text, message, saved):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"src_vocab_size": 10**15},
-        {"tgt_vocab_size": 10**9},
+        {"src_vocab_size": 10**9},
+        {"tgt_vocab_size": 2**31 - 1},
         {"d_model": 24 * 10**6},
-        {"d_ff": 10**12},
-        {"num_encoder_layers": 10**9},
-        {"num_decoder_layers": 10**18},
-        {"positions": "learned", "max_length": 10**10},
+        {"d_ff": 10**9},
+        {"num_encoder_layers": 10**4},
+        {"num_decoder_layers": 10**4},
+        {"positions": "learned", "max_length": 10**9},
     ],
     ids=str,
 )
@@ -522,6 +522,27 @@ def test_a_config_cannot_ask_for_all_memory(changes, saved):
         pt.load(saved)
     assert str(error.value).startswith(f"load: {saved / WEIGHTS} holds ")
     assert str(error.value).endswith("because of config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "most"),
+    [
+        ("src_vocab_size", 10**15, 2**31 - 1),
+        ("tgt_vocab_size", 2**63, 2**31 - 1),
+        ("d_model", 2**63, 2**31 - 1),
+        ("d_ff", 10**12, 2**31 - 1),
+        ("num_encoder_layers", 10**9, 10_000),
+        ("num_decoder_layers", 10**18, 10_000),
+        ("max_length", 10**10, 2**31 - 1),
+    ],
+)
+def test_absurd_sizes_in_a_config_are_refused_by_name(name, size, most, saved):
+    (saved / CONFIG).write_text(json.dumps(CONFIG_VALUES | {name: size}))
+    with pytest.raises(ValueError) as error:
+        pt.load(saved)
+    assert str(error.value) == (
+        f"load: {saved / CONFIG}: TransformerConfig: {name} is {size}, expected at most {most}"
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Greedy decoding and scoring against the reference, and the cache against decoding all at once."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -260,7 +261,7 @@ def test_more_than_the_memory_holds(max_length, src):
 
 def cache_for(model, src, lengths, capacity):
     ids, sources = model.sequences("test", "src", src, lengths)
-    memory = model.encoder.apply(model.embed_source(ids, sources), sources)
+    memory = model.encoder.apply(model.side("src").apply(ids, sources.position_ids()), sources)
     keys_values = model.decoder.project(memory, sources)
     return KeyValueCache(model, len(sources.counts), capacity, memory=keys_values)
 
@@ -332,19 +333,30 @@ def test_the_cache_of_an_empty_memory(rng):
         assert_same_bits(logits[b], expected[b, :length])
 
 
-def test_the_cache_stays_in_place(src, rng):
+def test_the_cache_stays_in_place(src, rng, monkeypatch):
     """Nothing is copied from step to step: what is held stays where it was written."""
+    arrays, plain = [], _runtime.kernels.LayerArrays
+
+    def kept(keys=None, values=None, **others):
+        arrays.extend(array for array in (keys, values) if array is not None)
+        return plain(keys, values, **others)
+
+    monkeypatch.setattr(_runtime.kernels, "LayerArrays", kept)
     model = small_model()
     cache = cache_for(model, src, SOURCE_LENGTHS, 8)
-    arrays = [array for pair in cache._caches for array in pair]
-    places = [array.ctypes.data for array in arrays]
+    assert len(arrays) == 2 * model.config.num_decoder_layers
+    for array in arrays:
+        array[:] = np.nan
     cache.extend(token_ids(rng, 19, 8), np.arange(4), np.full(4, 2))
     before = [array[:, :, :2].copy() for array in arrays]
+    assert np.isfinite(before).all()
     cache.extend(token_ids(rng, 19, 3), np.array([2, 0, 3]), np.ones(3, int))
     assert cache.lengths.tolist() == [3, 2, 3, 3]
-    for array, place, held in zip(arrays, places, before, strict=True):
-        assert array.ctypes.data == place
+    for array, held in zip(arrays, before, strict=True):
         assert_same_bits(array[:, :, :2], held)
+        for slot, length in enumerate(cache.lengths):
+            assert np.isfinite(array[slot, :, :length]).all()
+            assert np.isnan(array[slot, :, length:]).all()
 
 
 def test_one_slot_far_ahead_of_another(src, rng):
@@ -474,21 +486,27 @@ def test_padding_does_not_matter_to_score(src, rng):
         assert_same_bits(actual, wanted)
 
 
-def test_an_interrupted_pass_adds_nothing_to_the_cache(monkeypatch):
-    model, src, lengths = small_model(), np.array([[3, 4, 5]]), None
-    cache = cache_for(model, src, lengths, 4)
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there is no timer to interrupt with")
+def test_an_interrupted_pass_adds_nothing_to_the_cache():
+    """A pass of some seconds on one thread, and Ctrl-C soon after it begins."""
+    model, src = small_model(d_ff=4001, num_decoder_layers=8), np.array([[3, 4, 5]])
+    caches = [cache_for(model, src, None, 20_000) for _ in range(2)]
     step = np.array([1]), np.array([0]), np.array([1])
 
-    def interrupted(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        patch.setattr(_runtime.kernels, "decode", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            cache.extend(*step)
-    assert cache.lengths.tolist() == [0]
-    cache.extend(*step)
-    assert cache.lengths.tolist() == [1]
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with num_threads(1), pytest.raises(KeyboardInterrupt):
+            caches[0].extend(np.full(20_000, 5), np.array([0]), np.array([20_000]))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert caches[0].lengths.tolist() == [0]
+    assert_same_bits(caches[0].extend(*step), caches[1].extend(*step))
+    assert caches[0].lengths.tolist() == [1]
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,7 @@ def test_seeds():
 def test_a_config_is_needed(config):
     with pytest.raises(TypeError) as error:
         pt.TransformerLM(config)
-    expected = f"TransformerLM: config is {config!r}, expected a TransformerConfig"
+    expected = f"TransformerLM: config is {config!r}, expected a TransformerLMConfig"
     assert str(error.value) == expected
 
 
@@ -264,10 +264,12 @@ def test_models_go_round(variant, tgt, tmp_path):
 
 
 def test_the_config_names_the_architecture(tmp_path):
-    language_model().save(tmp_path)
+    model = language_model()
+    model.save(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     assert values.pop("architecture") == "TransformerLM"
-    assert values == json.loads(small_config().to_json())
+    assert values == json.loads(model.config.to_json())
+    assert not any("src" in name or "encoder" in name for name in values)
     small_model().save(tmp_path)
     assert "architecture" not in json.loads((tmp_path / "config.json").read_text())
     assert type(pt.load(tmp_path)) is pt.Transformer
@@ -293,7 +295,8 @@ def test_unknown_architectures(name, tmp_path):
     with pytest.raises(ValueError) as error:
         pt.load(tmp_path)
     assert str(error.value) == (
-        f"load: {path}: architecture is {name!r}, expected one of Transformer, TransformerLM"
+        f"load: {path}: architecture is {name!r}, expected one of Transformer, TransformerLM, "
+        "EncoderModel"
     )
 
 
@@ -311,7 +314,7 @@ def test_weights_of_another_architecture(tmp_path):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"tgt_vocab_size": 10**9}, {"num_decoder_layers": 10**18}, {"d_ff": 10**12}],
+    [{"tgt_vocab_size": 10**9}, {"num_decoder_layers": 10**4}, {"d_model": 24 * 10**6}],
     ids=str,
 )
 def test_a_config_cannot_ask_for_all_memory(changes, tmp_path):
@@ -322,9 +325,37 @@ def test_a_config_cannot_ask_for_all_memory(changes, tmp_path):
         pt.load(tmp_path)
 
 
-def test_the_source_s_part_of_a_config_asks_for_nothing(tgt, tmp_path):
-    model = language_model(src_vocab_size=10**12, num_encoder_layers=10**9)
+@pytest.mark.parametrize(
+    ("changes", "most"),
+    [
+        ({"tgt_vocab_size": 2**63}, 2**31 - 1),
+        ({"num_decoder_layers": 10**18}, 10_000),
+        ({"d_ff": 10**12}, 2**31 - 1),
+    ],
+    ids=str,
+)
+def test_absurd_sizes_are_refused_by_name(changes, most, tmp_path):
+    language_model().save(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    ((name, size),) = changes.items()
+    with pytest.raises(ValueError) as error:
+        pt.load(tmp_path)
+    assert str(error.value) == (
+        f"load: {path}: TransformerLMConfig: {name} is {size}, expected at most {most}"
+    )
+
+
+def test_files_whose_config_has_a_source_s_part(tgt, tmp_path):
+    """As they all had before language models had a config of their own; it asks for nothing."""
+    config = small_config(src_vocab_size=10**9, num_encoder_layers=10**4)
+    model = randomised(pt.TransformerLM(config))
     model.save(tmp_path)
+    path = tmp_path / "config.json"
+    values = {"architecture": "TransformerLM", **json.loads(config.to_json())}
+    assert values["num_encoder_layers"] == 10**4
+    path.write_text(json.dumps(values))
+    assert pt.load(tmp_path).config == model.config
     assert_same_bits(pt.load(tmp_path)(tgt), model(tgt))
 
 

@@ -440,12 +440,17 @@ def test_packed_weights_unpack_to_the_same_bits(k, kernels):
 
 
 @pytest.mark.parametrize("case", LINEAR_CASES[::7], ids=str)
-def test_residual(case, kernels):
+def test_factor_and_residual(case, kernels):
     inputs = inputs_of(case)
-    residual = normal(np.random.default_rng(1), case.m, case.n)
+    factor, residual = normal(np.random.default_rng(1), 2, case.m, case.n)
     packed = kernels.PackedLinear(inputs["weight"], inputs.get("bias"))
     activation = kernels.ACTIVATIONS[case.activation]
-    without, result = nan_array(case.m, case.n), nan_array(case.m, case.n)
-    kernels.linear(without, inputs["x"], packed, None, activation, 1)
-    kernels.linear(result, inputs["x"], packed, residual, activation, 1)
-    np.testing.assert_allclose(result, without + residual, rtol=EPS, atol=EPS)
+    arguments = inputs["x"], packed
+    plain, scaled, shifted, both = (nan_array(case.m, case.n) for _ in range(4))
+    kernels.linear(plain, *arguments, None, None, activation, 1)
+    kernels.linear(scaled, *arguments, factor, None, activation, 1)
+    kernels.linear(shifted, *arguments, None, residual, activation, 1)
+    kernels.linear(both, *arguments, factor, residual, activation, 1)
+    assert_same_bits(scaled, plain * factor)
+    assert_same_bits(shifted, plain + residual)
+    assert_same_bits(both, plain * factor + residual)

@@ -7,10 +7,10 @@ import pytest
 from models import small_config
 
 import pyx_transformer as pt
+from pyx_transformer.parameters import Parameters
 from pyx_transformer.training import Examples, TrainingOptions, train
 from pyx_transformer.training import trainer as training_loop
 from pyx_transformer.training.optimizer import AdamW
-from pyx_transformer.training.parameters import Parameters
 
 LARGEST = math.sqrt(np.finfo(np.float32).max)  # whose square float32 still holds
 

@@ -36,7 +36,8 @@ def stub_names(path):
     names = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef):
-            names[node.name] = [argument.arg for argument in node.args.args]
+            arguments = node.args.args + node.args.kwonlyargs
+            names[node.name] = [argument.arg for argument in arguments]
         elif isinstance(node, ast.ClassDef):
             names[node.name] = None
         elif isinstance(node, ast.AnnAssign):

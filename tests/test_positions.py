@@ -1,4 +1,4 @@
-"""Sinusoidal positions against the float64 reference."""
+"""Positions: sinusoids, turns and buckets of distance against the float64 reference."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pyx_transformer as pt
-from pyx_transformer.positions import FREQUENCIES, LAYOUTS
+from pyx_transformer.positions import (
+    FREQUENCIES,
+    LAYOUTS,
+    distance_buckets,
+    rotary_frequencies,
+    rotary_table,
+)
 
 layouts = st.sampled_from(LAYOUTS)
 frequency_formulas = st.sampled_from(FREQUENCIES)
@@ -96,3 +102,55 @@ def test_bad_arguments(arguments, error, says):
     with pytest.raises(error) as caught:
         pt.sinusoidal_positions(**{"length": 3, "d_model": 8, **arguments})
     assert str(caught.value).startswith(f"sinusoidal_positions: {says}")
+
+
+# What a description says of distances and of turns.
+
+
+@pytest.mark.parametrize(
+    ("num_buckets", "max_distance", "bidirectional"),
+    [
+        (32, 128, True),
+        (32, 128, False),
+        (4, 2, True),
+        (2, 3, False),
+        (12, 40, True),
+        (10, 6, False),
+    ],
+)
+def test_buckets_of_distances(num_buckets, max_distance, bidirectional):
+    config = pt.DistanceBiasConfig(num_buckets, max_distance, bidirectional)
+    reach = range(-max_distance, max_distance + 1)
+    expected = [
+        reference.bucket_of_distance(distance, num_buckets, max_distance, bidirectional)
+        for distance in reach
+    ]
+    assert distance_buckets(config).tolist() == expected
+    for far in (-10 * max_distance, 10 * max_distance):
+        end = reference.bucket_of_distance(far, num_buckets, max_distance, bidirectional)
+        assert expected[0 if far < 0 else -1] == end
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {},
+        {"scaling": "linear", "factor": 2.5},
+        {"scaling": "llama3", "factor": 8.0, "original_length": 32},
+        {
+            "scaling": "llama3",
+            "factor": 4.0,
+            "low_frequency_factor": 2.0,
+            "high_frequency_factor": 9.0,
+            "original_length": 500,
+        },
+    ],
+)
+def test_frequencies_of_turns(scaling):
+    config = pt.RotaryConfig(500_000.0, 26, **scaling)
+    expected = reference.rotary_frequencies(26, 500_000.0, **scaling)
+    np.testing.assert_allclose(rotary_frequencies(config, 40), expected, rtol=1e-13)
+    cosines, sines = rotary_table(config, 40, 7)
+    angles = np.outer(np.arange(7), expected)
+    np.testing.assert_allclose(cosines, np.cos(angles), rtol=1e-7)
+    np.testing.assert_allclose(sines, np.sin(angles), rtol=1e-7)

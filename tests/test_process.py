@@ -1,4 +1,4 @@
-"""The library in a process that forks, has threads of its own, or is stopped by Ctrl-C."""
+"""The library in a process that forks, has threads of its own or small stacks, or is stopped."""
 
 import os
 import signal
@@ -27,6 +27,85 @@ def python(code):
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100
     )
     assert answer.returncode == 0, answer.stderr
+
+
+# Stacks. Each kernel comes by with sizes that fill the arrays it keeps, and with small ones.
+
+EVERY_KERNEL = """
+import hashlib
+import numpy as np
+import pyx_transformer as pt
+from pyx_transformer.training import functions
+
+rng = np.random.default_rng(0)
+digest = hashlib.sha256()
+
+def normal(*shape):
+    return rng.standard_normal(shape, dtype=np.float32)
+
+def see(*arrays):
+    for array in arrays:
+        assert np.isfinite(array).all()
+        digest.update(np.ascontiguousarray(array).tobytes())
+
+pt.set_num_threads(3)
+for m, n, k in ((1, 530, 510), (3, 530, 510), (16, 512, 1030), (300, 260, 1500)):
+    out, back = functions.linear(normal(m, k), normal(n, k), normal(n))
+    see(out, *back(normal(m, n)))
+for T, S, K in ((1, 700, 64), (5, 9, 24), (600, 610, 64), (40, 300, 1024), (40, 300, 1100)):
+    query, key, value = normal(3, 2, T, K), normal(3, 2, S, K), normal(3, 2, S, K)
+    mask = rng.random((T, S)) < 0.9
+    see(pt.ops.scaled_dot_product_attention(query, key, value))
+    see(*pt.ops.scaled_dot_product_attention(query, key, value, mask=mask, return_weights=True))
+    if K <= 1024:
+        out, back = functions.scaled_dot_product_attention(query, key, value, mask=mask)
+        see(out, *back(normal(*out.shape)))
+see(*(pt.ops.softmax(normal(70, 3000)), pt.ops.layer_norm(normal(70, 3000))))
+
+config = pt.TransformerConfig(
+    900, 1100, d_model=96, num_heads=3, num_encoder_layers=2, num_decoder_layers=2, d_ff=410,
+    norm_first=True, max_length=60,
+)
+model = pt.Transformer(config, rng=0)
+src = rng.integers(3, 900, (7, 40))
+see(model(src, src))
+for beam_size in (1, 4):
+    options = pt.GenerationOptions(beam_size=beam_size, max_length=50)
+    see(*model.generate(src, options=options))
+print(digest.hexdigest())
+"""
+
+
+def run_every_kernel(isa, limits=(), **variables):
+    """What EVERY_KERNEL prints under these limits and variables of the environment."""
+    import resource
+
+    def limit():
+        for limited, most in limits:
+            resource.setrlimit(limited, (most, most))
+
+    # NumPy's own threads, if it has any, are not what is tested.
+    environment = {**os.environ, "PYX_TRANSFORMER_ISA": isa, "OPENBLAS_NUM_THREADS": "1"}
+    answer = subprocess.run(
+        [sys.executable, "-c", EVERY_KERNEL],
+        env=environment | variables,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert answer.returncode == 0, (answer.returncode, answer.stderr)
+    return answer.stdout
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no limits")
+@pytest.mark.parametrize("isa", ISAS)
+def test_64_kb_of_stack_are_enough(isa):
+    """For OpenMP's threads, and 256 KB for the main one, which Python shares."""
+    import resource
+
+    small = run_every_kernel(isa, [(resource.RLIMIT_STACK, 256 << 10)], OMP_STACKSIZE="64K")
+    assert small == run_every_kernel(isa) != ""
 
 
 # Forks. Each child has an alarm clock, which ends it if it hangs.

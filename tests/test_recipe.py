@@ -34,7 +34,12 @@ def test_deep_nesting(folder, capsys):
     refused(train(), capsys, "recipe.toml is not TOML", "nested too deeply")
 
 
-LM = RECIPE.replace('train_source = "train.en"\n', "").replace('dev_source = "train.en"\n', "")
+LM = (
+    RECIPE.replace('train_source = "train.en"\n', "")
+    .replace('dev_source = "train.en"\n', "")
+    .replace("num_encoder_layers = 1\n", "")
+)
+ENCODER = small_task.ENCODER
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,16 @@ def test_wrong_values(changes, says, capsys, monkeypatch):
         ("model = 'big'", "model.d_ff=8", "model is 'big', expected a table"),
         (LM, "text.source_language=en", "source_language is 'en', expected nothing without"),
         (LM, "text.shared=true", "shared is True, expected nothing without sources"),
+        (ENCODER, "text.shared=true", "shared is True, expected nothing without targets"),
+        (ENCODER, "text.target_language=en", "target_language is 'en', expected nothing without"),
+        (ENCODER, "data.dev_target=train.de", "has dev_source and dev_target, expected dev_source"),
+        (ENCODER, "model.num_decoder_layers=1", "unknown keys ['num_decoder_layers']"),
+        (ENCODER, "model.mask_id=3", "[model] has 'mask_id'"),
+        (ENCODER, "training.mask_rate=0", "mask_rate is 0"),
+        (ENCODER, "model.head.activation=tanh", "activation is 'tanh'"),
+        (LM, "model.num_encoder_layers=1", "unknown keys ['num_encoder_layers']"),
+        (RECIPE, "model.d_model.size=3", "d_model is 32, expected a table"),
+        ("[data]", "data.dev_share=0.1", "neither train_source nor train_target"),
     ],
 )
 def test_wrong_tables(content, change, says, folder, capsys):
@@ -123,12 +138,26 @@ def test_resuming_a_finished_run_logs_its_test_once(folder, capsys):
     assert read(folder / "run/log.jsonl") == before
 
 
-@pytest.mark.parametrize("name", ["cmudict", "en_ja", "multi30k", "tinyshakespeare"])
-def test_recipes_in_the_repository_are_whole(name):
-    path = REPOSITORY / "bench" / "recipes" / f"{name}.toml"
+def assert_held(part, values):
+    """A config, or a part of it, has the values of a table, those in tables of the table too."""
+    for name, value in values.items():
+        held = getattr(part, name)
+        if isinstance(value, dict):
+            assert_held(held, value)
+        elif isinstance(value, list):
+            for one, its_values in zip(held, value, strict=True):
+                assert_held(one, its_values)
+        else:
+            assert (name, held) == (name, value)
+
+
+RECIPES = sorted((REPOSITORY / "bench" / "recipes").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipes_in_the_repository_are_whole(path):
     recipe = load_recipe(path)
-    config = recipe.config(101, 101)
-    assert {name: getattr(config, name) for name in recipe.model} == recipe.model
+    assert_held(recipe.config(*(101 for _ in recipe.sides)), recipe.model)
     assert recipe.training.steps > recipe.training.warmup
     head = path.read_text(encoding="utf-8").split("\n[data]")[0].replace("\n# ", " ")
     assert re.search(r" Data: \S+", head)

@@ -262,6 +262,28 @@ def test_sinusoidal_positions(d_model, start, layout, frequencies):
         assert table[row, cosine] == pytest.approx(np.cos(angle), abs=1e-12)
 
 
+@pytest.mark.parametrize("base", [10_000.0, 500_000.0])
+def test_rotary_is_a_product_of_complex_numbers(torch, base):
+    rng = np.random.default_rng(0)
+    x, positions = rng.normal(size=(2, 3, 7, 10)), np.arange(4, 11)
+    angles = np.outer(positions, [base ** -(i / 5) for i in range(5)])
+    turns = torch.polar(torch.ones(7, 5).double(), torch.from_numpy(angles))
+    pairs = torch.view_as_complex(torch.from_numpy(x.reshape(2, 3, 7, 5, 2)))
+    expected = torch.view_as_real(pairs * turns).numpy().reshape(x.shape)
+    assert_close(reference.rotary(x, positions, base=base, pairing="interleaved"), expected)
+    apart = [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+    assert_close(reference.rotary(x[..., apart], positions, base=base), expected[..., apart])
+
+
+def test_rotary_turns_the_first_values_only():
+    rng = np.random.default_rng(0)
+    x, positions = rng.normal(size=(2, 7, 10)), rng.integers(0, 50, (2, 7))
+    turned = reference.rotary(x, positions, size=6)
+    assert_close(turned[..., :6], reference.rotary(x[..., :6], positions))
+    np.testing.assert_array_equal(turned[..., 6:], x[..., 6:])
+    assert_close(turned[1], reference.rotary(x[1], positions[1], size=6))
+
+
 # Layers, stacks and the model.
 
 B, S, T, D, H, F = 3, 7, 5, 24, 4, 40

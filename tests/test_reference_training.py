@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 import reference_training
 
 torch = pytest.importorskip("torch", reason="needs PyTorch as the oracle of the reference")
@@ -59,8 +60,31 @@ def test_embedding():
 def test_attention(is_causal):
     query, key, value = leaf(2, 3, 5, 4, seed=0), leaf(2, 3, 7, 4, seed=1), leaf(2, 3, 7, 4, seed=2)
     grad = backward(functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal))
-    actual = reference_training.attention_gradients(grad, *arrays(query, key, value), is_causal)
-    assert_gradients(actual, query, key, value)
+    inputs = arrays(query, key, value)
+    actual = reference_training.attention_gradients(grad, *inputs, is_causal=is_causal)
+    assert_gradients(actual[:3], query, key, value)
+
+
+@pytest.mark.parametrize("softcap", [None, 0.7])
+@pytest.mark.parametrize("reach", [0, 2, 9])
+def test_attention_with_a_bias_by_distance(softcap, reach):
+    query, key, value = leaf(2, 6, 5, 4, seed=0), leaf(2, 2, 7, 4, seed=1), leaf(2, 2, 7, 3, seed=2)
+    table = leaf(6, 2 * reach + 1, seed=3)
+    distances = torch.arange(7) - torch.arange(5)[:, None] - torch.tensor([3, -1])[:, None, None]
+    bias = table[:, distances.clamp(-reach, reach) + reach].transpose(0, 1)
+    scores = query @ key.repeat_interleave(3, 1).mT * 0.4
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    out = functional.softmax(scores + bias, dim=-1) @ value.repeat_interleave(3, 1)
+    grad = backward(out)
+    inputs = arrays(query, key, value)
+    options = {"query_offset": [3, -1], "softcap": softcap, "scale": 0.4}
+    written_out = reference.biases_by_distance(*arrays(table), 5, 7, [3, -1])
+    *actual, of_bias = reference_training.attention_gradients(
+        grad, *inputs, bias=written_out, **options
+    )
+    of_table = reference_training.bias_table_gradient(of_bias, reach, [3, -1])
+    assert_gradients([*actual, of_table], query, key, value, table)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])

@@ -219,7 +219,7 @@ def test_a_child_of_a_fork_can_use_threads():
 
         def product():
             out = np.empty_like(x)
-            kernels.linear(out, x, packed, None, 0, 3)
+            kernels.linear(out, x, packed, None, None, 0, 3)
             return (out == 256).all()
 
         for _ in range(10):

@@ -38,14 +38,14 @@ def assert_same_bits(actual, expected):
 )
 def test_linear_of_1_to_64_rows(n, k, activation, kernels):
     rng = np.random.default_rng(0)
-    x, residual = normal(rng, 64, k), normal(rng, 64, n)
+    x = normal(rng, 64, k)
+    factor, residual = normal(rng, 2, 64, n)
     packed = kernels.PackedLinear(normal(rng, n, k), normal(rng, n))
 
     def product(rows, threads):
         out = np.full((rows.stop - rows.start, n), np.nan, np.float32)
-        kernels.linear(
-            out, x[rows], packed, residual[rows], kernels.ACTIVATIONS[activation], threads
-        )
+        number = kernels.ACTIVATIONS[activation]
+        kernels.linear(out, x[rows], packed, factor[rows], residual[rows], number, threads)
         return out
 
     one_by_one = np.concatenate([product(slice(i, i + 1), 1) for i in range(64)])
@@ -239,22 +239,23 @@ def test_chunks_of_queries(sequences, masks, options, chunk, use_threads):
 
 
 @pytest.mark.parametrize("chunk", (1, 2, 3, 7))
-@pytest.mark.parametrize("window", (None, (20, 0)))
+@pytest.mark.parametrize(
+    "options", ({}, {"window": (20, 0)}, {"window": (0, 0)}, {"softcap": 3.0}), ids=str
+)
 @pytest.mark.parametrize("T", (67, 291))
-def test_keys_that_grow_with_the_queries(chunk, window, T, use_threads):
+def test_keys_that_grow_with_the_queries(chunk, options, T, use_threads):
     """Causal attention as it is decoded: each chunk of queries sees the keys up to its own."""
+    options = {"is_causal": True, **options}
     query, key, value = arrays(AttentionCase(B=2, H=3, T=T, S=T + 1, K=32)).values()
     key, value = key[:, :, :T], value[:, :, :T]
     use_threads(2)
-    output = attention(query, key, value, is_causal=True, window=window)
+    output = attention(query, key, value, **options)
     for start in range(0, T, chunk):
         end = min(start + chunk, T)
         part = query[:, :, start:end], key[:, :, :end], value[:, :, :end]
-        again = attention(*part, is_causal=True, window=window, query_offset=start)
+        again = attention(*part, query_offset=start, **options)
         assert_same_bits(again, output[:, :, start:end])
         # The same from a cache that has room for more.
         full = query[:, :, start:end], key, value
-        again = attention(
-            *full, is_causal=True, window=window, query_offset=start, lengths=[end, end]
-        )
+        again = attention(*full, query_offset=start, lengths=[end, end], **options)
         assert_same_bits(again, output[:, :, start:end])

@@ -9,6 +9,7 @@ from cases import normal
 from models import assert_close, assert_same_bits, randomised
 
 import pyx_transformer as pt
+from pyx_transformer.description import StackConfig, plain_stack
 
 # B 4, T 7, S 11, d_model 24 in 3 heads, d_ff 41.
 B, T, S, D, H, F = 4, 7, 11, 24, 3, 41
@@ -364,3 +365,12 @@ def test_results_are_new_arrays(num_layers, x, memory):
         output[...] = 7
     assert_same_bits(x, before[0])
     assert_same_bits(memory, before[1])
+
+
+def test_all_layers_read_the_memory_or_none():
+    alone, crossing = (
+        plain_stack(1, D, H, F, has_memory=there).layers[0] for there in (False, True)
+    )
+    expected = "StackConfig: 1 of 3 layers have a cross-attention, expected all or none"
+    with pytest.raises(ValueError, match=expected):
+        StackConfig(D, 4, (alone, crossing, alone))

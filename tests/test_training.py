@@ -6,20 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import reference
 import reference_training
 from cases import normal
 from models import num_threads, small_config, token_ids
 from runs import OPTIONS, bits, new_model, some_examples
 
 import pyx_transformer as pt
+from pyx_transformer.parameters import Parameters
 from pyx_transformer.training import Examples, TrainingOptions, train
-from pyx_transformer.training import layers as training_layers
-from pyx_transformer.training.batches import as_rows
+from pyx_transformer.training.batches import Batch, as_rows
+from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.log import read as read_log
-from pyx_transformer.training.model import Pass
 from pyx_transformer.training.optimizer import AdamW, cosine, inverse_square_root
-from pyx_transformer.training.parameters import Parameters
 
 SERIAL_WORK = 200_000  # as in _kernels/threads.pxd: less is not shared between threads
 
@@ -64,45 +62,25 @@ def test_a_decoder_alone_learns_one_batch_by_heart(tmp_path):
 
 
 def test_an_encoder_alone_learns_one_batch_by_heart():
-    """No whole model is an encoder alone: in training a decoder that may look ahead stands for it,
-    whose weights are then those of a TransformerEncoder."""
+    """Labels that only the tokens on both sides tell."""
     rng = np.random.default_rng(0)
-    model = pt.TransformerLM(small_config(norm_first=True, num_decoder_layers=2), rng=0)
+    sizes = {"d_model": 24, "num_heads": 3, "num_encoder_layers": 2, "d_ff": 41}
+    config = pt.EncoderConfig(19, **sizes, norm_first=True, head=pt.MaskedLMConfig())
+    model = pt.EncoderModel(config, rng=0)
     texts = [token_ids(rng, 19, n) for n in (3, 8, 5)]
     ids, sequences = as_rows(texts)
     labels = rng.integers(0, 19, len(ids))
+    batch = Batch(np.arange(3), ids, labels, sequences, None, None)
     parameters = Parameters(model)
     optimizer = AdamW(parameters)
     for _ in range(150):
-        pass_ = Pass(model, parameters, training_layers.Dropout(0.0, iter(())))
-        rows, embedding_back = pass_.embedded("tgt", ids, sequences)
-        rows, stack_back = pass_.stack("decoder", rows, sequences, None, is_causal=False)
-        loss, grad = training_layers.projected_loss(
-            rows,
-            parameters["output_projection.weight"],
-            parameters["output_projection.bias"],
-            labels,
-            0.0,
-            1 / len(ids),
-        )
-        embedding_back(stack_back(grad))
+        loss = add_gradients(model, parameters, batch, tokens=len(ids))
         optimizer.step(3e-3)
     assert loss / len(ids) < 0.01
 
-    state = parameters.state_dict()
-    encoder = pt.TransformerEncoder(2, 24, 3, 41, norm_first=True)
-    encoder.load_state_dict(reference.substate(state, "decoder."))
+    model.load_state_dict(parameters.state_dict())
     for text, expected in zip(texts, np.split(labels, sequences.starts[1:]), strict=True):
-        x = reference.embedding(
-            text,
-            state["tgt_embedding.weight"],
-            scale=24**0.5,
-            positions=reference.sinusoidal_positions(len(text), 24),
-        )
-        logits = pt.ops.linear(
-            encoder(x[None])[0], state["output_projection.weight"], state["output_projection.bias"]
-        )
-        np.testing.assert_array_equal(logits.argmax(axis=1), expected)
+        np.testing.assert_array_equal(model(text[None])[0].argmax(axis=1), expected)
 
 
 def test_an_empty_source_is_learned_from(tmp_path):
@@ -327,10 +305,10 @@ def test_learned_positions_bound_the_translations(asked, reached, tmp_path, monk
 
 def test_heads_too_wide_to_train(tmp_path):
     config = pt.TransformerConfig(
-        9, 9, d_model=1026, num_heads=1, num_encoder_layers=0, num_decoder_layers=0, d_ff=1
+        9, 9, d_model=1026, num_heads=1, num_encoder_layers=1, num_decoder_layers=0, d_ff=1
     )
     examples = Examples([[3]], [[3]], start_id=1, end_id=2)
-    with pytest.raises(ValueError, match="1026 wide, expected at most 1024"):
+    with pytest.raises(ValueError, match="head_size is 1026, expected at most 1024"):
         train(pt.Transformer(config, rng=0), examples, None, OPTIONS, tmp_path)
 
 

@@ -9,8 +9,10 @@ import reference
 from models import num_threads, randomised, reference_options, small_config, token_ids
 
 import pyx_transformer as pt
-from pyx_transformer.training import Examples, functions, layers, model
-from pyx_transformer.training.parameters import Parameters
+from pyx_transformer.parameters import Parameters
+from pyx_transformer.training import Examples, functions
+from pyx_transformer.training import gradients as training_gradients
+from pyx_transformer.training.gradients import add_gradients
 
 VARIANTS = {
     "paper": {},
@@ -38,7 +40,7 @@ def examples_of(config, lengths, seed=0):
 def gradients_of(one, batch, **options):
     """The loss of a batch, and the gradient of its mean by key."""
     parameters = Parameters(one)
-    loss = model.add_gradients(one, parameters, batch, tokens=len(batch.targets), **options)
+    loss = add_gradients(one, parameters, batch, tokens=len(batch.targets), **options)
     return loss, parameters.state_dict(parameters.gradients)
 
 
@@ -186,7 +188,7 @@ def test_gradients_of_batches_add_up():
     _, together = gradients_of(one, examples.batch(np.arange(3)))
     parameters = Parameters(one)
     for numbers in ([0, 2], [1]):
-        model.add_gradients(one, parameters, examples.batch(np.array(numbers)), tokens=25)
+        add_gradients(one, parameters, examples.batch(np.array(numbers)), tokens=25)
     for key, gradient in parameters.state_dict(parameters.gradients).items():
         scale = max(np.abs(together[key]).max(), 1e-3)
         np.testing.assert_allclose(gradient, together[key], rtol=0, atol=1e-5 * scale)
@@ -196,7 +198,7 @@ def test_logits_in_parts_give_the_same_gradients(monkeypatch):
     one = randomised(pt.Transformer(small_config(), rng=0), seed=3)
     batch = examples_of(one.config, [(5, 13), (9, 12)]).batch(np.arange(2))
     whole_loss, whole = gradients_of(one, batch, label_smoothing=0.1)
-    monkeypatch.setattr(layers, "LOGITS", 5 * one.config.tgt_vocab_size)
+    monkeypatch.setattr(training_gradients, "LOGITS", 5 * one.config.tgt_vocab_size)
     loss, parts = gradients_of(one, batch, label_smoothing=0.1)
     assert loss == whole_loss
     for key in whole:

@@ -204,55 +204,98 @@ def test_sums_of_squares_show_what_is_not_finite(special, kernels):
     np.testing.assert_array_equal(sums, [16_384.0, special**2])
 
 
-ROWS = {  # heads, their width, counts of queries and of keys
-    "one": (1, 1, [1], [1]),
-    "ragged": (3, 5, [4, 1, 2, 9], [2, 7, 0, 1]),
-    "long": (4, 16, [130, 7, 65], [33, 150, 64]),
+ROWS = {  # heads of queries and of keys, width of keys and of values, counts of queries and of keys
+    "one": (1, 1, 1, 1, [1], [1]),
+    "ragged": (3, 3, 5, 4, [4, 1, 2, 9], [2, 7, 0, 1]),
+    "grouped": (6, 2, 7, 8, [3, 17, 1], [12, 1, 40]),
+    "long": (4, 2, 16, 17, [130, 7, 65], [33, 150, 64]),
+}
+ROWS_OPTIONS = {
+    "plain": {},
+    "causal": {"is_causal": True},
+    "window": {"left": 3, "right": 2},
+    "soft cap": {"softcap": 1.5, "scale": 0.6},
+    "bias": {"bias_reach": 4},
+    "all": {"is_causal": True, "left": 9, "softcap": 2.0, "scale": 0.4, "bias_reach": 40},
 }
 
 
 @pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("is_causal", [False, True])
-def test_rows_job(name, is_causal, kernels, rng):
+@pytest.mark.parametrize("options", ROWS_OPTIONS)
+def test_rows_job(name, options, kernels, rng):
     """Queries, keys and values are columns of longer rows; those of keys are another batch."""
-    heads, size, *counts = ROWS[name]
-    width = heads * size
+    heads, kv_heads, size, value_size, *counts = ROWS[name]
+    options = ROWS_OPTIONS[options]
+    width = kv_heads * size
     counts = [np.array(c) for c in counts]
     starts = [np.cumsum(c) - c for c in counts]
-    queries = normal(rng, counts[0].sum(), 3 + width)
-    known = normal(rng, counts[1].sum(), 2 * width)
+    queries = normal(rng, counts[0].sum(), 3 + heads * size)
+    known = normal(rng, counts[1].sum(), width + kv_heads * value_size)
 
     def columns(queries, known):
         return queries[:, 3:], known[:, :width], known[:, width:]
 
     query, key, value = columns(queries, known)
-    grad = normal(rng, len(queries), width)
+    grad = normal(rng, len(queries), heads * value_size)
     places = (starts[0], counts[0], starts[1], counts[1])
+    reach = options.get("bias_reach", 0)
+    options = {name: value for name, value in options.items() if name != "bias_reach"}
+    table, padded = normal(rng, heads, 2 * reach + 1), None
+    if reach:
+        padded = np.pad(table, ((0, 0), (kernels.BIAS_PAD,) * 2), mode="edge")
 
     def run(threads):
-        job = kernels.RowsJob(query, key, value, heads, *places, is_causal)
+        job = kernels.RowsJob(query, key, value, heads, kv_heads, *places, **options, bias=padded)
         job.out[:] = np.nan
         job.run(threads)
-        gradients = np.ones_like(queries), np.ones_like(known)
-        job.gradient(*columns(*gradients), grad, threads)
+        gradients = np.ones_like(queries), np.ones_like(known), np.ones_like(table)
+        of_table = gradients[2] if reach else None
+        job.gradient(*columns(*gradients[:2]), grad, of_table, threads)
         return [job.out, *gradients]
 
-    out, of_queries, of_known = on_threads(run)
+    out, of_queries, of_known, of_table = on_threads(run)
     assert (of_queries[:, :3] == 1).all()
     actual = columns(of_queries, of_known)
     expected_out = np.empty_like(out, np.float64)
     expected = [np.empty_like(a, np.float64) for a in actual]
+    expected_of_table, terms = np.ones(table.shape), np.ones(table.shape)
+    rules = {name: options[name] for name in ("is_causal", "softcap", "scale") if name in options}
+    rules["window"] = (options.get("left"), options.get("right"))
     for begin, count, key_begin, key_count in zip(*places, strict=True):
         own, others = slice(begin, begin + count), slice(key_begin, key_begin + key_count)
-        q, k, v, g = (
-            reference.split_heads(a[None, rows], heads)
-            for a, rows in ((query, own), (key, others), (value, others), (grad, own))
-        )
-        attended = reference.scaled_dot_product_attention(q, k, v, is_causal=is_causal)
+        q, g = (reference.split_heads(a[None, own], heads) for a in (query, grad))
+        k, v = (reference.split_heads(a[None, others], kv_heads) for a in (key, value))
+        bias = reference.biases_by_distance(table, count, key_count) if reach else None
+        attended = reference.scaled_dot_product_attention(q, k, v, bias=bias, **rules)
         expected_out[own] = reference.merge_heads(attended)[0]
-        found = reference_training.attention_gradients(g, q, k, v, is_causal)
+        *found, of_bias = reference_training.attention_gradients(g, q, k, v, bias=bias, **rules)
         for place, rows, one in zip(expected, (own, others, others), found, strict=True):
             place[rows] = 1 + reference.merge_heads(one)[0]
+        if reach:
+            expected_of_table += reference_training.bias_table_gradient(of_bias, reach)
+            terms += reference_training.bias_table_gradient(np.abs(of_bias), reach)
     assert_rounded(out, expected_out, 3 * np.abs(value).max())
     for own, one in zip(actual, expected, strict=True):
         assert_rounded(own, one, 3 * np.abs(one).max())
+    assert_rounded(of_table, expected_of_table, 3 * terms.max())
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 1003, 20_011])
+@pytest.mark.parametrize("name", ["relu", "gelu", "gelu_tanh", "quick_gelu", "silu"])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_gate_gradients(n, name, in_place, kernels, rng):
+    """Of activation(before) value, elementwise."""
+    grad, value, before = normal(rng, 3, n) * 2
+
+    def run(threads):
+        read = grad.copy(), before.copy()
+        outs = read if in_place else (nans(n), nans(n))
+        kernels.gate_gradients(*outs, read[0], value, read[1], kernels.ACTIVATIONS[name], threads)
+        return outs
+
+    of_value, of_before = on_threads(run)
+    activation, step = getattr(reference, name), 1e-6
+    wide = before.astype(np.float64)
+    slope = (activation(wide + step) - activation(wide - step)) / (2 * step)
+    assert_rounded(of_value, grad * activation(before), 4 * np.abs(grad) * (1 + np.abs(before)))
+    assert_rounded(of_before, grad * value * slope, 8 * np.abs(grad * value) * (1 + before**2))

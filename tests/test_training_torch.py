@@ -13,8 +13,9 @@ from conftest import REPOSITORY
 from models import small_config, token_ids
 
 import pyx_transformer as pt
-from pyx_transformer.training import Examples, TrainingOptions, model, train
-from pyx_transformer.training.parameters import Parameters
+from pyx_transformer.parameters import Parameters
+from pyx_transformer.training import Examples, TrainingOptions, train
+from pyx_transformer.training.gradients import add_gradients
 
 torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
 sys.path.append(str(REPOSITORY))  # last: the installed package still comes first
@@ -85,7 +86,7 @@ def test_gradients(norm_first):
     parameters = Parameters(ours)
     batch = examples.batch(numbers)
     tokens = len(batch.targets)
-    loss = model.add_gradients(ours, parameters, batch, tokens=tokens, label_smoothing=SMOOTHING)
+    loss = add_gradients(ours, parameters, batch, tokens=tokens, label_smoothing=SMOOTHING)
     torch_loss, torch_tokens = summed_loss(theirs, examples, numbers)
     (torch_loss / tokens).backward()
     assert tokens == torch_tokens

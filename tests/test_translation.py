@@ -6,6 +6,8 @@ from models import small_config
 import pyx_transformer as pt
 from pyx_transformer import text
 from pyx_transformer.cli import main
+from pyx_transformer.config import EncoderConfig
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.pipelines import continue_texts, translate
 from pyx_transformer.training import Examples
@@ -180,3 +182,16 @@ def test_an_empty_line_has_as_many_rows_as_others(folder, capsys):
     assert rows == [*texts[0], "", "", "", *texts[1], ""]
     assert main([*command, "--scores", ""]) == 0
     assert capsys.readouterr().out == "0.0000\t\n-inf\t\n-inf\t\n"
+
+
+def test_an_encoder_alone_gives_no_texts():
+    encoder = EncoderModel(EncoderConfig(7, num_encoder_layers=1, d_model=6, num_heads=3, d_ff=5))
+    for function, kind in {
+        translate: "Transformer",
+        continue_texts: "TransformerLM",
+    }.items():
+        expected = f"{function.__name__}: model is a EncoderModel, expected a {kind}$"
+        with pytest.raises(TypeError, match=expected):
+            function(encoder, SENTENCES)
+    with pytest.raises(ValueError, match="it has no head, expected one to train"):
+        encoder.forward(None, None, None)

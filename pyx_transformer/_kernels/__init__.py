@@ -1,0 +1,43 @@
+"""The compiled kernels: who calls whom.
+
+    ops, layers, stacks, generation, training          Python: checks, allocates, makes one call
+      |
+      |   _runtime                                     asks cpu what the CPU runs, imports one of
+      |                                                the four modules below, counts the threads
+      v
+    x86_64_v2  x86_64_v3  x86_64_v4  neon    .pyx      the same source, once per instruction set:
+      |                                                each includes entry.pxi and no more
+      v
+    entry.pxi                                          memoryviews to pointers, workspace, nogil
+      |- layer.pxi      what a description compiles to, and the one function that runs it: norms,
+      |                 projections, caches, attention, feed-forward, residuals
+      |- blocks.pxi     the classes that hold it; passes of rows through blocks and whole stacks
+      |- decoding.pxi   steps with caches, greedy and beam search, all through layer.pxi
+      |- gradients.pxi  what inputs and parameters get back; the optimizer's step
+      v
+    the .pxd files                                     loops over raw pointers, without the GIL;
+                                                       each one calls those on lines below its own:
+
+      attention  attention_gradient                    a block of keys at a time, packed; and back
+      attention_step                                   one query, unpacked: a step of decoding
+      attention_job  product                           what is asked for, bounds and masks; x w^T
+      candidates  loss  optimizer                      best next tokens; cross-entropy; AdamW
+      norm                                             norms, softmax, log-sum-exp, and back
+      activation  dropout  embedding  packing  rotary
+      threads  scratch                                 shares of work; memory of a thread
+      simd.pxd                                         declares simd.h
+        simd.h                                         the one file that knows the instruction set
+
+The functions of a .pxd are inlined into the module that includes them, so that every instruction
+set has its own, compiled with its own flags. A kernel takes a struct that says all it is asked for,
+with one constructor that sets every field; `in_parallel` hands it to each thread with the number of
+its share. Sums are never split between threads.
+
+cpu.pyx is compiled for the oldest CPU: it says which of the modules this one runs, and ends the
+threads of OpenMP before a fork. _entry.pyi lists what every variant offers, and each one's stub is
+all of it.
+
+A new kernel is a .pxd at its level, an entry point in one of the .pxi files, a line in _entry.pyi,
+and a checked function in Python. A new instruction set is a branch of simd.h, a .pyx of one line,
+and its flags in setup.py.
+"""

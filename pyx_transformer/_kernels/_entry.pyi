@@ -4,6 +4,7 @@ Arrays are float32 and C-contiguous unless said otherwise; outputs come first, a
 Shapes, dtypes and ranges are for the caller to check: here they are trusted.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,9 @@ _Integers = NDArray[np.int64]
 
 ISA_NAME: str
 VECTOR_WIDTH: int  # floats in a vector
+BIAS_PAD: int  # copies of the edge values on each side of a row of attention biases
+MOST_SUB_LAYERS: int  # of a layer
+WIDEST_HEAD: int  # that training takes: of keys and of values
 ACTIVATIONS: dict[str | None, int]
 
 class Workspace:
@@ -48,6 +52,7 @@ def linear(
     out: _Floats,
     x: _Floats,
     packed: PackedLinear,
+    factor: _Floats | None,
     residual: _Floats | None,
     activation: int,
     n_threads: int,
@@ -75,6 +80,17 @@ def embedding(
     position_ids: _Integers | None,
     n_threads: int,
 ) -> None: ...
+def rotate(
+    rows: _Floats,
+    heads: int,
+    head_size: int,
+    cosines: _Floats,
+    sines: _Floats,
+    interleaved: bool,
+    position_ids: _Integers,
+    inverse: bool,
+    n_threads: int,
+) -> None: ...
 
 class HeadsJob:
     """The arguments of attention on arrays of heads: for the entry points' own use."""
@@ -93,125 +109,174 @@ class HeadsJob:
         softcap: float,
         scale: float,
         normalisers: _Floats | None,
+        bias: _Floats | None = None,
     ) -> None: ...
 
 def attention(
     out: _Floats, weights: _Floats | None, heads: tuple[Any, ...], n_threads: int
 ) -> None: ...
-def project_keys_values(
+
+class Block:
+    """Attention or feed-forward with its weights, and the norms of its sub-layer."""
+
+    def with_norms(
+        self,
+        before: NormParameters | None,
+        after: NormParameters | None,
+        sum: NormParameters | None,
+    ) -> Block: ...
+
+def attention_block(
+    query: PackedLinear,
+    key: PackedLinear,
+    value: PackedLinear,
+    output: PackedLinear,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    is_cross: bool = False,
+    is_causal: bool = False,
+    left: int = -1,
+    right: int = -1,
+    softcap: float = 0.0,
+    scale: float,
+    rotary: int = -1,
+    query_norm: NormParameters | None = None,
+    key_norm: NormParameters | None = None,
+    distance_bias: _Floats | None = None,
+) -> Block: ...
+def feed_forward_block(
+    linear1: PackedLinear, linear2: PackedLinear, linear3: PackedLinear | None, activation: int
+) -> Block: ...
+
+class CompiledLayer:
+    """Sub-layers, at most MOST_SUB_LAYERS, one after another or side by side."""
+
+    def __init__(self, blocks: Iterable[Block], side_by_side: bool) -> None: ...
+
+class CompiledStack:
+    """Layers one after another on rows of d_model, and the norm after the last one."""
+
+    @property
+    def d_model(self) -> int: ...
+    def __init__(
+        self, layers: Iterable[CompiledLayer], final_norm: NormParameters | None, d_model: int
+    ) -> None: ...
+    def __len__(self) -> int: ...
+    def workspace(self, m: int, n_threads: int) -> int: ...
+
+class LayerArrays:
+    """A layer's caches (slots, H, capacity, K) in a pass, and room for its weights (B, H, T, S)."""
+
+    def __init__(
+        self,
+        keys: _Floats | None = None,
+        values: _Floats | None = None,
+        memory_keys: _Floats | None = None,
+        memory_values: _Floats | None = None,
+        weights: _Floats | None = None,
+        memory_weights: _Floats | None = None,
+    ) -> None: ...
+
+class Tables:
+    """What queries and keys turn by: cosines, sines (positions, pairs), whether interleaved."""
+
+    def __init__(self, tables: Iterable[tuple[_Floats, _Floats, bool]]) -> None: ...
+    def __len__(self) -> int: ...
+
+class Pass:
+    """One pass of the rows of a batch: what belongs to which sequence, and what is masked."""
+
+    def __init__(
+        self,
+        starts: _Integers,
+        counts: _Integers,
+        offsets: _Integers,
+        arrays: list[LayerArrays],
+        *,
+        position_ids: _Integers | None = None,
+        tables: Tables | None = None,
+        memory_starts: _Integers | None = None,
+        memory_counts: _Integers | None = None,
+        mask: NDArray[np.bool_] | _Floats | None = None,
+        memory_mask: NDArray[np.bool_] | _Floats | None = None,
+        memory_is_causal: bool = False,
+    ) -> None: ...
+
+def run_stack(
+    out: _Floats,
+    x: _Floats,
+    stack: CompiledStack,
+    passing: Pass,
+    hidden: list[_Floats] | None,
+    n_threads: int,
+) -> None: ...
+def run_block(
+    out: _Floats, x: _Floats, block: Block, passing: Pass | None, n_threads: int
+) -> None: ...
+def project_memory(
     keys: _Floats,
     values: _Floats,
     key_rows: _Floats,
     value_rows: _Floats,
-    key_projection: PackedLinear,
-    value_projection: PackedLinear,
+    block: Block,
     starts: _Integers,
     counts: _Integers,
     cache_starts: _Integers,
-    offsets: _Integers,
-    n_threads: int,
-) -> None: ...
-def attention_block(
-    out: _Floats,
-    x: _Floats,
-    norm: NormParameters | None,
-    norm_first: bool,
-    residual: bool,
-    num_heads: int,
-    query_projection: PackedLinear,
-    key_projection: PackedLinear | None,
-    value_projection: PackedLinear | None,
-    output_projection: PackedLinear,
-    keys: _Floats | None,
-    values: _Floats | None,
-    query_starts: _Integers,
-    query_counts: _Integers,
-    key_starts: _Integers,
-    key_counts: _Integers,
-    offsets: _Integers,
-    is_causal: bool,
-    mask: NDArray[np.bool_] | _Floats | None,
-    weights: _Floats | None,
-    n_threads: int,
-) -> None: ...
-def feed_forward_block(
-    out: _Floats,
-    x: _Floats,
-    norm: NormParameters | None,
-    norm_first: bool,
-    residual: bool,
-    linear1: PackedLinear,
-    linear2: PackedLinear,
-    activation: int,
     n_threads: int,
 ) -> None: ...
 
-class CachedLayer:
-    """A decoder layer bound to its caches; without cross-attention where these are None."""
+class Decoder:
+    """A stack with caches for the tokens so far, and what a step embeds the next ones with."""
 
     def __init__(
         self,
-        query: PackedLinear,
-        key: PackedLinear,
-        value: PackedLinear,
-        output: PackedLinear,
-        norm1: NormParameters,
-        cross_query: PackedLinear | None,
-        cross_output: PackedLinear | None,
-        norm2: NormParameters | None,
-        linear1: PackedLinear,
-        linear2: PackedLinear,
-        norm3: NormParameters,
-        norm_first: bool,
-        activation: int,
-        keys: _Floats,
-        values: _Floats,
-        memory_keys: _Floats | None,
-        memory_values: _Floats | None,
+        stack: CompiledStack,
+        arrays: list[LayerArrays],
+        *,
+        width: int,
+        cache_rows: int,
+        lengths: _Integers,
+        key_rows: _Integers | None,
+        memory_starts: _Integers | None,
+        memory_counts: _Integers | None,
+    ) -> None: ...
+    def embed_with(
+        self,
+        table: _Floats,
+        scale: float,
+        positions: _Floats | None,
+        norm: NormParameters | None,
+        tables: Tables | None,
+    ) -> None: ...
+    def append(
+        self,
+        out: _Floats,
+        ids: _Integers,
+        slots: _Integers,
+        counts: _Integers,
+        cross_weights: _Floats | None,
+        n_threads: int,
+    ) -> int: ...
+    def append_best(
+        self, logits: _Floats, projection: PackedLinear, beams: Beams, most: int, n_threads: int
+    ) -> int: ...
+
+class Beams:
+    """The rows of a search: so many of them, one below the other, are a sentence's."""
+
+    def __init__(
+        self,
+        each: int,
+        sums: NDArray[np.float64],
+        tokens: _Integers,
+        token_counts: _Integers,
+        token_scores: _Floats,
+        count: int,
+        slots: _Integers,
+        end_tokens: _Integers,
     ) -> None: ...
 
-def decode(
-    out: _Floats,
-    ids: _Integers,
-    slots: _Integers,
-    counts: _Integers,
-    lengths: _Integers,
-    key_rows: _Integers | None,
-    width: int,
-    table: _Floats,
-    scale: float,
-    positions: _Floats | None,
-    layers: list[CachedLayer],
-    norm: NormParameters | None,
-    memory_starts: _Integers | None,
-    memory_counts: _Integers | None,
-    cross_weights: _Floats | None,
-    n_threads: int,
-) -> int: ...
-def decode_best(
-    logits: _Floats,
-    projection: PackedLinear,
-    beams: int,
-    sums: NDArray[np.float64],
-    tokens: _Integers,
-    token_counts: _Integers,
-    token_scores: _Floats,
-    count: int,
-    most: int,
-    end_tokens: _Integers,
-    slots: _Integers,
-    lengths: _Integers,
-    key_rows: _Integers | None,
-    width: int,
-    table: _Floats,
-    scale: float,
-    positions: _Floats | None,
-    layers: list[CachedLayer],
-    norm: NormParameters | None,
-    memory_starts: _Integers | None,
-    memory_counts: _Integers | None,
-    n_threads: int,
-) -> int: ...
 def candidates(
     values: NDArray[np.float64],
     tokens: _Integers,
@@ -238,6 +303,15 @@ def norm_gradients(
 ) -> None: ...
 def activation_gradient(
     grad_x: _Floats, grad: _Floats, x: _Floats, activation: int, n_threads: int
+) -> None: ...
+def gate_gradients(
+    grad_value: _Floats,
+    grad_gate: _Floats,
+    grad: _Floats,
+    value: _Floats,
+    before: _Floats,
+    activation: int,
+    n_threads: int,
 ) -> None: ...
 def embedding_gradient(
     grad_table: _Floats, ids: _Integers, grad: _Floats, scale: float, n_threads: int
@@ -282,11 +356,18 @@ class RowsJob:
         key: _Floats,
         value: _Floats,
         num_heads: int,
+        num_kv_heads: int,
         query_starts: _Integers,
         query_counts: _Integers,
         key_starts: _Integers,
         key_counts: _Integers,
-        is_causal: bool,
+        *,
+        is_causal: bool = False,
+        left: int = -1,
+        right: int = -1,
+        softcap: float = 0.0,
+        scale: float | None = None,
+        bias: _Floats | None = None,
     ) -> None: ...
     def run(self, n_threads: int) -> None: ...
     def gradient(
@@ -295,6 +376,7 @@ class RowsJob:
         grad_key: _Floats,
         grad_value: _Floats,
         grad: _Floats,
+        grad_bias: _Floats | None,
         n_threads: int,
     ) -> None: ...
 
@@ -302,6 +384,7 @@ def attention_gradient(
     grad_query: _Floats,
     grad_key: _Floats,
     grad_value: _Floats,
+    grad_bias: _Floats | None,
     grad: _Floats,
     out: _Floats,
     heads: tuple[Any, ...],

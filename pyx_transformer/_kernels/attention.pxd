@@ -1,9 +1,10 @@
 """Scaled dot-product attention: out = softmax(scale Q K^T, masked) V, a block of keys at a time.
 
-The scores of TILE_ROWS queries and BLOCK_KEYS keys live on the stack; no T x S matrix exists unless
-its weights are asked for. A block of keys is packed once (keys as the panels of the matrix product,
-values as panels of their columns) and then meets every query of the item. Each query carries its
-running maximum m and sum l from block to block (online softmax: Milakov and Gimelshein 2018):
+The scores of TILE_ROWS queries and BLOCK_KEYS keys are scratch of their thread; no T x S matrix
+exists unless its weights are asked for. A block of keys is packed once (keys as the panels of the
+matrix product, values as panels of their columns) and then meets every query of the item. Each
+query carries its running maximum m and sum l from block to block (online softmax: Milakov and
+Gimelshein 2018):
 
     m' = max(m, max s),  l' = l e^(m - m') + sum e^(s - m'),  out' = out e^(m - m') + e^(s - m') V
 
@@ -16,9 +17,9 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 
-from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
+from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.attention_job cimport (
-    Attention, end_key, first_key, mask_place, masked, may_attend, score_work,
+    Attention, capped_and_biased, end_key, first_key, mask_place, masked, may_attend, score_work,
 )
 from pyx_transformer._kernels.attention_step cimport (
     BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
@@ -27,9 +28,10 @@ from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
 from pyx_transformer._kernels.product cimport (
     AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, panels_at_once, tile,
 )
+from pyx_transformer._kernels.scratch cimport ensure, scratch
 from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store,
-    store_part, sum_lanes, vf,
+    TILE_ROWS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, select_less,
+    store, store_part, sum_lanes, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
@@ -50,20 +52,19 @@ cdef inline Py_ssize_t attention_workspace(const Attention* job) noexcept nogil:
 
 cdef inline float prepare_scores(
     const Attention* job, float* scores, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t,
-    Py_ssize_t block, Py_ssize_t width,
+    Py_ssize_t block, Py_ssize_t width, bint plain,
 ) noexcept nogil:
-    """Soft cap, mask and bounds on one query's scores of one block, in place; their maximum."""
+    """Soft cap, bias, mask and bounds on a query's scores of one block, in place; their maximum.
+    plain: bounds are all that there is."""
     cdef Py_ssize_t begin = first_key(job, b, t) - block
     cdef Py_ssize_t end = end_key(job, b, t) - block
     cdef Py_ssize_t i = 0
-    cdef bint plain = job.softcap == 0.0 and job.bool_mask == NULL and job.float_mask == NULL
     cdef vf top = fill(-INFINITY)
     cdef vf s, lanes
     while i < width:
         s = load(scores + i)
         if not plain:
-            if job.softcap != 0.0:
-                s = fill(job.softcap) * hyperbolic_tangent(s / fill(job.softcap))
+            s = capped_and_biased(job, s, h, block + i - job.offsets[b] - t)
             if (job.bool_mask != NULL or job.float_mask != NULL) and i < end:
                 s = masked(job, s, mask_place(job, b, h, t, block + i),
                            min(end - i, <Py_ssize_t>VF))
@@ -84,7 +85,7 @@ cdef inline bint all_finite(const float* sums, Py_ssize_t count) noexcept nogil:
     cdef vf zero = fill(0.0)
     cdef Py_ssize_t i = 0
     while i < count:
-        zero = zero + load(sums + i) * fill(0.0)
+        zero = fused(load(sums + i), fill(0.0), zero)
         i += VF
     return sum_lanes(zero) == 0.0
 
@@ -108,8 +109,8 @@ cdef inline void sum_attended(
                 chain = fill(0.0)
                 for s in range(start, min(start + CHAIN, keys)):
                     if may_attend(job, b, h, t + r, block + s):
-                        chain = chain + fill(p[r * TILE_STRIDE + s]) * load(
-                            values + s * values_stride + c)
+                        chain = fused(fill(p[r * TILE_STRIDE + s]),
+                                      load(values + s * values_stride + c), chain)
                 total = total + chain
                 start += CHAIN
             store(sums + r * sums_stride + c, total)
@@ -131,7 +132,7 @@ cdef inline void score_tile(
     Py_ssize_t key_size, int rows, int panels,
 ) noexcept nogil:
     """scores (rows, panels PANEL), rows TILE_STRIDE apart, = scale query key^T."""
-    cdef float query_tile[TILE_ROWS * TILE_STRIDE]
+    cdef float* query_tile = <float*>scratch(TILE_ROWS * TILE_STRIDE * sizeof(float))
     cdef float more[TILE_ROWS * PANEL]
     cdef Py_ssize_t start = 0, depth
     cdef float* score
@@ -173,7 +174,7 @@ cdef inline void add_values(
 
     finite: none of V is infinite or NaN; False where that is not known.
     """
-    cdef float sums[2 * TILE_ROWS * PANEL]
+    cdef float sums[TILE_ROWS * PANEL]
     cdef Py_ssize_t panels = (job.value_size + PANEL - 1) // PANEL
     cdef Py_ssize_t panel = 0, column, count
     cdef float* place
@@ -197,7 +198,7 @@ cdef inline void add_values(
                 count = min(job.value_size - column, <Py_ssize_t>VF)
                 total = load(sums + r * group * PANEL + column - panel * PANEL)
                 if not first:
-                    total = load_part(place, count, 0.0) * fill(decay[r]) + total
+                    total = fused(load_part(place, count, 0.0), fill(decay[r]), total)
                 if last:
                     total = divided(total, totals[r])
                 store_part(place, count, total)
@@ -247,7 +248,7 @@ cdef inline void attend(
     float* workspace,
 ) noexcept nogil:
     """The outputs of queries t_begin ... t_end - 1 of one head of one sequence."""
-    cdef float scores[TILE_ROWS * TILE_STRIDE]
+    cdef float* scores = <float*>scratch(TILE_ROWS * TILE_STRIDE * sizeof(float))
     cdef float references[TILE_ROWS + VF]
     cdef float decay[TILE_ROWS + VF]
     cdef float* key_panels = workspace
@@ -271,15 +272,22 @@ cdef inline void attend(
     cdef float* normalisers
     cdef float top
     cdef int rows, r
+    cdef bint plain = (job.softcap == 0.0 and job.bias == NULL and job.bool_mask == NULL
+                       and job.float_mask == NULL)
     cdef bint finite
     if job.key_rows == NULL:
         key = key + job.key_starts[b] * job.key_row
         value = value + job.key_starts[b] * job.value_row
     else:
         key_rows = job.key_rows + job.key_slots[b] * job.key_rows_stride
+    ensure(<int>BLOCK_KEYS <= TILE_STRIDE)
+    ensure(BLOCK_KEYS % PANEL == 0)
+    ensure(BLOCK_K <= TILE_STRIDE)
+    ensure(BLOCK_K % CHAIN == 0)
+    ensure(BLOCK_KEYS % CHAIN == 0)
     if is_one_plain_query(job, queries):
         attend_one(job, out + t_begin * job.out_row, query + t_begin * job.query_row, key, value,
-                   key_rows, item_end)
+                   key_rows, h, job.offsets[b] + t_begin, first_key(job, b, t_begin), item_end)
         return
     for t in range(queries):
         tops[t] = -INFINITY
@@ -317,7 +325,8 @@ cdef inline void attend(
             score_tile(scores, query + t * job.query_row, job.query_row, job.scale, key_panels,
                        job.key_size, rows, <int>(width // PANEL))
             for r in range(rows):
-                top = prepare_scores(job, scores + r * TILE_STRIDE, b, h, t + r, block, width)
+                top = prepare_scores(job, scores + r * TILE_STRIDE, b, h, t + r, block, width,
+                                     plain)
                 if job.weights != NULL:
                     keep_scores(job, scores + r * TILE_STRIDE, b, h, t + r, block, width)
                 decay[r] = tops[t + r - t_begin]

@@ -1,36 +1,43 @@
-"""What queries, keys and values get back from attention's output, without a T x S matrix.
+"""What queries, keys, values and biases get back from attention's output, without a T x S matrix.
 
-With P = softmax(S), S = scale Q K^T masked, and dO the gradient of O = P V (Dao et al. 2022, where
-the row sums of dP P are those of dO O):
+With P = softmax(S), S = scale Q K^T + bias, masked, and dO the gradient of O = P V (Dao et al.
+2022, where the row sums of dP P are those of dO O):
 
     dV = P^T dO,  dP = dO V^T,  dS = P (dP - sum dO O),  dQ = scale dS K,  dK = scale dS^T Q
+
+and the bias of a distance gets the sum of dS over the pairs that far apart.
 
 P comes again from the scores, which are the same to the bit, and from each query's largest score
 and sum, which the forward pass kept. A run of queries meets the keys in tiles of TILE_ROWS keys,
 scores transposed: queries lie in the lanes. Each (sequence, key head) belongs to one thread, which
-fixes the order of every sum.
+fixes the order of every sum; biases, which all sequences share, have a sum for each of them.
 """
 
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
+from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport exponential, hyperbolic_tangent
 from pyx_transformer._kernels.attention_job cimport (
-    Attention, end_key, first_key, mask_place, may_attend, score_work,
+    BIAS_PAD, Attention, biases_of, end_key, first_key, mask_place, may_attend, score_work,
 )
 from pyx_transformer._kernels.attention_step cimport BLOCK_KEYS
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
-from pyx_transformer._kernels.product cimport AHEAD, CHAIN, TILE_STRIDE, copy_tile, tile
+from pyx_transformer._kernels.product cimport (
+    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, tile,
+)
+from pyx_transformer._kernels.scratch cimport ensure, scratch
 from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, load, load_part, maximum_lane, pin, select_less, store,
-    store_part, vf,
+    TILE_ROWS, VF, fill, fused, load, load_part, maximum_lane, select_less, store, store_part, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 
 cdef enum:
+    WIDEST_HEAD = BLOCK_K   # keys and values lie in a tile's rows, whole
     RUN_QUERIES = 128       # queries that meet the keys together; a multiple of PANEL
+    RUN_DISTANCES = RUN_QUERIES + BLOCK_KEYS    # and one more than those of a run from a block
 
 
 cdef struct AttentionGradient:
@@ -39,6 +46,7 @@ cdef struct AttentionGradient:
     float* grad_query
     float* grad_key
     float* grad_value
+    double* bias_sums           # (batch, heads, 2 bias_reach + 1), or NULL
     const float* grad
     float* workspace
     Py_ssize_t size             # floats of the workspace that each thread has
@@ -63,6 +71,9 @@ cdef struct Run:
     bint finite_queries             # none of the queries is infinite or NaN; and so on
     bint finite_grads
     bint finite_keys
+    # By distance from a block: query i and key s of it are at place i - s + BLOCK_KEYS - 1.
+    float biases[RUN_DISTANCES]
+    float bias_sums[RUN_DISTANCES]
     float* query_panels             # as weights, times scale: scores = keys times these
     float* grad_panels
     float* query_rows               # as values: sums over queries
@@ -77,17 +88,28 @@ cdef inline Py_ssize_t gradient_workspace(const Attention* job) noexcept nogil:
     return RUN_QUERIES * (2 * keys + 2 * values + TILE_STRIDE) + BLOCK_KEYS * keys
 
 
+cdef inline void set_run(
+    Run* run, const Attention* job, Py_ssize_t b, float* workspace,
+) noexcept nogil:
+    """No queries of sequence b yet, and where in a thread's workspace they will be."""
+    memset(run, 0, sizeof(Run))
+    run.b = b
+    run.query_panels = workspace
+    run.query_rows = run.query_panels + RUN_QUERIES * padded(job.key_size)
+    run.grad_panels = run.query_rows + RUN_QUERIES * padded(job.key_size)
+    run.grad_rows = run.grad_panels + RUN_QUERIES * padded(job.value_size)
+    run.grad_scores = run.grad_rows + RUN_QUERIES * padded(job.value_size)
+    run.key_rows = run.grad_scores + RUN_QUERIES * TILE_STRIDE
+
+
 cdef inline float dot(const float* x, const float* y, Py_ssize_t n) noexcept nogil:
-    """sum x y in the order of the product: where a query sees one key, it is dP of that key. Every
-    lane holds it, and a factor is pinned: else the compiler multiplies single floats, unfused."""
-    cdef vf total = fill(0.0), chain, factor
+    """sum x y in the order of the product: where a query sees one key, it is dP of that key."""
+    cdef vf total = fill(0.0), chain
     cdef Py_ssize_t start = 0, i
     while start < n:
         chain = fill(0.0)
         for i in range(start, min(start + CHAIN, n)):
-            factor = fill(x[i])
-            pin(factor)
-            chain = chain + factor * fill(y[i])
+            chain = fused(fill(x[i]), fill(y[i]), chain)
         total = total + chain
         start += CHAIN
     return maximum_lane(total)
@@ -126,6 +148,7 @@ cdef inline void begin_block(
 ) noexcept nogil:
     """Pack a block of keys, and which of them each query sees."""
     cdef const Attention* forward = &job.forward
+    cdef const float* biases
     cdef Py_ssize_t i
     run.finite_keys = pack_rows(run.key_rows, BLOCK_KEYS, key + block * forward.key_row,
                                 forward.key_row, keys, forward.key_size)
@@ -135,6 +158,31 @@ cdef inline void begin_block(
     for i in range(run.count, run.width):
         run.begins[i] = 0.0
         run.ends[i] = 0.0
+    if forward.bias != NULL:
+        biases = biases_of(forward, run.h)
+        for i in range(RUN_DISTANCES):
+            run.biases[i] = biases[known_distance(forward, run, block, i)]
+            run.bias_sums[i] = 0.0
+
+
+cdef inline Py_ssize_t known_distance(
+    const Attention* job, const Run* run, Py_ssize_t block, Py_ssize_t i,
+) noexcept nogil:
+    """The distance at place i of a run's biases from a block, or the nearest that has a bias."""
+    cdef Py_ssize_t distance = block + BLOCK_KEYS - 1 - i - job.offsets[run.b] - run.t
+    return min(max(distance, -job.bias_reach), job.bias_reach)
+
+
+cdef inline void end_block(
+    const AttentionGradient* job, const Run* run, Py_ssize_t block,
+) noexcept nogil:
+    """Add what the biases got from a block to their sums, the largest distance first."""
+    cdef const Attention* forward = &job.forward
+    cdef double* sums = (job.bias_sums + forward.bias_reach + (run.b * forward.heads + run.h)
+                         * (2 * forward.bias_reach + 1))
+    cdef Py_ssize_t i
+    for i in range(RUN_DISTANCES):
+        sums[known_distance(forward, run, block, i)] += run.bias_sums[i]
 
 
 cdef inline void multiply_panels(
@@ -164,8 +212,8 @@ cdef inline void multiply_seen(
                 chain = fill(0.0)
                 for i in range(start, min(start + CHAIN, k)):
                     if x[r * TILE_STRIDE + i] != 0.0:
-                        chain = chain + fill(x[r * TILE_STRIDE + i]) * load(
-                            panel + i * PANEL + half * VF)
+                        chain = fused(fill(x[r * TILE_STRIDE + i]),
+                                      load(panel + i * PANEL + half * VF), chain)
                 total = total + chain
                 start += CHAIN
             store(sums + r * PANEL + half * VF, total)
@@ -217,42 +265,50 @@ cdef inline vf masked_lanes(
     return load(lanes)
 
 
+cdef inline vf where_seen(
+    const Run* run, vf x, vf key, vf score, bint has_mask, Py_ssize_t i,
+) noexcept nogil:
+    """x for the queries i ... of a run that see the key, with that score; 0 for others, where x may
+    be NaN."""
+    if has_mask:
+        x = select_less(score, fill(-FLT_MAX), fill(0.0), x)
+    x = select_less(key, load(run.begins + i), fill(0.0), x)
+    return select_less(key, load(run.ends + i), x, fill(0.0))
+
+
 cdef inline void grad_scores_of_tile(
-    const Attention* job, const Run* run, float* scores, float* grad_scores, Py_ssize_t block,
+    const Attention* job, Run* run, float* scores, float* grad_scores, Py_ssize_t block,
     Py_ssize_t s, int rows,
 ) noexcept nogil:
     """scores become P^T and grad_scores, dP^T before, scale dS^T, for the keys of a block from its
-    key number s on."""
+    key number s on; run.bias_sums get dS."""
     cdef bint has_mask = job.bool_mask != NULL or job.float_mask != NULL
     cdef vf key, score, capped, p, grad_score
-    cdef vf zero = fill(0.0)
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, place
     cdef int r
     for r in range(rows):
         key = fill(<float>(s + r))
+        place = BLOCK_KEYS - 1 - s - r
         i = 0
         while i < run.width:
             score = load(scores + r * TILE_STRIDE + i)
-            capped = zero
+            capped = fill(0.0)
             if job.softcap != 0.0:
                 capped = hyperbolic_tangent(score / fill(job.softcap))
                 score = fill(job.softcap) * capped
+            if job.bias != NULL:
+                score = score + load(run.biases + place + i)
             if has_mask:
                 score = masked_lanes(job, run, score, i, block + s + r)
             p = exponential(score - load(run.tops + i)) * load(run.inverses + i)
-            grad_score = fill(job.scale) * p * (
-                load(grad_scores + r * TILE_STRIDE + i) - load(run.products + i))
-            grad_score = grad_score * (fill(1.0) - capped * capped)
-            # A key that a query may not see gives nothing, be it NaN.
-            if has_mask:
-                grad_score = select_less(score, fill(-FLT_MAX), zero, grad_score)
-                p = select_less(score, fill(-FLT_MAX), zero, p)
-            grad_score = select_less(key, load(run.begins + i), zero, grad_score)
-            grad_score = select_less(key, load(run.ends + i), grad_score, zero)
-            p = select_less(key, load(run.begins + i), zero, p)
-            p = select_less(key, load(run.ends + i), p, zero)
-            store(scores + r * TILE_STRIDE + i, p)
-            store(grad_scores + r * TILE_STRIDE + i, grad_score)
+            grad_score = p * (load(grad_scores + r * TILE_STRIDE + i) - load(run.products + i))
+            store(scores + r * TILE_STRIDE + i, where_seen(run, p, key, score, has_mask, i))
+            if job.bias != NULL:
+                store(run.bias_sums + place + i, load(run.bias_sums + place + i)
+                      + where_seen(run, grad_score, key, score, has_mask, i))
+            grad_score = fill(job.scale) * grad_score * (fill(1.0) - capped * capped)
+            store(grad_scores + r * TILE_STRIDE + i,
+                  where_seen(run, grad_score, key, score, has_mask, i))
             i += VF
 
 
@@ -262,13 +318,17 @@ cdef inline void gradient_of_run(
 ) noexcept nogil:
     """Add what a run of queries gives to its keys and values, and what it gets from them."""
     cdef const Attention* forward = &job.forward
-    cdef float x[TILE_ROWS * TILE_STRIDE]
-    cdef float scores[TILE_ROWS * TILE_STRIDE]
-    cdef float grad_scores[TILE_ROWS * TILE_STRIDE]
+    cdef float* x = <float*>scratch(TILE_ROWS * TILE_STRIDE * sizeof(float))
+    cdef float* scores = <float*>scratch(TILE_ROWS * TILE_STRIDE * sizeof(float))
+    cdef float* grad_scores = <float*>scratch(TILE_ROWS * TILE_STRIDE * sizeof(float))
     cdef Py_ssize_t end = end_key(forward, run.b, run.t + run.count - 1)
     cdef Py_ssize_t block = first_key(forward, run.b, run.t) // BLOCK_KEYS * BLOCK_KEYS
     cdef Py_ssize_t keys, s, i
     cdef int rows, r
+    ensure(<int>WIDEST_HEAD <= TILE_STRIDE)
+    ensure(<int>RUN_QUERIES <= TILE_STRIDE)
+    ensure(<int>BLOCK_KEYS <= TILE_STRIDE)
+    ensure(RUN_QUERIES % PANEL == 0)
     while block < end:
         keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
         begin_block(job, run, key, block, keys)
@@ -300,6 +360,8 @@ cdef inline void gradient_of_run(
                         run.grad_scores + i * TILE_STRIDE, run.key_rows, BLOCK_KEYS,
                         run.finite_keys, keys, rows, forward.key_size)
             i += TILE_ROWS
+        if job.bias_sums != NULL:
+            end_block(job, run, block)
         block += BLOCK_KEYS
 
 
@@ -314,13 +376,7 @@ cdef inline void gradient_of_key_head(
     cdef Py_ssize_t queries = forward.query_counts[b]
     cdef Py_ssize_t query_place, out_place
     cdef Run run
-    run.b = b
-    run.query_panels = workspace
-    run.query_rows = run.query_panels + RUN_QUERIES * padded(forward.key_size)
-    run.grad_panels = run.query_rows + RUN_QUERIES * padded(forward.key_size)
-    run.grad_rows = run.grad_panels + RUN_QUERIES * padded(forward.value_size)
-    run.grad_scores = run.grad_rows + RUN_QUERIES * padded(forward.value_size)
-    run.key_rows = run.grad_scores + RUN_QUERIES * TILE_STRIDE
+    set_run(&run, forward, b, workspace)
     run.t = job.t_begin
     while run.t < min(job.t_end, queries):
         run.count = min(queries - run.t, <Py_ssize_t>RUN_QUERIES)
@@ -347,6 +403,16 @@ cdef inline void gradient_share(const void* work, int part, int parts) noexcept 
                       job.pair_begin + share(pairs, part + 1, parts)):
         gradient_of_key_head(job, pair // key_heads, pair % key_heads,
                              job.workspace + part * job.size)
+
+
+cdef inline void add_bias_sums(float* grad_bias, const AttentionGradient* job) noexcept nogil:
+    """grad_bias (heads, 2 bias_reach + 1) += the sums of all sequences, in their order."""
+    cdef Py_ssize_t size = job.forward.heads * (2 * job.forward.bias_reach + 1), b, i
+    for b in range(1, job.forward.batch):
+        for i in range(size):
+            job.bias_sums[i] += job.bias_sums[b * size + i]
+    for i in range(size):
+        grad_bias[i] = <float>(grad_bias[i] + job.bias_sums[i])
 
 
 cdef inline int attention_gradient(

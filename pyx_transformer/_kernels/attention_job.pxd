@@ -1,13 +1,22 @@
-"""What one attention call is asked for, and which keys a query may see.
+"""What one attention call is asked for, which keys a query may see, and what changes its scores.
 
-Bounds come from lengths, causality and the window; a boolean or float mask comes on top.
+Bounds come from lengths, causality and the window; a boolean or float mask comes on top. A score
+meets the soft cap, then the bias of its distance, then mask and bounds.
 """
 
 from libc.float cimport FLT_MAX
 from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
+from libc.string cimport memset
 
-from pyx_transformer._kernels.simd cimport fill, load_bytes, load_part, select_less, vf
+from pyx_transformer._kernels.activation cimport hyperbolic_tangent
+from pyx_transformer._kernels.scratch cimport ensure
+from pyx_transformer._kernels.simd cimport (
+    VF, fill, load, load_bytes, load_part, select_less, vf,
+)
+
+cdef enum:
+    BIAS_PAD = 32       # copies of the edge values on each side of a row of biases; at least VF
 
 
 cdef struct Attention:
@@ -44,6 +53,12 @@ cdef struct Attention:
     Py_ssize_t right
     float softcap               # 0: none
     float scale
+    # NULL, or each head's biases by distance, key place - query place, bias_row floats apart: those
+    # of -bias_reach ... bias_reach, its edges repeated BIAS_PAD times on both sides, which hold for
+    # what is further away too.
+    const float* bias
+    Py_ssize_t bias_row
+    Py_ssize_t bias_reach
     const unsigned char* bool_mask      # at most one of the two; strides in elements, 0 broadcasts
     const float* float_mask
     Py_ssize_t mask_strides[4]
@@ -56,12 +71,30 @@ cdef struct Attention:
     Py_ssize_t normalisers_rows
 
 
+cdef inline Attention no_attention(
+    Py_ssize_t heads, Py_ssize_t key_size, Py_ssize_t value_size,
+) noexcept nogil:
+    """Attention scaled by 1 / sqrt(K), with nothing else asked for and no arrays yet."""
+    cdef Attention job
+    memset(&job, 0, sizeof(Attention))
+    job.heads = heads
+    job.group = 1
+    job.key_size = key_size
+    job.value_size = value_size
+    job.left = -1
+    job.right = -1
+    job.scale = 1.0 / <double>max(key_size, <Py_ssize_t>1) ** 0.5
+    return job
+
+
 cdef inline double score_work(const Attention* job) noexcept nogil:
     """Floating-point operations of one query and one key. What is no product counts as many as a
     product would do in its time, roughly."""
     cdef double work = 2.0 * (job.key_size + job.value_size) + 30.0
     if job.softcap != 0.0:
         work += 40.0
+    if job.bias != NULL:
+        work += 8.0
     if job.bool_mask != NULL or job.float_mask != NULL:
         work += 40.0
     if job.weights != NULL:
@@ -84,6 +117,24 @@ cdef inline Py_ssize_t end_key(const Attention* job, Py_ssize_t b, Py_ssize_t t)
     if job.right >= 0:
         end = min(end, <Py_ssize_t>(job.offsets[b] + t + job.right + 1))
     return max(end, <Py_ssize_t>0)
+
+
+cdef inline const float* biases_of(const Attention* job, Py_ssize_t h) noexcept nogil:
+    """The bias of head h at distance 0, those of other distances beside it."""
+    return job.bias + h * job.bias_row + BIAS_PAD + job.bias_reach
+
+
+cdef inline vf capped_and_biased(
+    const Attention* job, vf scores, Py_ssize_t h, Py_ssize_t distance,
+) noexcept nogil:
+    """Soft cap and bias on head h's scores of neighbouring keys, the first at that distance."""
+    if job.softcap != 0.0:
+        scores = fill(job.softcap) * hyperbolic_tangent(scores / fill(job.softcap))
+    ensure(BIAS_PAD >= VF)
+    if job.bias != NULL:
+        scores = scores + load(
+            biases_of(job, h) + min(max(distance, -job.bias_reach - BIAS_PAD), job.bias_reach))
+    return scores
 
 
 cdef inline Py_ssize_t mask_place(

@@ -1,4 +1,4 @@
-"""Attention of one query that sees all of its keys: a step of decoding, without packing.
+"""Attention of one query without a mask: a step of decoding, without packing.
 
 The sums are those of attention.pxd, in the same order, and so to the same bits.
 """
@@ -8,11 +8,12 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport exponential
-from pyx_transformer._kernels.attention_job cimport Attention
+from pyx_transformer._kernels.attention_job cimport Attention, capped_and_biased
 from pyx_transformer._kernels.product cimport BLOCK_K, CHAIN, copy_tile
+from pyx_transformer._kernels.scratch cimport ensure
 from pyx_transformer._kernels.simd cimport (
-    VF, fill, lanes_from, load, load_part, maximum, maximum_lane, select_less, store, store_part,
-    sum_lanes, transpose_lanes, vf,
+    LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, select_less,
+    store, store_part, transpose_lanes, tree_sum, vf,
 )
 
 cdef enum:
@@ -21,24 +22,29 @@ cdef enum:
     TOGETHER = 8        # vectors of values summed side by side, so that no sum waits for another
 
 
+cdef inline vf exponentiated(float* scores, float top) noexcept nogil:
+    """e^(scores - top) of a vector, also in place."""
+    cdef vf p = exponential(load(scores) - fill(top))
+    store(scores, p)
+    return p
+
+
 cdef inline float exponentials(float* scores, float top, Py_ssize_t width) noexcept nogil:
-    """scores = e^(scores - top) in place; their sum."""
-    cdef vf even = fill(0.0), odd = fill(0.0)
-    cdef vf p, q
+    """scores = e^(scores - top) in place; their sum. width: a multiple of VF."""
+    cdef vf sums[PARTS]
     cdef Py_ssize_t i = 0
-    while i + VF < width:
-        p = exponential(load(scores + i) - fill(top))
-        q = exponential(load(scores + i + VF) - fill(top))
-        store(scores + i, p)
-        store(scores + i + VF, q)
-        even = even + p
-        odd = odd + q
-        i += 2 * VF
-    if i < width:
-        p = exponential(load(scores + i) - fill(top))
-        store(scores + i, p)
-        even = even + p
-    return sum_lanes(even + odd)
+    cdef int part
+    for part in range(PARTS):
+        sums[part] = fill(0.0)
+    while i + LANES <= width:
+        for part in range(PARTS):
+            sums[part] = sums[part] + exponentiated(scores + i + part * VF, top)
+        i += LANES
+    for part in range(PARTS - 1):
+        if i < width:
+            sums[part] = sums[part] + exponentiated(scores + i, top)
+        i += VF
+    return tree_sum(sums)
 
 
 cdef inline vf divided(vf sums, float total) noexcept nogil:
@@ -49,8 +55,7 @@ cdef inline vf divided(vf sums, float total) noexcept nogil:
 cdef inline bint is_one_plain_query(const Attention* job, Py_ssize_t queries) noexcept nogil:
     """Whether `attend_one` can take an item."""
     return (queries == 1 and job.bool_mask == NULL and job.float_mask == NULL
-            and job.softcap == 0.0 and job.left < 0 and job.weights == NULL
-            and job.normalisers == NULL
+            and job.weights == NULL and job.normalisers == NULL
             and job.key_size <= BLOCK_K and job.value_size <= ONE_VALUE)
 
 
@@ -63,11 +68,13 @@ cdef inline const float* row_of(
 
 cdef inline void weigh_values(
     float* sums, const float* scores, const float* value, const int64_t* rows, Py_ssize_t stride,
-    Py_ssize_t block, Py_ssize_t start, Py_ssize_t stop, const int vectors, Py_ssize_t count,
+    Py_ssize_t block, Py_ssize_t start, Py_ssize_t hidden, Py_ssize_t stop, const int vectors,
+    Py_ssize_t count,
 ) noexcept nogil:
     """sums (vectors VF) += one chain: the values of keys start ... stop - 1 of a block, by scores.
 
-    The first chain of a block begins the sums. count: floats of the only vector that are there.
+    The first `hidden` keys of a block are left out, and its first chain begins the sums. count:
+    floats of the only vector that are there.
     """
     cdef vf chains[TOGETHER]
     cdef vf score
@@ -76,12 +83,12 @@ cdef inline void weigh_values(
     cdef int v
     for v in range(vectors):
         chains[v] = fill(0.0)
-    for s in range(start, stop):
+    for s in range(max(start, hidden), stop):
         row = row_of(value, rows, stride, block + s)
         score = fill(scores[s])
         for v in range(vectors):
-            chains[v] = chains[v] + score * (
-                load(row + v * VF) if vectors > 1 else load_part(row, count, 0.0))
+            chains[v] = fused(
+                score, load(row + v * VF) if vectors > 1 else load_part(row, count, 0.0), chains[v])
     for v in range(vectors):
         if start > 0:
             chains[v] = load(sums + v * VF) + chains[v]
@@ -90,10 +97,10 @@ cdef inline void weigh_values(
 
 cdef inline void attend_one(
     const Attention* job, float* out, const float* query, const float* key, const float* value,
-    const int64_t* key_rows, Py_ssize_t end,
+    const int64_t* key_rows, Py_ssize_t h, Py_ssize_t place, Py_ssize_t begin, Py_ssize_t end,
 ) noexcept nogil:
-    """One query that sees keys 0 ... end - 1: a step of decoding. The sums are those of `attend`,
-    in the same order, but nothing is packed."""
+    """One query of head h, at a place among its keys, that sees keys begin ... end - 1: a step of
+    decoding. The sums are those of `attend`, in the same order, but nothing is packed."""
     cdef float scaled[BLOCK_K]
     cdef float scores[BLOCK_KEYS]
     cdef float sums[ONE_VALUE]
@@ -101,15 +108,26 @@ cdef inline void attend_one(
     cdef vf total, chain
     cdef float top = -INFINITY, block_top, reference, decay, weight = 0.0
     cdef float decays[VF]
-    cdef Py_ssize_t block = 0, keys, start, stop, i, c, group, count, size = job.key_size
+    cdef Py_ssize_t first_block = begin // BLOCK_KEYS * BLOCK_KEYS
+    cdef Py_ssize_t block = first_block, size = job.key_size
+    cdef Py_ssize_t hidden, keys, start, stop, i, c, group, count
     cdef int r
-    if end <= 0:
+    if end <= begin:
         memset(out, 0, job.value_size * sizeof(float))
+        return
+    ensure(BLOCK_K % VF == 0)
+    ensure(BLOCK_KEYS % VF == 0)
+    ensure(ONE_VALUE % VF == 0)
     copy_tile(scaled, query, 0, size, 1, job.scale)
     while block < end:
         keys = min(end - block, <Py_ssize_t>BLOCK_KEYS)
+        hidden = max(begin - block, <Py_ssize_t>0)  # keys of the first block that come too early
         block_top = -INFINITY
-        group = 0
+        group = hidden // VF * VF
+        i = 0
+        while i < group:
+            store(scores + i, fill(-INFINITY))
+            i += VF
         while group < keys:  # VF keys at once, each in a lane
             total = fill(0.0)
             chain = fill(0.0)
@@ -118,18 +136,22 @@ cdef inline void attend_one(
                 count = min(size - i, <Py_ssize_t>VF)
                 for r in range(VF):
                     rows[r] = fill(0.0)
-                    if group + r < keys:
+                    if hidden <= group + r < keys:
                         rows[r] = load_part(
                             row_of(key, key_rows, job.key_row, block + group + r) + i, count, 0.0)
                 transpose_lanes(rows)
                 for r in range(<int>count):
-                    chain = chain + fill(scaled[i + r]) * rows[r]
+                    chain = fused(fill(scaled[i + r]), rows[r], chain)
                 i += VF
                 if i % CHAIN == 0 or i >= size:
                     if i > CHAIN:
                         chain = total + chain
                     total = chain
                     chain = fill(0.0)
+            total = capped_and_biased(job, total, h, block + group - place)
+            if group < hidden:
+                total = select_less(lanes_from(0.0), fill(<float>(hidden - group)),
+                                    fill(-INFINITY), total)
             if keys - group < VF:
                 total = select_less(lanes_from(0.0), fill(<float>(keys - group)), total,
                                     fill(-INFINITY))
@@ -149,19 +171,19 @@ cdef inline void attend_one(
                 count = min(job.value_size - c, <Py_ssize_t>(TOGETHER * VF))
                 if count == TOGETHER * VF:
                     weigh_values(sums + c, scores, value + c, key_rows, job.value_row, block,
-                                 start, stop, TOGETHER, VF)
+                                 start, hidden, stop, TOGETHER, VF)
                 else:
                     count = min(count, <Py_ssize_t>VF)
                     weigh_values(sums + c, scores, value + c, key_rows, job.value_row, block,
-                                 start, stop, 1, count)
+                                 start, hidden, stop, 1, count)
                 c += count
             start += CHAIN
         c = 0
         while c < job.value_size:
             count = min(job.value_size - c, <Py_ssize_t>VF)
             total = load(sums + c)
-            if block > 0:
-                total = load_part(out + c, count, 0.0) * fill(decays[0]) + total
+            if block > first_block:
+                total = fused(load_part(out + c, count, 0.0), fill(decays[0]), total)
             if block + keys == end:
                 total = divided(total, weight)
             store_part(out + c, count, total)

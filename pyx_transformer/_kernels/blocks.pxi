@@ -1,220 +1,326 @@
-"""Whole sub-layers, each one call without the GIL. Included by entry.pxi."""
+"""Descriptions compiled: blocks, layers and stacks with their packed weights, and passes of rows
+through them, each one call without the GIL. Included by entry.pxi."""
 
-from libc.string cimport memcpy
-
-from pyx_transformer._kernels.product cimport products
-
-cdef enum:
-    # Hidden activations of one run of rows: 4 MB, which the last-level cache holds between the two
-    # products. Chosen in bench/results/tuning.md.
-    HIDDEN_FLOATS = 1 << 20
+MOST_SUB_LAYERS = SUB_LAYERS
 
 
-cdef void scatter_heads(
-    float* heads_out, const float* rows, const int64_t* starts, const int64_t* counts,
-    const int64_t* cache_starts, const int64_t* offsets, Py_ssize_t batch, Py_ssize_t heads,
-    Py_ssize_t capacity, Py_ssize_t size,
-) noexcept nogil:
-    """Rows (N, heads size) into a cache (slots, heads, capacity, size), from place offsets[b] on.
+cdef Norm norm_of(NormParameters parameters) noexcept:
+    """A norm as layers hold it; None: there is none."""
+    if parameters is None:
+        return Norm(NULL, NULL, 0.0, -1)
+    return Norm(floats_of(parameters.weight), floats_of(parameters.bias), parameters.eps,
+                parameters.norm)
 
-    cache_starts[b] is the row of the cache, seen as (slots heads capacity, size), where b begins.
+
+cdef Projection projection_of(PackedLinear packed) noexcept:
+    """Packed weights as layers hold them; None: there are none."""
+    if packed is None:
+        return Projection(NULL, NULL, 0, 0)
+    return Projection(floats_of(packed.panels), floats_of(packed.padded_bias), packed.out_features,
+                      packed.in_features)
+
+
+cdef class Block:
+    """Attention or feed-forward with its weights, and the norms of its sub-layer.
+
+    What the struct points to is kept alive by `kept`.
     """
-    cdef Py_ssize_t b, h, t
-    for b in range(batch):
-        for h in range(heads):
-            for t in range(counts[b]):
-                memcpy(heads_out + (cache_starts[b] + h * capacity + offsets[b] + t) * size,
-                       rows + ((starts[b] + t) * heads + h) * size, size * sizeof(float))
+    cdef SubLayer sub_layer
+    cdef object kept
+
+    def with_norms(self, NormParameters before, NormParameters after, NormParameters sum):
+        """The block with the norms of a sub-layer; each may be None."""
+        cdef Block block = Block()
+        block.sub_layer = self.sub_layer
+        block.sub_layer.before = norm_of(before)
+        block.sub_layer.after = norm_of(after)
+        block.sub_layer.sum = norm_of(sum)
+        block.kept = self.kept, before, after, sum
+        return block
 
 
-def project_keys_values(
-    float[:, :, :, ::1] keys, float[:, :, :, ::1] values, const float[:, ::1] key_rows,
-    const float[:, ::1] value_rows, PackedLinear key_projection not None,
-    PackedLinear value_projection not None, const int64_t[::1] starts, const int64_t[::1] counts,
-    const int64_t[::1] cache_starts, const int64_t[::1] offsets, int n_threads,
-):
-    """Keys and values of the rows (N, d) of a batch, into caches (slots, heads, capacity, size)."""
-    cdef Py_ssize_t m = key_rows.shape[0]
-    cdef Workspace workspace = Workspace(
-        m * (key_projection.out_features + value_projection.out_features))
-    cdef double unheard = 0.0
-    cdef Product jobs[2]
-    with nogil:
-        jobs[0] = key_projection.job(workspace.floats, &key_rows[0, 0], m)
-        jobs[1] = value_projection.job(workspace.floats + m * key_projection.out_features,
-                                       &value_rows[0, 0], m)
-        products(jobs, 2, n_threads, &unheard)
-        scatter_heads(&keys[0, 0, 0, 0], jobs[0].out, &starts[0], &counts[0], &cache_starts[0],
-                      &offsets[0], counts.shape[0], keys.shape[1], keys.shape[2], keys.shape[3])
-        scatter_heads(&values[0, 0, 0, 0], jobs[1].out, &starts[0], &counts[0], &cache_starts[0],
-                      &offsets[0], counts.shape[0], values.shape[1], values.shape[2],
-                      values.shape[3])
-
-
-cdef void read_cache(
-    Attention* job, float[:, :, :, ::1] keys, float[:, :, :, ::1] values,
-) noexcept nogil:
-    """Have a job read keys and values from caches (slots, heads, capacity, size)."""
-    job.key = &keys[0, 0, 0, 0]
-    job.value = &values[0, 0, 0, 0]
-    job.key_row = job.key_size
-    job.value_row = job.value_size
-    job.key_head = keys.shape[2] * job.key_size
-    job.value_head = keys.shape[2] * job.value_size
-
-
-cdef Py_ssize_t attention_floats(
-    const Attention* job, Py_ssize_t m, Py_ssize_t d, int n_threads,
-) noexcept nogil:
-    """Floats of workspace for `attention_sublayer` on m rows of d."""
-    return (m * (d + 2 * job.heads * (job.key_size + job.value_size)) + 64
-            + n_threads * attention_kernel.attention_workspace(job))
-
-
-cdef int attention_sublayer(
-    float* out, const float* x, Py_ssize_t m, NormParameters norm, bint norm_first, bint residual,
-    PackedLinear query_projection, PackedLinear key_projection, PackedLinear value_projection,
-    PackedLinear output_projection, Attention* job, float* keys, float* values,
-    const int64_t* slots, Py_ssize_t capacity, float* workspace, int n_threads, double* unheard,
-) except -1 nogil:
-    """out (m, d) = x + Attention(Norm(x)) for norm_first, else Norm(x + Attention(x)).
-
-    Without key_projection the job says where its keys and values are. With it they are those of
-    the same rows; where the caches keys and values (slots, heads, capacity, size) are given, they
-    are added there, from place job.offsets[b] of row slots[b] on, and the job reads the caches.
-    """
-    cdef Py_ssize_t d = query_projection.in_features
-    cdef Py_ssize_t inner = job.heads * job.key_size, value_width = job.heads * job.value_size
-    cdef float* query_rows = workspace + m * d
-    cdef float* key_rows = query_rows + m * inner
-    cdef float* value_rows = key_rows + m * inner
-    cdef float* context = value_rows + m * value_width
-    cdef const float* normed = x
-    cdef Product projections[3]
-    if norm is not None and norm_first:
-        norm.apply(workspace, x, m, d, n_threads)
-        normed = workspace
-    projections[0] = query_projection.job(query_rows, normed, m)
-    if key_projection is None:
-        product(projections, n_threads, unheard)
-    else:
-        projections[1] = key_projection.job(key_rows, normed, m)
-        projections[2] = value_projection.job(value_rows, normed, m)
-        products(projections, 3, n_threads, unheard)
-        if keys == NULL:
-            job.key = key_rows
-            job.value = value_rows
-            job.key_row = inner
-            job.value_row = value_width
-            job.key_head = job.key_size
-            job.value_head = job.value_size
-        else:
-            scatter_heads(keys, key_rows, job.query_starts, job.query_counts, slots, job.offsets,
-                          job.batch, job.heads, capacity, job.key_size)
-            scatter_heads(values, value_rows, job.query_starts, job.query_counts, slots,
-                          job.offsets, job.batch, job.heads, capacity, job.value_size)
-    job.query = query_rows
-    job.query_row = inner
-    job.query_head = job.key_size
-    job.out = context
-    job.out_row = value_width
-    job.out_head = job.value_size
-    attention_kernel.attention(job, context + m * value_width, n_threads, unheard)
-    projections[0] = output_projection.job(out, context, m)
-    if residual:
-        projections[0].residual = x
-    product(projections, n_threads, unheard)
-    if norm is not None and not norm_first:
-        norm.apply(out, out, m, output_projection.out_features, n_threads)
-    return 0
+cdef Block empty_block(bint is_attention):
+    """A block of that kind with nothing in it."""
+    cdef Block block = Block()
+    memset(&block.sub_layer, 0, sizeof(SubLayer))
+    block.sub_layer.before = block.sub_layer.after = block.sub_layer.sum = norm_of(None)
+    block.sub_layer.is_attention = is_attention
+    return block
 
 
 def attention_block(
-    float[:, ::1] out, const float[:, ::1] x, NormParameters norm, bint norm_first, bint residual,
-    Py_ssize_t num_heads, PackedLinear query_projection not None, PackedLinear key_projection,
-    PackedLinear value_projection, PackedLinear output_projection not None,
-    float[:, :, :, ::1] keys, float[:, :, :, ::1] values, const int64_t[::1] query_starts,
-    const int64_t[::1] query_counts, const int64_t[::1] key_starts, const int64_t[::1] key_counts,
-    const int64_t[::1] offsets, bint is_causal, mask, float[:, :, :, ::1] weights, int n_threads,
+    PackedLinear query not None, PackedLinear key not None, PackedLinear value not None,
+    PackedLinear output not None, *, Py_ssize_t num_heads, Py_ssize_t num_kv_heads,
+    bint is_cross=False, bint is_causal=False, Py_ssize_t left=-1, Py_ssize_t right=-1,
+    float softcap=0.0, float scale, int rotary=-1, NormParameters query_norm=None,
+    NormParameters key_norm=None, const float[:, ::1] distance_bias=None,
 ):
-    """out (N, d) = x + Attention(Norm(x)) for norm_first, else Norm(x + Attention(x)).
-
-    The N rows of x are the sequences of a batch one after another. Keys and values are those of
-    the same rows or, without key_projection, what keys and values (slots, heads, capacity, size)
-    hold.
-    """
-    cdef Py_ssize_t m = x.shape[0]
-    cdef Attention job = plain_attention(
-        num_heads, query_projection.out_features // num_heads,
-        output_projection.in_features // num_heads)
-    cdef double unheard = 0.0
-    cdef Workspace workspace
-    job.query_starts = &query_starts[0]
-    job.query_counts = &query_counts[0]
-    job.key_starts = &key_starts[0]
-    job.key_counts = &key_counts[0]
-    job.offsets = &offsets[0]
-    job.batch = query_counts.shape[0]
+    """Multi-head attention between projections; rotary is the number of a pass's table, -1 for
+    none, distance_bias a padded table: see `set_bias`."""
+    cdef Block block = empty_block(True)
+    cdef Attention job = no_attention(num_heads, query.out_features // num_heads,
+                                      output.in_features // num_heads)
+    job.group = num_heads // num_kv_heads
     job.is_causal = is_causal
-    if keys is not None:
-        read_cache(&job, keys, values)
-    set_mask(&job, mask)
-    set_weights(&job, weights)
-    workspace = Workspace(attention_floats(&job, m, x.shape[1], n_threads))
-    with nogil:
-        attention_sublayer(
-            &out[0, 0], &x[0, 0], m, norm, norm_first, residual, query_projection, key_projection,
-            value_projection, output_projection, &job, NULL, NULL, NULL, 0, workspace.floats,
-            n_threads, &unheard)
+    job.left = left
+    job.right = right
+    job.softcap = softcap
+    job.scale = scale
+    set_bias(&job, distance_bias)
+    block.sub_layer.attention.query = projection_of(query)
+    block.sub_layer.attention.key = projection_of(key)
+    block.sub_layer.attention.value = projection_of(value)
+    block.sub_layer.attention.output = projection_of(output)
+    block.sub_layer.attention.query_norm = norm_of(query_norm)
+    block.sub_layer.attention.key_norm = norm_of(key_norm)
+    block.sub_layer.attention.rotary = rotary
+    block.sub_layer.attention.is_cross = is_cross
+    block.sub_layer.attention.job = job
+    block.kept = query, key, value, output, query_norm, key_norm, distance_bias
+    return block
 
 
-cdef Py_ssize_t feed_forward_run(Py_ssize_t m, PackedLinear linear1) noexcept nogil:
-    """Rows that pass through both products together."""
-    return min(m, max(HIDDEN_FLOATS // max(linear1.out_features, <Py_ssize_t>1), <Py_ssize_t>1))
+def feed_forward_block(PackedLinear linear1 not None, PackedLinear linear2 not None,
+                       PackedLinear linear3, int activation):
+    """linear2(f(linear1(x))), or with linear3 linear2(f(linear1(x)) * linear3(x))"""
+    cdef Block block = empty_block(False)
+    block.sub_layer.feed_forward.linear1 = projection_of(linear1)
+    block.sub_layer.feed_forward.linear2 = projection_of(linear2)
+    block.sub_layer.feed_forward.linear3 = projection_of(linear3)
+    block.sub_layer.feed_forward.activation = activation
+    block.kept = linear1, linear2, linear3
+    return block
 
 
-cdef int feed_forward_sublayer(
-    float* out, const float* x, Py_ssize_t m, NormParameters norm, bint norm_first, bint residual,
-    PackedLinear linear1, PackedLinear linear2, int activation, float* workspace, int n_threads,
-    double* unheard,
-) except -1 nogil:
-    """out (m, d) = x + W2 f(W1 Norm(x)) for norm_first, else Norm(x + W2 f(W1 x)).
+cdef class CompiledLayer:
+    """Sub-layers, one after another or side by side."""
+    cdef Layer layer
+    cdef object kept
 
-    Rows pass through both products in runs whose hidden activations stay in the cache. workspace:
-    a run's rows of d and of hidden activations.
+    def __init__(self, blocks, bint side_by_side):
+        cdef Block block
+        memset(&self.layer, 0, sizeof(Layer))
+        self.kept = tuple(blocks)
+        self.layer.side_by_side = side_by_side
+        self.layer.count = len(self.kept)
+        for i, block in enumerate(self.kept):
+            self.layer.sub_layers[i] = block.sub_layer
+
+
+cdef class CompiledStack:
+    """Layers one after another, and the norm after the last one or None; rows have d_model."""
+    cdef list layers
+    cdef NormParameters final_norm
+    cdef readonly Py_ssize_t d_model
+
+    def __init__(self, layers, NormParameters final_norm, Py_ssize_t d_model):
+        self.layers = list(layers)
+        self.final_norm = final_norm
+        self.d_model = d_model
+
+    def __len__(self):
+        return len(self.layers)
+
+    def workspace(self, Py_ssize_t m, int n_threads):
+        """Bytes that a pass of m rows needs for itself."""
+        cdef Attention none = no_attention(0, 0, 0)
+        cdef Run run = Run(none, none, NULL, NULL, n_threads, NULL)
+        return self.bytes(m, &run)
+
+    cdef Py_ssize_t bytes(self, Py_ssize_t m, const Run* run) noexcept:
+        """Bytes of workspace: room for the rows, and what the largest sub-layer needs."""
+        cdef CompiledLayer layer
+        cdef Py_ssize_t most = 0
+        cdef int i
+        for layer in self.layers:
+            for i in range(layer.layer.count):
+                most = max(most, sub_layer_floats(&layer.layer.sub_layers[i], m, self.d_model, run))
+        return (m * self.d_model + LINE_FLOATS + most) * sizeof(float)
+
+    cdef int run(self, float* out, const float* x, Py_ssize_t m, const Run* run, list arrays,
+                 list hidden) except -1:
+        """out (m, d) = all layers on x (m, d), and the final norm; arrays holds each layer's
+        `LayerArrays`, hidden is None or takes the rows after each layer."""
+        cdef Py_ssize_t d = self.d_model, i, sub_layers = 0
+        cdef CompiledLayer layer
+        cdef LayerArrays own
+        cdef NormParameters final_norm = self.final_norm
+        cdef Workspace workspace = Workspace(self.bytes(m, run))
+        cdef float* free = lined_up(workspace.floats, m * d)
+        cdef float* rows = out
+        cdef float* room = workspace.floats
+        cdef const float* current = x
+        cdef float[:, ::1] after
+        for layer in self.layers:
+            sub_layers += layer.layer.count
+        if sub_layers % 2:  # so that the last one writes to out
+            rows, room = room, rows
+        for i in range(len(self.layers)):
+            layer, own = self.layers[i], arrays[i]
+            with nogil:
+                run_layer(&rows, &room, current, &layer.layer, m, d, run, &own.arrays, free)
+            current = rows
+            if hidden is not None:
+                after = hidden[i]
+                memcpy(floats_of(after), current, m * d * sizeof(float))
+        if current != out:
+            memcpy(out, current, m * d * sizeof(float))
+        if final_norm is not None:
+            with nogil:
+                final_norm.apply(out, out, m, d, run.n_threads)
+        return 0
+
+
+cdef class LayerArrays:
+    """What a layer has of its own in a pass: room for attention's weights (B, H, T, S), and caches
+    (slots, H, capacity, K) of its keys and values and of the memory's; each may be None."""
+    cdef Arrays arrays
+    cdef object kept
+
+    def __init__(
+        self, float[:, :, :, ::1] keys=None, float[:, :, :, ::1] values=None,
+        float[:, :, :, ::1] memory_keys=None, float[:, :, :, ::1] memory_values=None,
+        float[:, :, :, ::1] weights=None, float[:, :, :, ::1] memory_weights=None,
+    ):
+        self.arrays = no_arrays()
+        self.kept = keys, values, memory_keys, memory_values, weights, memory_weights
+        self.arrays.keys = floats_of(keys)
+        self.arrays.values = floats_of(values)
+        self.arrays.memory_keys = floats_of(memory_keys)
+        self.arrays.memory_values = floats_of(memory_values)
+        self.arrays.weights = floats_of(weights)
+        if keys is not None:
+            self.arrays.capacity = keys.shape[2]
+        if memory_keys is not None:
+            self.arrays.memory_capacity = memory_keys.shape[2]
+        if weights is not None:
+            self.arrays.weights_rows = weights.shape[2]
+            self.arrays.weights_columns = weights.shape[3]
+        self.set_memory_weights(memory_weights)
+
+    cdef void set_memory_weights(self, float[:, :, :, ::1] weights) noexcept:
+        self.arrays.memory_weights = floats_of(weights)
+        if weights is not None:
+            self.arrays.memory_weights_rows = weights.shape[2]
+            self.arrays.memory_weights_columns = weights.shape[3]
+
+
+cdef class Tables:
+    """The tables that queries and keys turn by: pairs of cosines and sines (positions, pairs), each
+    with whether pairs are interleaved."""
+    cdef Workspace memory
+    cdef Rotary* rotaries
+    cdef object kept
+
+    def __init__(self, tables):
+        cdef const float[:, ::1] cosines, sines
+        self.kept = tuple(tables)
+        self.memory = Workspace(len(self.kept) * sizeof(Rotary))
+        self.rotaries = <Rotary*>self.memory.floats
+        for i, (cosines, sines, is_interleaved) in enumerate(self.kept):
+            self.rotaries[i] = Rotary(floats_of(cosines), floats_of(sines), cosines.shape[1],
+                                      is_interleaved)
+
+    def __len__(self):
+        """Positions that all tables have."""
+        return min(len(cosines) for cosines, _, _ in self.kept)
+
+
+cdef const Rotary* rotaries_of(Tables tables) noexcept:
+    """The tables as layers read them; NULL for None."""
+    return NULL if tables is None else tables.rotaries
+
+
+cdef class Pass:
+    """One pass of the rows (N, d) of a batch: sequence b has counts[b] of them, from row starts[b]
+    on, the first at place offsets[b] of its keys. Without a cache its keys are the same rows'.
+
+    memory_starts, memory_counts: where each sequence's keys and values lie in the layers' arrays.
     """
-    cdef Py_ssize_t d = linear1.in_features, run = feed_forward_run(m, linear1), row = 0, rows
-    cdef float* hidden = workspace + run * d
-    cdef const float* normed
-    cdef Product job
-    while row < m:
-        rows = min(run, m - row)
-        normed = x + row * d
-        if norm is not None and norm_first:
-            norm.apply(workspace, normed, rows, d, n_threads)
-            normed = workspace
-        job = linear1.job(hidden, normed, rows)
-        job.activation = activation
-        product(&job, n_threads, unheard)
-        job = linear2.job(out + row * linear2.out_features, hidden, rows)
-        if residual:
-            job.residual = x + row * d
-        product(&job, n_threads, unheard)
-        if norm is not None and not norm_first:
-            norm.apply(job.out, job.out, rows, linear2.out_features, n_threads)
-        row += rows
-    return 0
+    cdef Run run
+    cdef list arrays
+    cdef object kept
+
+    def __init__(
+        self, const int64_t[::1] starts, const int64_t[::1] counts, const int64_t[::1] offsets,
+        list arrays, *, const int64_t[::1] position_ids=None, Tables tables=None,
+        const int64_t[::1] memory_starts=None, const int64_t[::1] memory_counts=None, mask=None,
+        memory_mask=None, bint memory_is_causal=False,
+    ):
+        cdef Attention own = no_attention(0, 0, 0), cross
+        self.arrays = arrays
+        self.kept = (starts, counts, offsets, position_ids, tables, memory_starts, memory_counts,
+                     mask, memory_mask)
+        own.query_starts = own.key_starts = integers_of(starts)
+        own.query_counts = own.key_counts = integers_of(counts)
+        own.offsets = integers_of(offsets)
+        own.batch = counts.shape[0]
+        cross = own
+        cross.is_causal = memory_is_causal
+        set_mask(&own, mask)
+        set_mask(&cross, memory_mask)
+        if memory_starts is not None:
+            cross.key_starts = integers_of(memory_starts)
+            cross.key_counts = integers_of(memory_counts)
+        self.run = Run(own, cross, rotaries_of(tables), integers_of(position_ids), 1, NULL)
 
 
-def feed_forward_block(
-    float[:, ::1] out, const float[:, ::1] x, NormParameters norm, bint norm_first, bint residual,
-    PackedLinear linear1 not None, PackedLinear linear2 not None, int activation, int n_threads,
-):
-    """out (N, d) = x + W2 f(W1 Norm(x)) for norm_first, else Norm(x + W2 f(W1 x))."""
-    cdef Py_ssize_t m = x.shape[0]
-    cdef Workspace workspace = Workspace(
-        feed_forward_run(m, linear1) * (x.shape[1] + linear1.out_features))
+def run_stack(float[:, ::1] out, const float[:, ::1] x, CompiledStack stack not None,
+              Pass passing not None, list hidden, int n_threads):
+    """out (N, d) = the rows x (N, d) through all layers and the final norm; hidden, a list of
+    arrays (N, d) or None, takes them after each layer."""
+    cdef Run run = passing.run
     cdef double unheard = 0.0
+    run.n_threads = n_threads
+    run.unheard = &unheard
+    stack.run(floats_of(out), floats_of(x), x.shape[0], &run, passing.arrays, hidden)
+
+
+def run_block(float[:, ::1] out, const float[:, ::1] x, Block block not None,
+              Pass passing, int n_threads):
+    """out (N, d) = block(x (N, d)), without a residual; feed-forward needs no pass."""
+    cdef Py_ssize_t m = x.shape[0], d = x.shape[1]
+    cdef Attention none = no_attention(0, 0, 0)
+    cdef Run run = Run(none, none, NULL, NULL, n_threads, NULL)
+    cdef Arrays arrays = no_arrays()
+    cdef Workspace workspace
+    cdef double unheard = 0.0
+    if passing is not None:
+        run = passing.run
+        arrays = (<LayerArrays>passing.arrays[0]).arrays
+    run.n_threads = n_threads
+    run.unheard = &unheard
+    workspace = Workspace(sub_layer_floats(&block.sub_layer, m, d, &run) * sizeof(float))
     with nogil:
-        feed_forward_sublayer(&out[0, 0], &x[0, 0], m, norm, norm_first, residual, linear1,
-                              linear2, activation, workspace.floats, n_threads, &unheard)
+        run_rows(floats_of(out), floats_of(x), NULL, &block.sub_layer, m, d, &run, &arrays,
+                 workspace.floats)
+
+
+def project_memory(
+    float[:, :, :, ::1] keys, float[:, :, :, ::1] values, const float[:, ::1] key_rows,
+    const float[:, ::1] value_rows, Block block not None, const int64_t[::1] starts,
+    const int64_t[::1] counts, const int64_t[::1] cache_starts, int n_threads,
+):
+    """A cross-attention's keys and values of the memory's rows (N, d), into arrays (B, H, S, K)
+    with at least its heads; cache_starts[b] is the row, of all rows of K, where sequence b begins.
+    """
+    cdef Py_ssize_t m = key_rows.shape[0]
+    cdef Projection key = block.sub_layer.attention.key, value = block.sub_layer.attention.value
+    cdef Attention job = block.sub_layer.attention.job
+    cdef Py_ssize_t heads = job.heads // job.group
+    cdef Workspace workspace = Workspace(m * (key.n + value.n) * sizeof(float))
+    cdef int64_t[::1] offsets = np.zeros(counts.shape[0], np.int64)
+    cdef double unheard = 0.0
+    cdef Product jobs[2]
+    with nogil:
+        jobs[0] = projected(workspace.floats, floats_of(key_rows), &key, m)
+        jobs[1] = projected(workspace.floats + m * key.n, floats_of(value_rows), &value, m)
+        products(jobs, 2, n_threads, &unheard)
+        apply_norm(jobs[0].out, jobs[0].out, &block.sub_layer.attention.key_norm, m * heads,
+                   job.key_size, n_threads)
+        scatter_heads(floats_of(keys), jobs[0].out, integers_of(starts), integers_of(counts),
+                      integers_of(cache_starts), integers_of(offsets), counts.shape[0], heads,
+                      keys.shape[2], job.key_size)
+        scatter_heads(floats_of(values), jobs[1].out, integers_of(starts), integers_of(counts),
+                      integers_of(cache_starts), integers_of(offsets), counts.shape[0], heads,
+                      values.shape[2], job.value_size)

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t
 
-from pyx_transformer._kernels.simd cimport VF, fill, load_part, store_part, vf
+from pyx_transformer._kernels.simd cimport VF, fill, fused, load_part, store_part, vf
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 
@@ -11,13 +11,12 @@ cdef inline void embed_row(
 ) noexcept nogil:
     """out (d) = token scale + position; position may be NULL."""
     cdef Py_ssize_t i = 0, count
-    cdef vf value
+    cdef vf shift = fill(0.0)
     while i < d:
         count = min(d - i, <Py_ssize_t>VF)
-        value = load_part(token + i, count, 0.0) * fill(scale)
         if position != NULL:
-            value = value + load_part(position + i, count, 0.0)
-        store_part(out + i, count, value)
+            shift = load_part(position + i, count, 0.0)
+        store_part(out + i, count, fused(load_part(token + i, count, 0.0), fill(scale), shift))
         i += VF
 
 
@@ -72,8 +71,9 @@ cdef inline void scatter_columns(const void* work, int part, int parts) noexcept
         while i < end:
             count = min(end - i, <Py_ssize_t>VF)
             place = job.table + job.ids[row] * job.d + i
-            store_part(place, count, load_part(place, count, 0.0)
-                       + fill(job.scale) * load_part(job.grad + row * job.d + i, count, 0.0))
+            store_part(place, count, fused(
+                fill(job.scale), load_part(job.grad + row * job.d + i, count, 0.0),
+                load_part(place, count, 0.0)))
             i += VF
 
 

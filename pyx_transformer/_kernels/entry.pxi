@@ -14,21 +14,35 @@ from pyx_transformer._kernels cimport attention as attention_kernel
 from pyx_transformer._kernels.activation cimport (
     GELU, GELU_TANH, IDENTITY, QUICK_GELU, RELU, SILU, activate_all,
 )
-from pyx_transformer._kernels.attention cimport Attention
+from pyx_transformer._kernels.attention_job cimport BIAS_PAD as BIAS_PAD_FLOATS
+from pyx_transformer._kernels.attention_job cimport Attention, no_attention
 from pyx_transformer._kernels.embedding cimport Lookup, embed_all
 from pyx_transformer._kernels.norm cimport LAYER_NORM, LOG_SOFTMAX, RMS_NORM, SOFTMAX, normalise
 from pyx_transformer._kernels.packing cimport (
     Move, pack_in_parallel, pack_rows_in_parallel, padded, unpack,
 )
-from pyx_transformer._kernels.product cimport Product, product
+from pyx_transformer._kernels.product cimport Product, plain_product, product
+from pyx_transformer._kernels.rotary cimport Rotary
+from pyx_transformer._kernels.rotary cimport rotate as rotate_kernel
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
+
+cdef extern from * nogil:
+    """
+    /* The address of a memoryview's first value, whether or not there is one; NULL for None. */
+    #define start_of(view) ((void *)(view).data)
+    """
+    float* floats_of "start_of" (...)
+    double* doubles_of "start_of" (...)
+    int64_t* integers_of "start_of" (...)
+    unsigned char* bytes_of "start_of" (...)
 
 cdef enum:
     VALUES_BETWEEN_SIGNALS = 1 << 26    # that an elementwise kernel computes between two looks
 
 ISA_NAME = ISA_CHARS.decode()
 VECTOR_WIDTH = VF
+BIAS_PAD = BIAS_PAD_FLOATS
 ACTIVATIONS = {
     None: IDENTITY, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "quick_gelu": QUICK_GELU,
     "silu": SILU,
@@ -36,14 +50,14 @@ ACTIVATIONS = {
 
 
 cdef class Workspace:
-    """Floats that live as long as one call, aligned to a cache line."""
+    """So many bytes that live as long as one call, aligned to a cache line."""
     cdef void* memory
     cdef float* floats
 
     def __cinit__(self, Py_ssize_t size):
-        self.memory = malloc(size * sizeof(float) + 64)
+        self.memory = malloc(size + 64)
         if self.memory == NULL:
-            raise MemoryError(f"a workspace of {size} floats does not fit in memory")
+            raise MemoryError(f"a workspace of {size} bytes does not fit in memory")
         self.floats = <float*>(((<uintptr_t>self.memory) + 63) // 64 * 64)
 
     def __dealloc__(self):
@@ -55,34 +69,6 @@ cdef float[::1] aligned_floats(Py_ssize_t size):
     memory = np.empty(size + 16, np.float32)
     start = -memory.ctypes.data // 4 % 16
     return memory[start:start + size]
-
-
-cdef inline const float* start_of(const float[::1] array) noexcept nogil:
-    """The address of an array's first value; NULL for None."""
-    if array is None:
-        return NULL
-    return &array[0]
-
-
-cdef Product product_of(float* out, const float* x, const float* panels, Py_ssize_t m,
-                        Py_ssize_t n, Py_ssize_t k) noexcept nogil:
-    """out (m, n) = x (m, k) w (n, k)^T; no bias, no activation, no residual."""
-    cdef Product job
-    job.out = out
-    job.x = x
-    job.panels = panels
-    job.bias = NULL
-    job.residual = NULL
-    job.out_stride = n
-    job.x_stride = k
-    job.residual_stride = n
-    job.m = m
-    job.n = n
-    job.k = k
-    job.activation = IDENTITY
-    job.adds = False
-    job.transposed = False
-    return job
 
 
 cdef class PackedLinear:
@@ -109,7 +95,7 @@ cdef class PackedLinear:
             self.padded_bias = aligned_floats(room)
             self.padded_bias[:] = 0.0
             self.padded_bias[:self.out_features] = bias
-        move = Move(&self.panels[0], &weight[0, 0], weight.shape[1], weight.shape[0],
+        move = Move(floats_of(self.panels), floats_of(weight), weight.shape[1], weight.shape[0],
                     weight.shape[1])
         with nogil:
             if transposed:
@@ -128,14 +114,14 @@ cdef class PackedLinear:
         """The weight (out_features, in_features)."""
         cdef float[:, ::1] weight = np.empty((self.out_features, self.in_features), np.float32)
         with nogil:
-            unpack(&weight[0, 0], &self.panels[0], self.out_features, self.in_features)
+            unpack(floats_of(weight), floats_of(self.panels), self.out_features, self.in_features)
         return np.asarray(weight)
 
     cdef Product job(self, float* out, const float* x, Py_ssize_t m) noexcept nogil:
-        """x times these weights plus their bias; no activation, no residual."""
-        cdef Product job = product_of(out, x, &self.panels[0], m, self.out_features,
-                                      self.in_features)
-        job.bias = start_of(self.padded_bias)
+        """x times these weights plus their bias; nothing else."""
+        cdef Product job = plain_product(out, x, floats_of(self.panels), m, self.out_features,
+                                         self.in_features)
+        job.bias = floats_of(self.padded_bias)
         return job
 
 
@@ -154,20 +140,21 @@ cdef class NormParameters:
 
     cdef void apply(self, float* out, const float* x, Py_ssize_t m, Py_ssize_t d,
                     int n_threads) noexcept nogil:
-        normalise(out, x, start_of(self.weight), start_of(self.bias), m, d, self.eps, self.norm,
+        normalise(out, x, floats_of(self.weight), floats_of(self.bias), m, d, self.eps, self.norm,
                   n_threads)
 
 
 def linear(float[:, ::1] out, const float[:, ::1] x, PackedLinear packed not None,
-           const float[:, ::1] residual, int activation, int n_threads):
-    """out (m, n) = activation(x (m, k) w^T + b) + residual (m, n)"""
+           const float[:, ::1] factor, const float[:, ::1] residual, int activation,
+           int n_threads):
+    """out (m, n) = activation(x (m, k) w^T + b) factor (m, n) + residual (m, n)"""
     cdef Product job
     cdef double unheard = 0.0
     with nogil:
-        job = packed.job(&out[0, 0], &x[0, 0], x.shape[0])
+        job = packed.job(floats_of(out), floats_of(x), x.shape[0])
         job.activation = activation
-        if residual is not None:
-            job.residual = &residual[0, 0]
+        job.factor = floats_of(factor)
+        job.residual = floats_of(residual)
         product(&job, n_threads, &unheard)
 
 
@@ -178,7 +165,7 @@ cdef void normalise_array(float[:, ::1] out, const float[:, ::1] x, const float[
     cdef Py_ssize_t row = 0
     while d > 0 and row < x.shape[0]:
         with nogil:
-            normalise(&out[row, 0], &x[row, 0], start_of(weight), start_of(bias),
+            normalise(&out[row, 0], &x[row, 0], floats_of(weight), floats_of(bias),
                       min(run, x.shape[0] - row), d, eps, norm, n_threads)
         PyErr_CheckSignals()
         row += run
@@ -223,22 +210,26 @@ def embedding(float[:, ::1] out, const int64_t[::1] ids, const float[:, ::1] tab
     cdef Py_ssize_t start = 0, d = out.shape[1]
     cdef Py_ssize_t run = max(VALUES_BETWEEN_SIGNALS // max(d, 1), 1)
     cdef Lookup job
-    job.table = &table[0, 0]
-    job.positions = NULL
-    job.d = d
-    job.scale = scale
-    if positions is not None:
-        job.positions = &positions[0, 0]
     while start < ids.shape[0]:
-        job.out = &out[start, 0]
-        job.ids = &ids[start]
+        job = Lookup(floats_of(out) + start * d, &ids[start], floats_of(table),
+                     floats_of(positions), NULL, min(run, ids.shape[0] - start), d, scale)
         if positions is not None:
             job.position_ids = &position_ids[start]
-        job.m = min(run, ids.shape[0] - start)
         with nogil:
             embed_all(&job, n_threads)
         PyErr_CheckSignals()
         start += run
+
+
+def rotate(float[:, :] rows, Py_ssize_t heads, Py_ssize_t head_size, const float[:, ::1] cosines,
+           const float[:, ::1] sines, bint interleaved, const int64_t[::1] position_ids,
+           bint inverse, int n_threads):
+    """rows (m, heads head_size), which may be part of longer rows, turned in place by the angles of
+    positions position_ids (m), whose cosines and sines are (positions, pairs); or turned back"""
+    cdef Rotary rotary = Rotary(floats_of(cosines), floats_of(sines), cosines.shape[1], interleaved)
+    with nogil:
+        rotate_kernel(floats_of(rows), rows.strides[0] // <Py_ssize_t>sizeof(float), rows.shape[0],
+                      heads, head_size, &rotary, integers_of(position_ids), inverse, n_threads)
 
 
 cdef void set_mask(Attention* job, mask) except *:
@@ -253,45 +244,32 @@ cdef void set_mask(Attention* job, mask) except *:
         job.mask_strides[axis] = mask.strides[axis] // mask.itemsize
     if mask.dtype == np.bool_:
         bools = mask.view(np.uint8)
-        job.bool_mask = &bools[0, 0, 0, 0]
+        job.bool_mask = bytes_of(bools)
     else:
         floats = mask
-        job.float_mask = &floats[0, 0, 0, 0]
+        job.float_mask = floats_of(floats)
+
+
+cdef void set_bias(Attention* job, const float[:, ::1] bias) noexcept:
+    """bias: None, or each head's biases of the distances -M ... M, padded: (H, BIAS_PAD + 2 M + 1 +
+    BIAS_PAD)."""
+    job.bias = floats_of(bias)
+    if bias is not None:
+        job.bias_row = bias.shape[1]
+        job.bias_reach = (bias.shape[1] - 2 * BIAS_PAD_FLOATS) // 2
 
 
 cdef void set_weights(Attention* job, float[:, :, :, ::1] weights) noexcept:
-    job.weights = NULL
+    job.weights = floats_of(weights)
     if weights is not None:
-        job.weights = &weights[0, 0, 0, 0]
         job.weights_rows = weights.shape[2]
         job.weights_columns = weights.shape[3]
 
 
-cdef Attention plain_attention(
-    Py_ssize_t num_heads, Py_ssize_t key_size, Py_ssize_t value_size,
-) noexcept nogil:
-    """Attention scaled by 1 / sqrt(K), with nothing else asked for and no arrays yet."""
-    cdef Attention job
-    job.heads = num_heads
-    job.group = 1
-    job.key_size = key_size
-    job.value_size = value_size
-    job.key_rows = NULL
-    job.is_causal = False
-    job.left = -1
-    job.right = -1
-    job.softcap = 0.0
-    job.scale = 1.0 / <double>max(key_size, 1) ** 0.5
-    job.bool_mask = NULL
-    job.float_mask = NULL
-    job.weights = NULL
-    job.normalisers = NULL
-    return job
-
-
 cdef int run_attention(const Attention* job, int n_threads) except -1:
     """The outputs that a job asks for."""
-    cdef Workspace workspace = Workspace(n_threads * attention_kernel.attention_workspace(job))
+    cdef Workspace workspace = Workspace(
+        n_threads * attention_kernel.attention_workspace(job) * sizeof(float))
     cdef double unheard = 0.0
     with nogil:
         attention_kernel.attention(job, workspace.floats, n_threads, &unheard)
@@ -307,50 +285,52 @@ cdef class HeadsJob:
     def __init__(self, const float[:, :, :, ::1] query, const float[:, :, :, ::1] key,
                  const float[:, :, :, ::1] value, mask, const int64_t[::1] lengths,
                  const int64_t[::1] offsets, bint is_causal, Py_ssize_t left, Py_ssize_t right,
-                 float softcap, float scale, float[:, :, :, ::1] normalisers):
+                 float softcap, float scale, float[:, :, :, ::1] normalisers,
+                 const float[:, ::1] bias=None):
         cdef Py_ssize_t batch = query.shape[0], heads = query.shape[1], queries = query.shape[2]
         cdef int64_t[::1] query_starts = np.arange(batch) * (heads * queries)
         cdef int64_t[::1] query_counts = np.full(batch, queries)
         cdef int64_t[::1] key_starts = np.arange(batch) * (key.shape[1] * key.shape[2])
-        self.arrays = query, key, value, mask, lengths, offsets, normalisers, (
+        self.arrays = query, key, value, mask, lengths, offsets, normalisers, bias, (
             query_starts, query_counts, key_starts)
-        self.job = plain_attention(heads, query.shape[3], value.shape[3])
+        self.job = no_attention(heads, query.shape[3], value.shape[3])
         self.job.group = heads // max(key.shape[1], 1)
-        self.job.query = &query[0, 0, 0, 0]
-        self.job.key = &key[0, 0, 0, 0]
-        self.job.value = &value[0, 0, 0, 0]
+        self.job.query = floats_of(query)
+        self.job.key = floats_of(key)
+        self.job.value = floats_of(value)
         self.job.out_row = self.job.value_row = self.job.value_size
         self.job.query_row = self.job.key_row = self.job.key_size
         self.job.out_head = queries * self.job.out_row
         self.job.query_head = queries * self.job.query_row
         self.job.key_head = key.shape[2] * self.job.key_row
         self.job.value_head = key.shape[2] * self.job.value_row
-        self.job.query_starts = &query_starts[0]
-        self.job.query_counts = &query_counts[0]
-        self.job.key_starts = &key_starts[0]
-        self.job.key_counts = &lengths[0]
-        self.job.offsets = &offsets[0]
+        self.job.query_starts = integers_of(query_starts)
+        self.job.query_counts = integers_of(query_counts)
+        self.job.key_starts = integers_of(key_starts)
+        self.job.key_counts = integers_of(lengths)
+        self.job.offsets = integers_of(offsets)
         self.job.batch = batch
         self.job.is_causal = is_causal
         self.job.left = left
         self.job.right = right
         self.job.softcap = softcap
         self.job.scale = scale
-        if normalisers is not None:
-            self.job.normalisers = &normalisers[0, 0, 0, 0]
-            self.job.normalisers_rows = queries
+        self.job.normalisers = floats_of(normalisers)
+        self.job.normalisers_rows = queries
         set_mask(&self.job, mask)
+        set_bias(&self.job, bias)
 
 
 def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, heads, int n_threads):
     """out (B, H, T, Kv) = softmax(scale query (B, H, T, K) key (B, Hkv, S, K)^T, masked) value;
     heads: the arguments of HeadsJob"""
     cdef HeadsJob arguments = HeadsJob(*heads)
-    arguments.job.out = &out[0, 0, 0, 0]
+    arguments.job.out = floats_of(out)
     set_weights(&arguments.job, weights)
     run_attention(&arguments.job, n_threads)
 
 
+include "layer.pxi"
 include "blocks.pxi"
 include "decoding.pxi"
 include "gradients.pxi"

@@ -2,8 +2,13 @@
 
 from libc.stdint cimport uint64_t
 
+from pyx_transformer._kernels.activation cimport GateGradient
 from pyx_transformer._kernels.activation cimport activation_gradient as activation_gradient_kernel
-from pyx_transformer._kernels.attention_gradient cimport AttentionGradient, gradient_workspace
+from pyx_transformer._kernels.activation cimport gate_gradients as gate_gradients_kernel
+from pyx_transformer._kernels.attention_gradient cimport WIDEST_HEAD as WIDEST_HEAD_FLOATS
+from pyx_transformer._kernels.attention_gradient cimport (
+    AttentionGradient, add_bias_sums, gradient_workspace,
+)
 from pyx_transformer._kernels.attention_gradient cimport (
     attention_gradient as attention_gradient_kernel,
 )
@@ -17,14 +22,17 @@ from pyx_transformer._kernels.optimizer cimport adamw as adamw_kernel
 from pyx_transformer._kernels.optimizer cimport squares as squares_kernel
 from pyx_transformer._kernels.product cimport sum_columns
 
+WIDEST_HEAD = WIDEST_HEAD_FLOATS    # that training takes
+
 
 def linear_weight_gradient(float[:, ::1] grad_weight, float[::1] grad_bias,
                            const float[:, ::1] grad, const float[:, ::1] x, int n_threads):
     """grad_weight (n, k) += grad (m, n)^T x (m, k); grad_bias (n), or None, += the sum of grad"""
     cdef Py_ssize_t m = grad.shape[0], n = grad.shape[1], k = x.shape[1]
-    cdef Workspace panels = Workspace(padded(k) * m)
-    cdef Move move = Move(panels.floats, &x[0, 0], k, m, k)
-    cdef Product job = product_of(&grad_weight[0, 0], &grad[0, 0], panels.floats, n, k, m)
+    cdef Workspace panels = Workspace(padded(k) * m * sizeof(float))
+    cdef Move move = Move(panels.floats, floats_of(x), k, m, k)
+    cdef Product job = plain_product(floats_of(grad_weight), floats_of(grad), panels.floats, n, k,
+                                     m)
     cdef double unheard = 0.0
     job.x_stride = n
     job.transposed = True
@@ -33,7 +41,7 @@ def linear_weight_gradient(float[:, ::1] grad_weight, float[::1] grad_bias,
         pack_rows_in_parallel(&move, n_threads)
         product(&job, n_threads, &unheard)
         if grad_bias is not None:
-            sum_columns(&grad_bias[0], &grad[0, 0], m, n, n_threads)
+            sum_columns(floats_of(grad_bias), floats_of(grad), m, n, n_threads)
 
 
 def norm_gradients(float[:, ::1] grad_x, float[::1] grad_weight, float[::1] grad_bias,
@@ -42,23 +50,11 @@ def norm_gradients(float[:, ::1] grad_x, float[::1] grad_weight, float[::1] grad
     """What x (m, d), weight (d) and bias (d) of a layer norm or, with rms, of an RMS norm get from
     grad (m, d); the last two outputs are added to and may be None"""
     cdef Py_ssize_t m = x.shape[0]
-    cdef Workspace standards = Workspace(m * sizeof(Standard) // sizeof(float))
-    cdef NormGradient job
-    job.grad_x = &grad_x[0, 0]
-    job.grad_weight = NULL
-    job.grad_bias = NULL
-    if grad_weight is not None:
-        job.grad_weight = &grad_weight[0]
-    if grad_bias is not None:
-        job.grad_bias = &grad_bias[0]
-    job.standards = <Standard*>standards.floats
-    job.grad = &grad[0, 0]
-    job.x = &x[0, 0]
-    job.weight = start_of(weight)
-    job.m = m
-    job.d = x.shape[1]
-    job.eps = eps
-    job.norm = RMS_NORM if rms else LAYER_NORM
+    cdef Workspace standards = Workspace(m * sizeof(Standard))
+    cdef NormGradient job = NormGradient(
+        floats_of(grad_x), floats_of(grad_weight), floats_of(grad_bias),
+        <Standard*>standards.floats, floats_of(grad), floats_of(x), floats_of(weight), m,
+        x.shape[1], eps, RMS_NORM if rms else LAYER_NORM)
     with nogil:
         norm_gradient(&job, n_threads)
 
@@ -67,14 +63,27 @@ def activation_gradient(float[::1] grad_x, const float[::1] grad, const float[::
                         int activation, int n_threads):
     """grad_x (n) = grad (n) activation'(x (n)); grad_x may be grad"""
     with nogil:
-        activation_gradient_kernel(&grad_x[0], &grad[0], &x[0], x.shape[0], activation, n_threads)
+        activation_gradient_kernel(floats_of(grad_x), floats_of(grad), floats_of(x), x.shape[0],
+                                   activation, n_threads)
+
+
+def gate_gradients(float[::1] grad_value, float[::1] grad_gate, const float[::1] grad,
+                   const float[::1] value, const float[::1] before, int activation,
+                   int n_threads):
+    """What value (n) and before (n) get from grad (n), the gradient of activation(before) value;
+    an output may be one of the inputs"""
+    cdef GateGradient job = GateGradient(
+        floats_of(grad_value), floats_of(grad_gate), floats_of(grad), floats_of(value),
+        floats_of(before), value.shape[0], activation)
+    with nogil:
+        gate_gradients_kernel(&job, n_threads)
 
 
 def embedding_gradient(float[:, ::1] grad_table, const int64_t[::1] ids, const float[:, ::1] grad,
                        float scale, int n_threads):
     """grad_table (V, d) += scale grad (m, d) in the rows ids (m)"""
-    cdef Scatter job = Scatter(&grad_table[0, 0], &ids[0], &grad[0, 0], ids.shape[0],
-                               grad.shape[1], scale)
+    cdef Scatter job = Scatter(floats_of(grad_table), integers_of(ids), floats_of(grad),
+                               ids.shape[0], grad.shape[1], scale)
     with nogil:
         scatter_add(&job, n_threads)
 
@@ -82,8 +91,9 @@ def embedding_gradient(float[:, ::1] grad_table, const int64_t[::1] ids, const f
 def cross_entropy(double[::1] losses, float[:, ::1] logits, const int64_t[::1] targets,
                   double smoothing, float factor, int n_threads):
     """losses (m) = -sum q log softmax(logits (m, V)); logits become their gradient times factor"""
-    cdef CrossEntropy job = CrossEntropy(&losses[0], &logits[0, 0], &targets[0], logits.shape[0],
-                                         logits.shape[1], smoothing, factor)
+    cdef CrossEntropy job = CrossEntropy(
+        doubles_of(losses), floats_of(logits), integers_of(targets), logits.shape[0],
+        logits.shape[1], smoothing, factor)
     with nogil:
         cross_entropy_kernel(&job, n_threads)
 
@@ -92,97 +102,109 @@ def dropout(float[::1] out, const float[::1] x, const float[::1] residual, doubl
             uint64_t seed, int n_threads):
     """out (n) = x (n) / (1 - rate) where the stream's value is at least rate, else 0; plus residual
     (n), if not None"""
-    cdef Dropout job = Dropout(&out[0], &x[0], start_of(residual), x.shape[0], rate, seed)
+    cdef Dropout job = Dropout(floats_of(out), floats_of(x), floats_of(residual), x.shape[0], rate,
+                               seed)
     with nogil:
         drop_all(&job, n_threads)
 
 
-cdef int run_gradient(AttentionGradient* job, int n_threads) except -1:
-    """What a job's queries, keys and values get."""
-    cdef Workspace workspace
+cdef int run_gradient(
+    float* grad_query, float* grad_key, float* grad_value, float[:, ::1] grad_bias,
+    const Attention* forward, const float* grad, int n_threads,
+) except -1:
+    """What a job's queries, keys and values get and, unless None, its biases (H, 2 reach + 1)."""
+    cdef Py_ssize_t size = gradient_workspace(forward)
+    cdef Workspace workspace = Workspace(n_threads * size * sizeof(float))
+    cdef double[:, :, ::1] bias_sums = None
+    cdef AttentionGradient job
     cdef double unheard = 0.0
-    job.size = gradient_workspace(&job.forward)
-    workspace = Workspace(n_threads * job.size)
-    job.workspace = workspace.floats
+    if grad_bias is not None:
+        bias_sums = np.zeros((forward.batch, forward.heads, 2 * forward.bias_reach + 1))
+    job = AttentionGradient(forward[0], grad_query, grad_key, grad_value, doubles_of(bias_sums),
+                            grad, workspace.floats, size, 0, 0, 0, 0)
     with nogil:
-        attention_gradient_kernel(job, n_threads, &unheard)
+        attention_gradient_kernel(&job, n_threads, &unheard)
+        if grad_bias is not None:
+            add_bias_sums(floats_of(grad_bias), &job)
     return 0
 
 
 def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_key,
-                       float[:, :, :, ::1] grad_value, const float[:, :, :, ::1] grad,
-                       float[:, :, :, ::1] out, heads, int n_threads):
-    """What query, key and value get from grad (B, H, T, Kv), the gradient of out; heads: as for
-    `attention`, with the normalisers that it left. The outputs are zeros before."""
+                       float[:, :, :, ::1] grad_value, float[:, ::1] grad_bias,
+                       const float[:, :, :, ::1] grad, float[:, :, :, ::1] out, heads,
+                       int n_threads):
+    """Adds what query, key, value and, unless None, the biases (H, 2 reach + 1) get from grad (B,
+    H, T, Kv), the gradient of out; heads: as for `attention`, with the normalisers that it left."""
     cdef HeadsJob arguments = HeadsJob(*heads)
-    cdef AttentionGradient job
-    job.forward = arguments.job
-    job.forward.out = &out[0, 0, 0, 0]
-    job.grad_query = &grad_query[0, 0, 0, 0]
-    job.grad_key = &grad_key[0, 0, 0, 0]
-    job.grad_value = &grad_value[0, 0, 0, 0]
-    job.grad = &grad[0, 0, 0, 0]
-    run_gradient(&job, n_threads)
+    arguments.job.out = floats_of(out)
+    run_gradient(floats_of(grad_query), floats_of(grad_key), floats_of(grad_value), grad_bias,
+                 &arguments.job, floats_of(grad), n_threads)
 
 
 cdef class RowsJob:
     """Attention between the rows of a batch's sequences, each sequence after the other: query (N,
-    H K), key and value (M, H K), whose rows may lie apart, as part of a longer row.
+    H K), key (M, Hkv K) and value (M, Hkv Kv), whose rows may lie apart, as part of a longer row.
 
-    Keeps out (N, H K) and the normalisers between `run` and `gradient`.
+    Options are as in `Attention`; scale is 1 / sqrt(K) unless given, bias is as for `set_bias`.
+    Keeps out (N, H Kv) and the normalisers between `run` and `gradient`.
     """
     cdef Attention job
     cdef object arrays
     cdef readonly object out
 
     def __init__(self, const float[:, :] query, const float[:, :] key, const float[:, :] value,
-                 Py_ssize_t num_heads, const int64_t[::1] query_starts,
+                 Py_ssize_t num_heads, Py_ssize_t num_kv_heads, const int64_t[::1] query_starts,
                  const int64_t[::1] query_counts, const int64_t[::1] key_starts,
-                 const int64_t[::1] key_counts, bint is_causal):
-        cdef Py_ssize_t width = query.shape[1], batch = query_counts.shape[0]
+                 const int64_t[::1] key_counts, *, bint is_causal=False, Py_ssize_t left=-1,
+                 Py_ssize_t right=-1, float softcap=0.0, scale=None,
+                 const float[:, ::1] bias=None):
+        cdef Py_ssize_t batch = query_counts.shape[0]
         cdef Py_ssize_t longest = max(np.max(query_counts), 1)
-        cdef float[:, ::1] out = np.empty((query.shape[0], width), np.float32)
+        cdef Py_ssize_t value_size = value.shape[1] // num_kv_heads
+        cdef float[:, ::1] out = np.empty((query.shape[0], num_heads * value_size), np.float32)
         cdef float[:, :, :, ::1] normalisers = np.empty((batch, num_heads, longest, 2), np.float32)
         cdef int64_t[::1] offsets = np.zeros(batch, np.int64)
         self.out = np.asarray(out)
         self.arrays = (query, key, value, query_starts, query_counts, key_starts, key_counts,
-                       normalisers, offsets)
-        self.job = plain_attention(num_heads, width // num_heads, width // num_heads)
-        self.job.query_head = self.job.key_head = self.job.value_head = self.job.key_size
-        self.job.out_head = self.job.key_size
-        self.job.out = &out[0, 0]
-        self.job.query = &query[0, 0]
-        self.job.key = &key[0, 0]
-        self.job.value = &value[0, 0]
-        self.job.out_row = width
+                       normalisers, offsets, bias)
+        self.job = no_attention(num_heads, query.shape[1] // num_heads, value_size)
+        self.job.group = num_heads // num_kv_heads
+        self.job.query_head = self.job.key_head = self.job.key_size
+        self.job.out_head = self.job.value_head = value_size
+        self.job.out = floats_of(out)
+        self.job.query = floats_of(query)
+        self.job.key = floats_of(key)
+        self.job.value = floats_of(value)
+        self.job.out_row = num_heads * value_size
         self.job.query_row = query.strides[0] // sizeof(float)
         self.job.key_row = key.strides[0] // sizeof(float)
         self.job.value_row = value.strides[0] // sizeof(float)
-        self.job.query_starts = &query_starts[0]
-        self.job.query_counts = &query_counts[0]
-        self.job.key_starts = &key_starts[0]
-        self.job.key_counts = &key_counts[0]
-        self.job.offsets = &offsets[0]
+        self.job.query_starts = integers_of(query_starts)
+        self.job.query_counts = integers_of(query_counts)
+        self.job.key_starts = integers_of(key_starts)
+        self.job.key_counts = integers_of(key_counts)
+        self.job.offsets = integers_of(offsets)
         self.job.batch = batch
         self.job.is_causal = is_causal
-        self.job.normalisers = &normalisers[0, 0, 0, 0]
+        self.job.left = left
+        self.job.right = right
+        self.job.softcap = softcap
+        if scale is not None:
+            self.job.scale = scale
+        set_bias(&self.job, bias)
+        self.job.normalisers = floats_of(normalisers)
         self.job.normalisers_rows = longest
 
     def run(self, int n_threads):
-        """out = softmax(query key^T / sqrt(K)) value, head by head"""
+        """out = softmax(scale query key^T + bias) value, head by head"""
         run_attention(&self.job, n_threads)
 
     def gradient(self, float[:, :] grad_query, float[:, :] grad_key, float[:, :] grad_value,
-                 const float[:, ::1] grad, int n_threads):
-        """Adds what query, key and value get from grad (N, H K), the gradient of out; the three lie
-        as those do."""
-        cdef AttentionGradient job
-        job.forward = self.job
-        job.grad_query = &grad_query[0, 0]
-        job.grad_key = &grad_key[0, 0]
-        job.grad_value = &grad_value[0, 0]
-        job.grad = &grad[0, 0]
-        run_gradient(&job, n_threads)
+                 const float[:, ::1] grad, float[:, ::1] grad_bias, int n_threads):
+        """Adds what query, key, value and, unless None, the biases (H, 2 reach + 1) get from grad
+        (N, H Kv), the gradient of out; the first three lie as those do."""
+        run_gradient(floats_of(grad_query), floats_of(grad_key), floats_of(grad_value), grad_bias,
+                     &self.job, floats_of(grad), n_threads)
 
 
 def adamw(float[::1] weights, float[::1] gradients, float[::1] means, float[::1] squares,
@@ -190,11 +212,10 @@ def adamw(float[::1] weights, float[::1] gradients, float[::1] means, float[::1]
           float correction, float weight_decay, float average_decay, int n_threads):
     """One update of weights (n), and the next gradients' zeros: see AdamW in optimizer.pxd; average
     (n) may be None"""
-    cdef AdamW job = AdamW(&weights[0], &gradients[0], &means[0], &squares[0], NULL,
-                           weights.shape[0], clip, beta1, beta2, eps, step_size, correction,
-                           weight_decay, average_decay)
-    if average is not None:
-        job.average = &average[0]
+    cdef AdamW job = AdamW(
+        floats_of(weights), floats_of(gradients), floats_of(means), floats_of(squares),
+        floats_of(average), weights.shape[0], clip, beta1, beta2, eps, step_size, correction,
+        weight_decay, average_decay)
     with nogil:
         adamw_kernel(&job, n_threads)
 
@@ -202,7 +223,7 @@ def adamw(float[::1] weights, float[::1] gradients, float[::1] means, float[::1]
 def sums_of_squares(const float[::1] x, int n_threads):
     """The sum of the squares of each block of x (n), in float64"""
     cdef double[::1] sums = np.zeros((x.shape[0] + SUMMED_BLOCK - 1) // SUMMED_BLOCK)
-    cdef Squares job = Squares(&sums[0], &x[0], x.shape[0])
+    cdef Squares job = Squares(doubles_of(sums), floats_of(x), x.shape[0])
     with nogil:
         squares_kernel(&job, n_threads)
     return np.asarray(sums)

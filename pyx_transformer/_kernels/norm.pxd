@@ -8,8 +8,9 @@ from libc.math cimport INFINITY, log, sqrt
 
 from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.simd cimport (
-    VF, fill, fill_double, load, load_doubles, load_part, maximum, maximum_lane, store,
-    store_doubles, store_part, sum_doubles, sum_lanes, vd, vf,
+    LANES, PARTS, VF, fill, fill_double, fused, fused_doubles, load, load_doubles,
+    load_doubles_part, load_part, maximum, maximum_lane, store, store_doubles, store_part, tree_sum,
+    tree_sum_doubles, vd, vf,
 )
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
@@ -21,51 +22,55 @@ cdef enum Norm:
 
 cdef enum:
     HALF = VF // 2
-    TERMS = 16 * VF     # of a sum of exponentials, held at once; a multiple of CHAINS * HALF
-    CHAINS = 4      # sums side by side, so that an addition does not wait for the one before it
+    TERMS = 8 * LANES   # of a sum of exponentials, held at once
 
 
-cdef inline double sum_chains(vd* chains) noexcept nogil:
-    return sum_doubles((chains[0] + chains[1]) + (chains[2] + chains[3]))
+cdef inline vd plus(vd sum, vd x, double mean, const bint squared) noexcept nogil:
+    """sum + x or, squared, sum + (x - mean)^2"""
+    if squared:
+        x = x - fill_double(mean)
+        return fused_doubles(x, x, sum)
+    return sum + x
+
+
+cdef inline void add_row(
+    vd* parts, const float* x, double mean, Py_ssize_t d, const bint squared,
+) noexcept nogil:
+    """parts += x (d) or, squared, (x - mean)^2; mean is 0 where they are not."""
+    cdef Py_ssize_t i = 0
+    cdef int part
+    while i + LANES <= d:
+        for part in range(2 * PARTS):
+            parts[part] = plus(parts[part], load_doubles(x + i + part * HALF), mean, squared)
+        i += LANES
+    if i == d:
+        return
+    for part in range(2 * PARTS):
+        if i < d:
+            parts[part] = plus(
+                parts[part], load_doubles_part(x + i, min(d - i, <Py_ssize_t>HALF), mean), mean,
+                squared)
+        i += HALF
+
+
+cdef inline double row_total(
+    const float* x, double mean, Py_ssize_t d, const bint squared,
+) noexcept nogil:
+    cdef vd parts[2 * PARTS]
+    cdef int part
+    for part in range(2 * PARTS):
+        parts[part] = fill_double(0.0)
+    add_row(parts, x, mean, d, squared)
+    return tree_sum_doubles(parts)
 
 
 cdef inline double row_sum(const float* x, Py_ssize_t d) noexcept nogil:
-    cdef vd chains[CHAINS]
-    cdef double sum
-    cdef Py_ssize_t i = 0
-    cdef int c
-    for c in range(CHAINS):
-        chains[c] = fill_double(0.0)
-    while i + CHAINS * HALF <= d:
-        for c in range(CHAINS):
-            chains[c] = chains[c] + load_doubles(x + i + c * HALF)
-        i += CHAINS * HALF
-    sum = sum_chains(chains)
-    while i < d:
-        sum += x[i]
-        i += 1
-    return sum
+    return row_total(x, 0.0, d, False)
 
 
 cdef inline double row_squares(const float* x, double mean, Py_ssize_t d) noexcept nogil:
     """sum (x - mean)^2"""
-    cdef vd chains[CHAINS]
-    cdef vd centred
-    cdef double sum
-    cdef Py_ssize_t i = 0
-    cdef int c
-    for c in range(CHAINS):
-        chains[c] = fill_double(0.0)
-    while i + CHAINS * HALF <= d:
-        for c in range(CHAINS):
-            centred = load_doubles(x + i + c * HALF) - fill_double(mean)
-            chains[c] = chains[c] + centred * centred
-        i += CHAINS * HALF
-    sum = sum_chains(chains)
-    while i < d:
-        sum += (x[i] - mean) * (x[i] - mean)
-        i += 1
-    return sum
+    return row_total(x, mean, d, True)
 
 
 cdef struct Standard:
@@ -91,7 +96,8 @@ cdef inline Standard standard_of(
 cdef inline vf standardised(const Standard* standard, vf x) noexcept nogil:
     """(x - mean) scale"""
     cdef vf y = x - fill(standard.mean)
-    return y * fill(standard.scale) + (y * fill(standard.scale_rest) + fill(standard.shift))
+    return fused(y, fill(standard.scale),
+                 fused(y, fill(standard.scale_rest), fill(standard.shift)))
 
 
 cdef inline void normalise_row(
@@ -102,15 +108,15 @@ cdef inline void normalise_row(
     and Sennrich 2019) leaves the mean in."""
     cdef Standard standard = standard_of(x, d, eps, norm)
     cdef Py_ssize_t i = 0, count
-    cdef vf y
+    cdef vf factor = fill(1.0), shift = fill(0.0)
     while i < d:
         count = min(d - i, <Py_ssize_t>VF)
-        y = standardised(&standard, load_part(x + i, count, 0.0))
         if weight != NULL:
-            y = y * load_part(weight + i, count, 0.0)
+            factor = load_part(weight + i, count, 0.0)
         if bias != NULL:
-            y = y + load_part(bias + i, count, 0.0)
-        store_part(out + i, count, y)
+            shift = load_part(bias + i, count, 0.0)
+        store_part(out + i, count, fused(
+            standardised(&standard, load_part(x + i, count, 0.0)), factor, shift))
         i += VF
 
 
@@ -129,30 +135,22 @@ cdef inline float row_maximum(const float* x, Py_ssize_t d) noexcept nogil:
 cdef inline double log_sum_exp(const float* x, Py_ssize_t d) noexcept nogil:
     """log sum e^x = max + log sum e^(x - max), the sum in double, nothing stored."""
     cdef float terms[TERMS]
-    cdef vd chains[CHAINS]
+    cdef vd parts[2 * PARTS]
     cdef float top = row_maximum(x, d)
-    cdef double sum
-    cdef Py_ssize_t start = 0, i = TERMS, count
-    cdef int c
-    for c in range(CHAINS):
-        chains[c] = fill_double(0.0)
+    cdef Py_ssize_t start = 0, held, i, count
+    cdef int part
+    for part in range(2 * PARTS):
+        parts[part] = fill_double(0.0)
     while start < d:
+        held = min(d - start, <Py_ssize_t>TERMS)
         i = 0
-        while i < TERMS and start + i < d:
-            count = min(d - start - i, <Py_ssize_t>VF)
+        while i < held:
+            count = min(held - i, <Py_ssize_t>VF)
             store(terms + i, exponential(load_part(x + start + i, count, 0.0) - fill(top)))
             i += VF
-        i = 0
-        while i < TERMS and start + i + CHAINS * HALF <= d:
-            for c in range(CHAINS):
-                chains[c] = chains[c] + load_doubles(terms + i + c * HALF)
-            i += CHAINS * HALF
+        add_row(parts, terms, 0.0, held, False)
         start += TERMS
-    sum = sum_chains(chains)
-    while i < TERMS and start - TERMS + i < d:
-        sum += terms[i]
-        i += 1
-    return top + log(sum)
+    return top + log(tree_sum_doubles(parts))
 
 
 cdef inline void softmax_row(float* out, const float* x, Py_ssize_t d) noexcept nogil:
@@ -248,19 +246,27 @@ cdef inline void norm_gradient_row(
 ) noexcept nogil:
     """scale (g - mean g - y mean(g y)), with y = standardised(x) and g = grad weight; RMS norm
     leaves mean g out."""
-    cdef vf sum_g = fill(0.0), sum_gy = fill(0.0)
-    cdef vf g, y, mean_g, mean_gy
+    cdef vf sum_g[PARTS]
+    cdef vf sum_gy[PARTS]
+    cdef vf g, y, mean_g, minus_mean_gy
     cdef Py_ssize_t i = 0, count
+    cdef int part
+    for part in range(PARTS):
+        sum_g[part] = fill(0.0)
+        sum_gy[part] = fill(0.0)
     while i < d:
-        count = min(d - i, <Py_ssize_t>VF)
-        g = load_part(grad + i, count, 0.0)
-        if weight != NULL:
-            g = g * load_part(weight + i, count, 0.0)
-        sum_g = sum_g + g
-        sum_gy = sum_gy + g * standardised(standard, load_part(x + i, count, standard.mean))
-        i += VF
-    mean_g = fill(sum_lanes(sum_g) / d if norm == LAYER_NORM else 0.0)
-    mean_gy = fill(sum_lanes(sum_gy) / d)
+        for part in range(PARTS):
+            if i < d:
+                count = min(d - i, <Py_ssize_t>VF)
+                g = load_part(grad + i, count, 0.0)
+                if weight != NULL:
+                    g = g * load_part(weight + i, count, 0.0)
+                y = standardised(standard, load_part(x + i, count, standard.mean))
+                sum_g[part] = sum_g[part] + g
+                sum_gy[part] = fused(g, y, sum_gy[part])
+            i += VF
+    mean_g = fill(tree_sum(sum_g) / d if norm == LAYER_NORM else 0.0)
+    minus_mean_gy = fill(-tree_sum(sum_gy) / d)
     i = 0
     while i < d:
         count = min(d - i, <Py_ssize_t>VF)
@@ -268,7 +274,7 @@ cdef inline void norm_gradient_row(
         if weight != NULL:
             g = g * load_part(weight + i, count, 0.0)
         y = standardised(standard, load_part(x + i, count, 0.0))
-        store_part(grad_x + i, count, fill(standard.scale) * (g - mean_g - y * mean_gy))
+        store_part(grad_x + i, count, fill(standard.scale) * fused(y, minus_mean_gy, g - mean_g))
         i += VF
 
 

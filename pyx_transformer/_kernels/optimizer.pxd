@@ -1,13 +1,10 @@
 """AdamW (Loshchilov and Hutter 2019) and an average of the weights, in one pass over memory."""
 
-from pyx_transformer._kernels.simd cimport (
-    VF, fill, fill_double, load_doubles, load_part, square_root, store, store_part, sum_doubles,
-    vd, vf,
-)
+from pyx_transformer._kernels.norm cimport row_squares
+from pyx_transformer._kernels.simd cimport VF, fill, fused, load_part, square_root, store_part, vf
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
 cdef enum:
-    HALF = VF // 2
     SUMMED_BLOCK = 1 << 14  # values whose squares are added up by one thread
 
 
@@ -43,10 +40,11 @@ cdef inline void adamw_share(const void* work, int part, int parts) noexcept nog
         mean = load_part(job.means + i, count, 0.0)
         square = load_part(job.squares + i, count, 0.0)
         weight = load_part(job.weights + i, count, 0.0)
-        mean = mean + fill(<float>(1.0 - job.beta1)) * (g - mean)
-        square = square + fill(<float>(1.0 - job.beta2)) * (g * g - square)
-        weight = weight - fill(job.weight_decay) * weight - fill(job.step_size) * mean / (
-            square_root(square) * fill(job.correction) + fill(job.eps))
+        mean = fused(fill(<float>(1.0 - job.beta1)), g - mean, mean)
+        square = fused(fill(<float>(1.0 - job.beta2)), fused(g, g, -square), square)
+        weight = fused(-weight, fill(job.weight_decay), weight)
+        weight = weight - fill(job.step_size) * mean / fused(
+            square_root(square), fill(job.correction), fill(job.eps))
         store_part(job.gradients + i, count, fill(0.0))
         store_part(job.means + i, count, mean)
         store_part(job.squares + i, count, square)
@@ -54,7 +52,7 @@ cdef inline void adamw_share(const void* work, int part, int parts) noexcept nog
         if job.average != NULL:
             average = load_part(job.average + i, count, 0.0)
             store_part(job.average + i, count,
-                       average + fill(<float>(1.0 - job.average_decay)) * (weight - average))
+                       fused(fill(<float>(1.0 - job.average_decay)), weight - average, average))
 
 
 cdef inline void adamw(const AdamW* job, int n_threads) noexcept nogil:
@@ -69,30 +67,13 @@ cdef struct Squares:
     Py_ssize_t n
 
 
-cdef inline double sum_of_squares(const float* x, Py_ssize_t n) noexcept nogil:
-    cdef vd sums[2]
-    cdef vd values
-    cdef float part[VF]
-    cdef Py_ssize_t i = 0
-    cdef int half
-    sums[0] = fill_double(0.0)
-    sums[1] = fill_double(0.0)
-    while i < n:
-        store(part, load_part(x + i, min(n - i, <Py_ssize_t>VF), 0.0))
-        for half in range(2):
-            values = load_doubles(part + half * HALF)
-            sums[half] = sums[half] + values * values
-        i += VF
-    return sum_doubles(sums[0] + sums[1])
-
-
 cdef inline void squares_share(const void* work, int part, int parts) noexcept nogil:
     cdef const Squares* job = <const Squares*>work
     cdef Py_ssize_t blocks = (job.n + SUMMED_BLOCK - 1) // SUMMED_BLOCK, block, start
     for block in range(share(blocks, part, parts), share(blocks, part + 1, parts)):
         start = block * SUMMED_BLOCK
-        job.sums[block] = sum_of_squares(job.x + start,
-                                         min(job.n - start, <Py_ssize_t>SUMMED_BLOCK))
+        job.sums[block] = row_squares(job.x + start, 0.0,
+                                      min(job.n - start, <Py_ssize_t>SUMMED_BLOCK))
 
 
 cdef inline void squares(const Squares* job, int n_threads) noexcept nogil:

@@ -5,7 +5,7 @@ in turn, its weights for the PANEL = 2 VF outputs from p PANEL on, zeros past n.
 """
 
 from pyx_transformer._kernels.simd cimport (
-    VF, fill, load, load_part, store, store_part, sum_lanes, transpose_lanes, vf,
+    VF, fill, fused, load, load_part, store, store_part, sum_lanes, transpose_lanes, vf,
 )
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
@@ -78,7 +78,7 @@ cdef inline bint pack_rows(
             place = panels + column // PANEL * (room * PANEL) + row * PANEL + column % PANEL
             for r in range(rows):
                 part = load_part(x + r * x_stride + column, count, 0.0)
-                zero = zero + part * fill(0.0)
+                zero = fused(part, fill(0.0), zero)
                 store(place + r * PANEL, part)
             column += VF
         x += rows * x_stride

@@ -1,4 +1,4 @@
-"""Matrix product with packed weights: out = activation(x w^T + bias) + residual.
+"""Matrix product with packed weights: out = activation(x w^T + bias) factor + residual.
 
 Weights w (n, k) are stored in panels (see packing.pxd). A tile multiplies up to TILE_ROWS rows of x
 with one panel and keeps all its sums in registers.
@@ -12,8 +12,9 @@ from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport IDENTITY, activate
 from pyx_transformer._kernels.packing cimport PANEL, transpose
+from pyx_transformer._kernels.scratch cimport ensure, scratch
 from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, load, load_doubles, load_part, pin, prefetch, store,
+    TILE_ROWS, VF, fill, fused, load, load_doubles, load_part, pin, prefetch, store,
     store_doubles, store_part, vd, vf,
 )
 from pyx_transformer._kernels.threads cimport (
@@ -27,10 +28,14 @@ cdef enum:
     # Short chains keep rounding errors small: half of PyTorch's in most shapes, and no shape where
     # they are far above.
     CHAIN = 32
-    # A tile asks for weights this many floats ahead; one of few rows reads faster than it computes,
-    # and the processor's own guess is the better one.
+    # A tile asks for weights this many floats ahead; one of so few rows that it reads faster than
+    # it computes does not: the processor's own guess is the better one.
     AHEAD = 512
-    FEW_ROWS = 8
+    UNGUIDED_ROWS = 8
+    # Panels that tiles of 1 row, and of 2 or 3, take together: one row of one panel is two chains
+    # of sums, and the adders want eight. There is room for TILE_ROWS such pairs.
+    PANELS_OF_ONE = 4
+    PANELS_OF_FEW = 2
     # Threads share out rows where each gets this many and there are not far more weights than
     # inputs: each then works on inputs and outputs of its own. Else they share out panels, and each
     # weight is read once.
@@ -48,8 +53,8 @@ cdef enum:
 
 
 cdef inline void fixed_tile(
-    float* out, Py_ssize_t out_stride, const float* x, const float* w, Py_ssize_t w_stride,
-    Py_ssize_t panel_stride, Py_ssize_t k, const int rows, const int panels, const float* ahead,
+    const int rows, const int panels, float* out, Py_ssize_t out_stride, const float* x,
+    const float* w, Py_ssize_t w_stride, Py_ssize_t panel_stride, Py_ssize_t k, const float* ahead,
     Py_ssize_t ahead_step,
 ) noexcept nogil:
     """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL), for constant rows and panels."""
@@ -60,9 +65,11 @@ cdef inline void fixed_tile(
     cdef float* place
     cdef Py_ssize_t i, start = 0
     cdef int r, p
+    ensure(PANELS_OF_ONE <= TILE_ROWS)
+    ensure(3 * PANELS_OF_FEW <= TILE_ROWS)
     while start < k:
         # A chain begins with its first product: 4 % faster than with zeros, and the same but for
-        # the sign of zero. Pinned, it is none that the compiler may fuse with the next sum.
+        # the sign of zero. Pinned: else attention over 16 to 32 keys is 3 to 7 % slower (AVX-512).
         for p in range(panels):
             panel = w + p * panel_stride + start * w_stride
             w_low = load(panel)
@@ -85,8 +92,8 @@ cdef inline void fixed_tile(
                 pin(w_high)
                 for r in range(rows):
                     x_value = fill(x[r * TILE_STRIDE + i])
-                    low[p * rows + r] = low[p * rows + r] + x_value * w_low
-                    high[p * rows + r] = high[p * rows + r] + x_value * w_high
+                    low[p * rows + r] = fused(x_value, w_low, low[p * rows + r])
+                    high[p * rows + r] = fused(x_value, w_high, high[p * rows + r])
         for p in range(panels):
             for r in range(rows):
                 place = out + r * out_stride + p * PANEL
@@ -98,10 +105,19 @@ cdef inline void fixed_tile(
         start += CHAIN
 
 
+ctypedef void (*FixedTile)(
+    const int rows, const int panels, float* out, Py_ssize_t out_stride, const float* x,
+    const float* w, Py_ssize_t w_stride, Py_ssize_t panel_stride, Py_ssize_t k, const float* ahead,
+    Py_ssize_t ahead_step,
+) noexcept nogil
+
+cdef extern from "simd.h" nogil:
+    void with_constant_rows(FixedTile f, int rows, ...)
+
+
 cdef inline int panels_at_once(int rows) noexcept nogil:
-    """Panels that a tile of few rows takes together: one row of one panel is two chains of sums,
-    and the adders want eight."""
-    return 4 if rows == 1 else 2 if rows <= 3 else 1
+    """Panels that a tile of that many rows takes together."""
+    return PANELS_OF_ONE if rows == 1 else PANELS_OF_FEW if rows <= 3 else 1
 
 
 cdef inline void tile(
@@ -112,47 +128,24 @@ cdef inline void tile(
     """out (rows, panels PANEL) = x (rows, k) w (k, panels PANEL); panels is 1 or panels_at_once.
 
     Rows of x lie TILE_STRIDE apart; the weights at `ahead` are asked for, ahead_step floats
-    on with each input. Each branch below is compiled with its own number of rows.
+    on with each input.
     """
     cdef int r
     if k == 0:
         for r in range(rows):
             memset(out + r * out_stride, 0, panels * PANEL * sizeof(float))
-    elif panels == 4:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 1, 4, ahead, ahead_step)
-    elif panels == 2 and rows == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 2, 2, ahead, ahead_step)
-    elif panels == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, panel_stride, k, 3, 2, ahead, ahead_step)
+    elif panels == 1:
+        with_constant_rows(fixed_tile, rows, 1, out, out_stride, x, w, w_stride, 0, k, ahead,
+                           ahead_step)
     elif rows == 1:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 1, 1, ahead, ahead_step)
+        fixed_tile(1, PANELS_OF_ONE, out, out_stride, x, w, w_stride, panel_stride, k, ahead,
+                   ahead_step)
     elif rows == 2:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 2, 1, ahead, ahead_step)
-    elif rows == 3:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 3, 1, ahead, ahead_step)
-    elif rows == 4:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 4, 1, ahead, ahead_step)
-    elif rows == 5:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 5, 1, ahead, ahead_step)
-    elif rows == 6:
-        fixed_tile(out, out_stride, x, w, w_stride, 0, k, 6, 1, ahead, ahead_step)
-    elif TILE_ROWS > 6:
-        if rows == 7:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 7, 1, ahead, ahead_step)
-        elif rows == 8:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 8, 1, ahead, ahead_step)
-        elif rows == 9:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 9, 1, ahead, ahead_step)
-        elif rows == 10:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 10, 1, ahead, ahead_step)
-        elif rows == 11:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 11, 1, ahead, ahead_step)
-        elif rows == 12:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 12, 1, ahead, ahead_step)
-        elif rows == 13:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 13, 1, ahead, ahead_step)
-        elif rows == 14:
-            fixed_tile(out, out_stride, x, w, w_stride, 0, k, 14, 1, ahead, ahead_step)
+        fixed_tile(2, PANELS_OF_FEW, out, out_stride, x, w, w_stride, panel_stride, k, ahead,
+                   ahead_step)
+    else:
+        fixed_tile(3, PANELS_OF_FEW, out, out_stride, x, w, w_stride, panel_stride, k, ahead,
+                   ahead_step)
 
 
 cdef inline void copy_tile(
@@ -172,24 +165,57 @@ cdef inline void copy_tile(
         x += x_stride
 
 
+cdef enum PanelKind:
+    FLOAT32_PANELS = 0      # so far the only one
+
+
 cdef struct Product:
-    # out (m, n) = activation(x (m, k) w (n, k)^T + bias (n)) + residual (m, n); strides in floats
-    # between rows; bias and residual may be NULL; bias is padded to whole panels. With `adds` and
-    # nothing else, out += x w^T. With `transposed` x is (k, m).
+    # out (m, n) = activation(x (m, k) w (n, k)^T + bias (n)) factor (m, n) + residual (m, n);
+    # strides in floats between rows; bias, factor and residual may be NULL, the last two lie apart
+    # from out; bias is padded to whole panels. With `adds` and nothing else, out += x w^T. With
+    # `transposed` x is (k, m).
     float* out
     const float* x
     const float* panels
     const float* bias
+    const float* factor
     const float* residual
     Py_ssize_t out_stride
     Py_ssize_t x_stride
+    Py_ssize_t factor_stride
     Py_ssize_t residual_stride
     Py_ssize_t m
     Py_ssize_t n
     Py_ssize_t k
+    PanelKind panel_kind
     int activation
     bint adds
     bint transposed
+
+
+cdef inline Product plain_product(
+    float* out, const float* x, const float* panels, Py_ssize_t m, Py_ssize_t n, Py_ssize_t k,
+) noexcept nogil:
+    """out (m, n) = x (m, k) w (n, k)^T, with nothing else asked for."""
+    cdef Product job
+    job.out = out
+    job.x = x
+    job.panels = panels
+    job.bias = NULL
+    job.factor = NULL
+    job.residual = NULL
+    job.out_stride = n
+    job.x_stride = k
+    job.factor_stride = n
+    job.residual_stride = n
+    job.m = m
+    job.n = n
+    job.k = k
+    job.panel_kind = FLOAT32_PANELS
+    job.activation = IDENTITY
+    job.adds = False
+    job.transposed = False
+    return job
 
 
 cdef inline void finish_row(
@@ -198,6 +224,7 @@ cdef inline void finish_row(
 ) noexcept nogil:
     """Add one row of a block's sums to the output, and the epilogue with the last block."""
     cdef float* out = job.out + row * job.out_stride + column
+    cdef const float* factor = job.factor
     cdef const float* residual = job.residual
     cdef vf total
     cdef int half, c, count
@@ -212,9 +239,14 @@ cdef inline void finish_row(
                 total = total + load(job.bias + column + c)
             if job.activation != IDENTITY:
                 total = activate(total, job.activation)
-            if residual != NULL:
-                total = total + load_part(
-                    residual + row * job.residual_stride + column + c, count, 0.0)
+            # One question where neither is given: another one would cost 3 % at 8 rows.
+            if factor != NULL or residual != NULL:
+                if factor != NULL:
+                    total = total * load_part(
+                        factor + row * job.factor_stride + column + c, count, 0.0)
+                if residual != NULL:
+                    total = total + load_part(
+                        residual + row * job.residual_stride + column + c, count, 0.0)
         store_part(out + c, count, total)
 
 
@@ -239,9 +271,8 @@ cdef inline void product_chunk(
     Py_ssize_t panel_end,
 ) noexcept nogil:
     """The outputs of some rows and some panels, which every block of rows reads anew."""
-    cdef vf x_vectors[BLOCK_TILES * TILE_ROWS * TILE_STRIDE / VF]  # as vectors they are aligned
-    cdef vf sum_vectors[2 * TILE_ROWS * 2]
-    cdef float* x_tiles = <float*>x_vectors
+    cdef float* x_tiles = <float*>scratch(BLOCK_TILES * TILE_ROWS * TILE_STRIDE * sizeof(float))
+    cdef vf sum_vectors[2 * TILE_ROWS]  # as vectors they are aligned
     cdef float* sums = <float*>sum_vectors
     cdef Py_ssize_t tile_rows[BLOCK_TILES + 1]  # where each tile of the block begins
     cdef Py_ssize_t m = row_end - row_begin
@@ -251,6 +282,9 @@ cdef inline void product_chunk(
     cdef const float* w
     cdef const float* ahead
     cdef int rows, group, t, p, count
+    ensure(BLOCK_K <= TILE_STRIDE)
+    ensure(BLOCK_K % CHAIN == 0)
+    ensure(BLOCK_K % VF == 0)
     for block in range(blocks):
         first_tile = share(tiles, block, blocks)
         count = <int>(share(tiles, block + 1, blocks) - first_tile)
@@ -275,7 +309,7 @@ cdef inline void product_chunk(
                 if panel + group > panel_end:
                     group = 1
                 w = job.panels + (panel * job.k + start) * PANEL
-                ahead = w + AHEAD if m > FEW_ROWS else w
+                ahead = w + AHEAD if m > UNGUIDED_ROWS else w
                 ahead_step = PANEL
                 if count > 1:  # each tile asks for its share of the next panel
                     ahead = w + job.k * PANEL
@@ -349,6 +383,8 @@ cdef inline int products(
             run.jobs[j].m = share(m, i + 1, runs) - row
             run.jobs[j].out = jobs[j].out + row * jobs[j].out_stride
             run.jobs[j].x = jobs[j].x + row * (1 if jobs[j].transposed else jobs[j].x_stride)
+            if jobs[j].factor != NULL:
+                run.jobs[j].factor = jobs[j].factor + row * jobs[j].factor_stride
             if jobs[j].residual != NULL:
                 run.jobs[j].residual = jobs[j].residual + row * jobs[j].residual_stride
         in_parallel(multiply_all, &run, threads_for(work * run.jobs[0].m, n_threads))

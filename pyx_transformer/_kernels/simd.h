@@ -1,9 +1,12 @@
 /* The one file that knows the instruction set.
  *
  * vf is a vector of VF floats, vd one of VF / 2 doubles, vi one of VF ints. They are compiler
- * vector types, so + - * / work on them, and a + b * c becomes one fused multiply-add where the
- * instruction set has it. Everything here is chosen by the flags that the including module is
- * compiled with; nothing is detected at run time.
+ * vector types, so + - * / work on them. Everything here is chosen by the flags that the including
+ * module is compiled with; nothing is detected at run time.
+ *
+ * Every set that has a fused multiply-add computes the same bits. Only `fused` fuses: the flags
+ * forbid it to the compiler. A sum along a row goes over LANES lanes, in PARTS vectors of floats or
+ * twice as many of doubles: value i is added in lane i % LANES, and `tree_sum` adds up the lanes.
  */
 #ifndef PYX_TRANSFORMER_SIMD_H
 #define PYX_TRANSFORMER_SIMD_H
@@ -34,6 +37,26 @@
 #error "pyx_transformer needs x86-64-v2 or 64-bit Arm: compile this module with its own flags"
 #endif
 
+/* f(rows, ...) with the number of rows, 1 to TILE_ROWS, as a constant: each is compiled by itself. */
+#define ROWS_CASE(r, f, ...) case r: f(r, __VA_ARGS__); break;
+#if TILE_ROWS == 14
+#define LAST_CASES(f, ...) \
+    ROWS_CASE(7, f, __VA_ARGS__) ROWS_CASE(8, f, __VA_ARGS__) ROWS_CASE(9, f, __VA_ARGS__) \
+    ROWS_CASE(10, f, __VA_ARGS__) ROWS_CASE(11, f, __VA_ARGS__) ROWS_CASE(12, f, __VA_ARGS__) \
+    ROWS_CASE(13, f, __VA_ARGS__) ROWS_CASE(14, f, __VA_ARGS__)
+#else
+#define LAST_CASES(f, ...)
+#endif
+#define with_constant_rows(f, rows, ...) \
+    switch (rows) { \
+        ROWS_CASE(1, f, __VA_ARGS__) ROWS_CASE(2, f, __VA_ARGS__) ROWS_CASE(3, f, __VA_ARGS__) \
+        ROWS_CASE(4, f, __VA_ARGS__) ROWS_CASE(5, f, __VA_ARGS__) ROWS_CASE(6, f, __VA_ARGS__) \
+        LAST_CASES(f, __VA_ARGS__) \
+    }
+
+#define LANES 32 /* two vectors of the widest set */
+#define PARTS (LANES / VF)
+
 typedef float vf __attribute__((vector_size(VF * 4)));
 typedef int vi __attribute__((vector_size(VF * 4)));
 typedef unsigned vu __attribute__((vector_size(VF * 4)));
@@ -63,6 +86,34 @@ typedef float unaligned_half_vf __attribute__((vector_size(VF * 2), aligned(4), 
 static inline vf load(const float *p) { return *(const unaligned_vf *)p; }
 static inline void store(float *p, vf v) { *(unaligned_vf *)p = v; }
 static inline vf fill(float x) { return x - (vf){0}; }
+static inline vd fill_double(double x) { return x - (vd){0}; }
+
+/* a b + c, rounded once; twice on x86-64-v2, which has no such instruction. */
+#if VF == 16
+static inline vf fused(vf a, vf b, vf c) {
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+}
+static inline vd fused_doubles(vd a, vd b, vd c) {
+    return (vd)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+}
+#elif VF == 8
+static inline vf fused(vf a, vf b, vf c) {
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+}
+static inline vd fused_doubles(vd a, vd b, vd c) {
+    return (vd)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+}
+#elif defined(__aarch64__)
+static inline vf fused(vf a, vf b, vf c) {
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+}
+static inline vd fused_doubles(vd a, vd b, vd c) {
+    return (vd)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+}
+#else
+static inline vf fused(vf a, vf b, vf c) { return a * b + c; }
+static inline vd fused_doubles(vd a, vd b, vd c) { return a * b + c; }
+#endif
 
 /* load_part: the first `count` floats at p, from 0 to VF, and `rest` in the other lanes. store_part:
  * the first `count` lanes. Neither touches anything past them. Masks keep a part in one instruction;
@@ -106,23 +157,41 @@ static inline void store_part(float *p, Py_ssize_t count, vf v) {
 }
 #endif
 
+/* In one instruction: GCC 12 makes four of __builtin_convertvector. The `rest` of a part is as of
+ * load_part. */
 static inline vd load_doubles(const float *p) {
+#if VF == 16
+    return (vd)_mm512_cvtps_pd(_mm256_loadu_ps(p));
+#elif VF == 8
+    return (vd)_mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
     return __builtin_convertvector(*(const unaligned_half_vf *)p, vd);
+#endif
+}
+static inline vd load_doubles_part(const float *p, Py_ssize_t count, double rest) {
+#if VF == 16
+    __mmask8 mask = (__mmask8)((1u << count) - 1);
+    return (vd)_mm512_mask_cvtps_pd((__m512d)fill_double(rest), mask,
+                                    _mm256_maskz_loadu_ps(mask, p));
+#elif VF == 8
+    __m128i mask = _mm_cmpgt_epi32(_mm_set1_epi32((int)count), _mm_setr_epi32(0, 1, 2, 3));
+    return (vd)_mm256_blendv_pd((__m256d)fill_double(rest),
+                                _mm256_cvtps_pd(_mm_maskload_ps(p, mask)),
+                                (__m256d)_mm256_cvtepi32_epi64(mask));
+#else
+    vd v = fill_double(rest);
+    if (count > 0) v[0] = p[0];
+    if (count > 1) v[1] = p[1];
+    return v;
+#endif
 }
 static inline void store_doubles(float *p, vd v) {
     *(unaligned_half_vf *)p = __builtin_convertvector(v, half_vf);
 }
-static inline vd fill_double(double x) { return x - (vd){0}; }
 
 static inline vf square_root(vf v) {
     for (int i = 0; i < VF; i++) v[i] = __builtin_sqrtf(v[i]);
     return v;
-}
-
-static inline double sum_doubles(vd v) {
-    double total = v[0];
-    for (int i = 1; i < VF / 2; i++) total += v[i];
-    return total;
 }
 
 /* maximum(a, b) is b where either is NaN; select_less(a, b, x, y) is x where a < b, else y. */
@@ -154,6 +223,7 @@ static inline vf select_less(vf a, vf b, vf x, vf y) {
 #endif
 
 /* interleave_low: a0 b0 a1 b1 ... of the lower halves; interleave_high: of the upper halves.
+ * even_lanes: a0 a2 ... b0 b2 ...; odd_lanes: a1 a3 ... b1 b3 ...; what was interleaved comes apart.
  * ROTATE(v, s) turns v by s places. */
 #if VF == 16
 static inline vf interleave_low(vf a, vf b) {
@@ -161,6 +231,12 @@ static inline vf interleave_low(vf a, vf b) {
 }
 static inline vf interleave_high(vf a, vf b) {
     return SHUFFLE(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+}
+static inline vf even_lanes(vf a, vf b) {
+    return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+}
+static inline vf odd_lanes(vf a, vf b) {
+    return SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
 }
 #define ROTATE(v, s) \
     SHUFFLE(v, v, s, s + 1, s + 2, s + 3, s + 4, s + 5, s + 6, s + 7, s + 8, s + 9, s + 10, \
@@ -171,11 +247,15 @@ static inline vi lane_numbers(void) {
 #elif VF == 8
 static inline vf interleave_low(vf a, vf b) { return SHUFFLE(a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
 static inline vf interleave_high(vf a, vf b) { return SHUFFLE(a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
+static inline vf even_lanes(vf a, vf b) { return SHUFFLE(a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+static inline vf odd_lanes(vf a, vf b) { return SHUFFLE(a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
 #define ROTATE(v, s) SHUFFLE(v, v, s, s + 1, s + 2, s + 3, s + 4, s + 5, s + 6, s + 7)
 static inline vi lane_numbers(void) { return (vi){0, 1, 2, 3, 4, 5, 6, 7}; }
 #else
 static inline vf interleave_low(vf a, vf b) { return SHUFFLE(a, b, 0, 4, 1, 5); }
 static inline vf interleave_high(vf a, vf b) { return SHUFFLE(a, b, 2, 6, 3, 7); }
+static inline vf even_lanes(vf a, vf b) { return SHUFFLE(a, b, 0, 2, 4, 6); }
+static inline vf odd_lanes(vf a, vf b) { return SHUFFLE(a, b, 1, 3, 5, 7); }
 #define ROTATE(v, s) SHUFFLE(v, v, s, s + 1, s + 2, s + 3)
 static inline vi lane_numbers(void) { return (vi){0, 1, 2, 3}; }
 #endif
@@ -189,6 +269,26 @@ static inline float sum_lanes(vf v) {
 #endif
     v = v + ROTATE(v, 2);
     v = v + ROTATE(v, 1);
+    return v[0];
+}
+
+/* The sum of all LANES lanes: each of the first half plus its partner in the second, and so on. */
+static inline float tree_sum(vf parts[PARTS]) {
+    for (int n = PARTS / 2; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) parts[i] = parts[i] + parts[i + n];
+    return sum_lanes(parts[0]);
+}
+static inline double tree_sum_doubles(vd parts[2 * PARTS]) {
+    for (int n = PARTS; n > 0; n /= 2)
+        for (int i = 0; i < n; i++) parts[i] = parts[i] + parts[i + n];
+    vd v = parts[0];
+#if VF >= 16
+    v = v + (vd)ROTATE((vf)v, 8);
+#endif
+#if VF >= 8
+    v = v + (vd)ROTATE((vf)v, 4);
+#endif
+    v = v + (vd)ROTATE((vf)v, 2);
     return v[0];
 }
 

@@ -9,31 +9,33 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from pyx_transformer._checks import as_choice
 from pyx_transformer._files import read_text, replace_files
 from pyx_transformer.checkpoints import safetensors, sides
-from pyx_transformer.config import TransformerConfig, as_object
+from pyx_transformer.config import TransformerConfig, TransformerLMConfig, as_object
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.parameters import UNINITIALISED
+from pyx_transformer.token_model import TokenModel
 from pyx_transformer.transformer import Transformer
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 SHIPPED_NAMES = ("en-ja",)
-ARCHITECTURES: dict[str, type[Transformer] | type[TransformerLM]] = {
+Model = Transformer | TransformerLM | EncoderModel
+ARCHITECTURES: dict[str, type[Model]] = {
     "Transformer": Transformer,
     "TransformerLM": TransformerLM,
+    "EncoderModel": EncoderModel,
 }
 CONFIG = "config.json"
 GENERATION = "generation.json"
 WEIGHTS = "model.safetensors"
 
 
-def save(
-    model: Transformer | TransformerLM, directory: str | os.PathLike[str], *, dtype: str = "float32"
-) -> None:
+def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
     """Write a model. All files are written beside their places, then renamed into them; a failure
     leaves the model that was there before.
 
@@ -50,19 +52,19 @@ def save(
         CONFIG: as_config_text(model).encode(),
         **sides.files_of(model),
     }
-    if model.generation_options is not None:
-        if not isinstance(model.generation_options, GenerationOptions):
+    options = getattr(model, "generation_options", None)
+    if options is not None:
+        if not isinstance(options, GenerationOptions):
             raise TypeError(
-                f"save: generation_options is {model.generation_options!r}, expected "
-                "GenerationOptions or None"
+                f"save: generation_options is {options!r}, expected GenerationOptions or None"
             )
-        files[GENERATION] = model.generation_options.to_json().encode()
+        files[GENERATION] = options.to_json().encode()
     directory.mkdir(parents=True, exist_ok=True)
     optional = (GENERATION, *sides.FILES)
     replace_files(directory, files, [name for name in optional if name not in files])
 
 
-def load(directory: str | os.PathLike[str]) -> Transformer | TransformerLM:
+def load(directory: str | os.PathLike[str]) -> Model:
     """Read the model that `save` wrote, or the one of that name that comes with the package.
 
     "en-ja" translates English into Japanese; a directory of that name goes before it. Raises
@@ -75,21 +77,18 @@ def load(directory: str | os.PathLike[str]) -> Transformer | TransformerLM:
     held = sum(array.size for array in state.values())
     # Where the two are that far apart, the model is not built to find out which parameters differ.
     expected = config.num_parameters
-    if architecture is TransformerLM:  # a third too many at most, for its missing cross-attention
-        own = replace(config, src_vocab_size=1, num_encoder_layers=0, share_embeddings=False)
-        expected = own.num_parameters
     if expected > 2 * held + 1_000_000:
         raise ValueError(
             f"load: {directory / WEIGHTS} holds {held} numbers, expected {expected} because of "
             f"{CONFIG}"
         )
-    model = architecture(config)
+    model = architecture(config, rng=UNINITIALISED)
     try:
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {directory / WEIGHTS}: {error}") from error
     path = directory / GENERATION
-    if path.exists():
+    if hasattr(model, "generation_options") and path.exists():
         text = read_text(path, who="load: ")
         try:
             model.generation_options = GenerationOptions.from_json(text)
@@ -104,25 +103,31 @@ def is_shipped(name: str | os.PathLike[str]) -> bool:
     return isinstance(name, str) and name in SHIPPED_NAMES and not Path(name).is_dir()
 
 
-def as_config_text(model: Transformer | TransformerLM) -> str:
+def as_config_text(model: TokenModel) -> str:
     """The model's config as JSON, with its architecture where that is not the usual one."""
     name = type(model).__name__
     if name == "Transformer":
         return model.config.to_json()
-    return json.dumps({"architecture": name, **asdict(model.config)}, indent=2) + "\n"
+    return json.dumps({"architecture": name, **model.config.to_values()}, indent=2) + "\n"
 
 
-def read_config(path: Path) -> tuple[type[Transformer] | type[TransformerLM], TransformerConfig]:
-    """What config.json says. Raises ValueError, naming the file, where it is malformed."""
-    this = "TransformerConfig.from_json"
+def read_config(path: Path):
+    """The kind of model and its config. Raises ValueError, naming the file, where it is
+    malformed."""
     text = read_text(path, who="load: ")
     try:
-        values = as_object(this, text)
+        values = as_object("config", text)
         name = values.pop("architecture", "Transformer")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {name!r}, expected one of {known}")
-        return ARCHITECTURES[name], TransformerConfig.from_values(this, values)
+        architecture = ARCHITECTURES[name]
+        config = architecture.config_type
+        if architecture is TransformerLM and "src_vocab_size" in values:
+            # A file from before language models had a config of their own.
+            whole = TransformerConfig.from_values(f"{TransformerConfig.__name__}.from_json", values)
+            return architecture, TransformerLMConfig.of_decoder(whole)
+        return architecture, config.from_values(f"{config.__name__}.from_json", values)
     except ValueError as error:
         raise ValueError(f"load: {path}: {error}") from error
 

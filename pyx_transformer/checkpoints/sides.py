@@ -18,10 +18,9 @@ from pyx_transformer.config import as_object
 from pyx_transformer.text import Characters, SentencePiece, Words, as_lines, from_lines
 
 if TYPE_CHECKING:
-    from pyx_transformer.config import TransformerConfig
-    from pyx_transformer.language_model import TransformerLM
+    from pyx_transformer.config import TokenConfig
     from pyx_transformer.text import Tokenizer
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.token_model import TokenModel
 
 TOKENIZERS = "tokenizers.json"
 
@@ -67,12 +66,12 @@ FILES = (
 )
 
 
-def sides_of(model: Transformer | TransformerLM) -> list[Side]:
+def sides_of(model: TokenModel) -> list[Side]:
     """The sides that a model has."""
     return [side for side in SIDES if hasattr(model, side.tokenizer)]
 
 
-def files_of(model: Transformer | TransformerLM) -> dict[str, bytes]:
+def files_of(model: TokenModel) -> dict[str, bytes]:
     """The files of a model's sides. Raises TypeError or ValueError for what does not fit the
     config, or for tokens that are no lines."""
     check_tokenizers("save", model)
@@ -91,7 +90,7 @@ def files_of(model: Transformer | TransformerLM) -> dict[str, bytes]:
     return files
 
 
-def load_sides(model: Transformer | TransformerLM, directory: Path) -> None:
+def load_sides(model: TokenModel, directory: Path) -> None:
     """Give a model what `files_of` wrote. Raises ValueError, naming the file, for what is
     malformed or does not fit the config."""
     for side in sides_of(model):
@@ -116,7 +115,7 @@ def load_sides(model: Transformer | TransformerLM, directory: Path) -> None:
 
 
 def tokenizer_of(
-    model: Transformer | TransformerLM, side: Side, settings: dict[str, Any], directory: Path
+    model: TokenModel, side: Side, settings: dict[str, Any], directory: Path
 ) -> Tokenizer:
     """The tokenizer of these settings, on the tokens that the model has."""
     kind = settings.pop("kind", None)
@@ -133,7 +132,7 @@ def tokenizer_of(
     return Words(tokens, **settings) if kind == Words.kind else Characters(tokens, **settings)
 
 
-def check_tokenizers(who: str, model: Transformer | TransformerLM) -> None:
+def check_tokenizers(who: str, model: TokenModel) -> None:
     """Raise ValueError unless the ids of a model's tokenizers are those of its config."""
     config = model.config
     for side in sides_of(model):
@@ -141,6 +140,8 @@ def check_tokenizers(who: str, model: Transformer | TransformerLM) -> None:
         if tokenizer is None:
             continue
         size = getattr(config, side.vocab_size)
+        if getattr(config, "mask_id", None) == size - 1 == tokenizer.vocab_size:
+            continue  # masks are the model's own token
         if tokenizer.vocab_size != size:
             raise ValueError(
                 f"{who}: {side.tokenizer} has {tokenizer.vocab_size} tokens, expected {size}, the "
@@ -154,7 +155,7 @@ def check_tokenizers(who: str, model: Transformer | TransformerLM) -> None:
             )
 
 
-def check_tokens(who: str, side: Side, tokens: object, config: TransformerConfig) -> None:
+def check_tokens(who: str, side: Side, tokens: object, config: TokenConfig) -> None:
     """Raise TypeError or ValueError unless these can be the lines of a side's list of tokens."""
     if not isinstance(tokens, (list, tuple)):
         raise TypeError(f"{who} is of type {type(tokens).__name__}, expected a list of tokens")

@@ -14,7 +14,7 @@ memory      how much of it a generation takes
 
 from pyx_transformer.generation.cache import KeyValueCache
 from pyx_transformer.generation.generating import generate, generate_alone
-from pyx_transformer.generation.memory import memory_estimate
+from pyx_transformer.generation.memory_estimate import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
 from pyx_transformer.generation.results import Generation, Hypothesis
 from pyx_transformer.generation.scoring import perplexity, score, score_alone

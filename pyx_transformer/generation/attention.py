@@ -10,12 +10,12 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pyx_transformer.generation.protocols import Translating
     from pyx_transformer.generation.results import Hypothesis
-    from pyx_transformer.transformer import Transformer
 
 
 def with_attention(
-    model: Transformer, source: NDArray[np.int64], hypotheses: list[Hypothesis]
+    model: Translating, source: NDArray[np.int64], hypotheses: list[Hypothesis]
 ) -> list[Hypothesis]:
     """A sentence's hypotheses with their cross-attention: one more pass, which gives the same to
     the bit as the steps that found them."""
@@ -28,7 +28,7 @@ def with_attention(
         row[1:count] = one.sequence[: max(count - 1, 0)]
     sources = np.repeat(source[None], len(hypotheses), axis=0)
     _, weights = model(sources, inputs, tgt_lengths=steps, return_attention=True)
-    layers, heads = len(weights.cross), model.config.num_heads
+    layers, heads = len(weights.cross), model.decoder.num_heads
     attention = np.array(weights.cross, np.float32).reshape(
         layers, len(hypotheses), heads, max(steps), len(source)
     )

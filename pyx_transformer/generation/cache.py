@@ -12,9 +12,8 @@ from pyx_transformer import _checks, _runtime
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyx_transformer.attention import KeysValues
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.generation.protocols import Decoding
+    from pyx_transformer.sequences import KeysValues
 
 
 class KeyValueCache:
@@ -31,7 +30,7 @@ class KeyValueCache:
 
     def __init__(
         self,
-        model: Transformer | TransformerLM,
+        model: Decoding,
         sentences: int,
         capacity: int,
         *,
@@ -42,37 +41,49 @@ class KeyValueCache:
         other, and where learned positions do not reach the capacity; MemoryError where there is no
         room for it."""
         this = "KeyValueCache"
-        config = model.config
         sentences = _checks.as_integer(this, "sentences", sentences, minimum=0)
         capacity = _checks.as_integer(this, "capacity", capacity, minimum=0)
         width = _checks.as_integer(this, "width", width, minimum=1)
         check_memory(this, model, sentences, memory)
         model.check_length(this, "capacity is", capacity)
-        slots = sentences * width
-        shape = (slots, config.num_heads, capacity, config.d_model // config.num_heads)
-        layers = model.decoder.layers
+        slots, stack = sentences * width, model.decoder
+        self.model = model
+        self.capacity = capacity
+        self.width = width
+        self.lengths = np.zeros(slots, np.int64)  # tokens held, by slot
+        self._longest = 0  # no slot holds more than this
+        sizes = [layer.head_size for layer in stack.in_order]
+        nothing = [None] * len(sizes)
         try:
-            self._caches = [
-                (np.empty(shape, np.float32), np.empty(shape, np.float32)) for _ in layers
+            caches = [
+                np.empty((2, slots, stack.num_kv_heads, capacity, size), np.float32)
+                for size in sizes
+            ]
+            arrays = [
+                _runtime.kernels.LayerArrays(
+                    keys,
+                    values,
+                    memory_keys=None if known is None else known.keys,
+                    memory_values=None if known is None else known.values,
+                )
+                for (keys, values), known in zip(caches, memory or nothing, strict=True)
             ]
             self._key_rows = None if width == 1 else np.zeros((slots, capacity), np.int64)
         except (MemoryError, OverflowError, ValueError) as error:
             raise MemoryError(
                 f"{this}: no memory for {slots} sequences of {capacity} tokens"
             ) from error
-        memories = [None] * len(layers) if memory is None else memory
-        self._layers = [
-            layer.with_cache(*caches, layer_memory)
-            for layer, caches, layer_memory in zip(layers, self._caches, memories, strict=True)
-        ]
-        self._memory = memory[0] if memory else None  # starts and counts are every layer's
-        self.model = model
-        self.capacity = capacity
-        self.width = width
-        self.lengths = np.zeros(slots, np.int64)  # tokens held, by slot
-        self._longest = 0  # no slot holds more than this
-        norm = model.decoder.norm
-        self._norm = None if norm is None else norm.parameters
+        self._decoder = _runtime.kernels.Decoder(
+            stack.compiled(),
+            arrays,
+            width=width,
+            cache_rows=stack.num_kv_heads * capacity,
+            lengths=self.lengths,
+            key_rows=self._key_rows,
+            memory_starts=memory[0].starts if memory else None,
+            memory_counts=memory[0].counts if memory else None,
+        )
+        self._reach = -1  # positions that the decoder's tables have; none yet
 
     def extend(
         self, ids: NDArray[np.int64], slots: NDArray[np.int64], counts: NDArray[np.int64]
@@ -95,9 +106,8 @@ class KeyValueCache:
         counts = _checks.as_integers(
             this, "counts", counts, 0, math.inf, slots.shape, ("slots", slots.shape)
         )
-        ids = _checks.as_token_ids(
-            this, "ids", ids, self.model.tgt_embedding.weight.shape, (int(counts.sum()),)
-        )
+        table = self.model.side("tgt").tokens.weight
+        ids = _checks.as_token_ids(this, "ids", ids, table.shape, (int(counts.sum()),))
         if (most := int((self.lengths[slots] + counts).max(initial=0))) > self.capacity:
             raise ValueError(
                 f"{this}: a sequence would have {most} tokens, expected at most "
@@ -109,16 +119,10 @@ class KeyValueCache:
         """`extend`, unchecked. cross_weights (groups, H, rows, S), zeros, takes the weights of the
         last layer's cross-attention: a group is a run of slots of one sentence."""
         self._longest += int(counts.max(initial=0))
+        self._reach_to(min(self._longest, self.capacity))
         out = np.empty((len(ids), self.model.config.d_model), np.float32)
-        _runtime.kernels.decode(
-            out,
-            ids,
-            slots,
-            counts,
-            *self._state(self.model.target_tables(min(self._longest, self.capacity))),
-            cross_weights,
-            _runtime.get_num_threads(),
-        )
+        threads = _runtime.get_num_threads()
+        self._decoder.append(out, ids, slots, counts, cross_weights, threads)
         return out
 
     def append_best(
@@ -126,48 +130,36 @@ class KeyValueCache:
     ):
         """Decode the best continuations of the rows of logits (N, V), `beams` of each sentence,
         again and again, in place, until one would end or there are too few, one column of
-        token_scores is left, or the table of positions has to grow; how many times.
+        token_scores is left, or a table of positions has to grow; how many times.
 
-        `done` columns of token_scores are filled. See `decode_best` of the kernels.
+        `done` columns of token_scores are filled. See `Beams` of the kernels.
         """
         most = token_scores.shape[1] - done - 1
         if most <= 0:
             return 0
-        tables = self.model.target_tables(min(self._longest + 1, self.capacity))
-        *_, positions = tables
-        if positions is not None:
-            most = min(most, len(positions) - self._longest)
-        steps = _runtime.kernels.decode_best(
+        self._reach_to(min(self._longest + 1, self.capacity))
+        steps = self._decoder.append_best(
             logits,
             self.model.output_projection.packed,
-            beams,
-            sums,
-            tokens,
-            token_counts,
-            token_scores,
-            done,
-            most,
-            end_tokens,
-            slots,
-            *self._state(tables),
+            _runtime.kernels.Beams(
+                beams, sums, tokens, token_counts, token_scores, done, slots, end_tokens
+            ),
+            min(most, self._reach - self._longest),
             _runtime.get_num_threads(),
         )
         self._longest += steps
         return steps
 
-    def _state(self, tables):
-        """What the kernels decode with, the model's tables among it."""
-        memory = self._memory
-        return (
-            self.lengths,
-            self._key_rows,
-            self.width,
-            *tables,
-            self._layers,
-            self._norm,
-            None if memory is None else memory.starts,
-            None if memory is None else memory.counts,
-        )
+    def _reach_to(self, length):
+        """Give the decoder tables for positions below `length`."""
+        if length <= self._reach:
+            return
+        side = self.model.side("tgt")
+        positions, tables = side.position_table(length), self.model.decoder.tables(length)
+        reaches = [len(table) for table in (positions, tables) if table is not None]
+        self._reach = min(reaches, default=self.capacity)
+        norm = None if side.norm is None else side.norm.parameters
+        self._decoder.embed_with(side.tokens.weight, side.scale, positions, norm, tables)
 
     def reorder(self, slots: NDArray[np.int64], parents: NDArray[np.int64]) -> None:
         """Let slots[i] continue what parents[i], of the same sentence, holds."""
@@ -179,7 +171,7 @@ class KeyValueCache:
 
 def check_memory(
     this: str,
-    model: Transformer | TransformerLM,
+    model: Decoding,
     sentences: int,
     memory: list[KeysValues] | None,
 ) -> None:
@@ -188,7 +180,7 @@ def check_memory(
         if memory is not None:
             raise ValueError(f"{this}: memory was given, expected None for a language model")
         return
-    layers = len(model.decoder.layers)
+    layers = model.config.decoder.num_layers
     if memory is None or len(memory) != layers:
         came = "None" if memory is None else f"a list of {len(memory)}"
         raise ValueError(

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyx_transformer.generation.options import GenerationOptions
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.generation.protocols import Decoding
 
 DEFAULT_LENGTH = 256
 
@@ -32,7 +31,7 @@ def as_prefixes(
 
 def check_fit(
     this: str,
-    model: Transformer | TransformerLM,
+    model: Decoding,
     options: GenerationOptions,
     prefix_name: str,
     prefixes: list[NDArray[np.int64]],
@@ -50,7 +49,7 @@ def check_fit(
             f"{this}: num_hypotheses is {options.num_hypotheses}, expected at most the "
             f"{vocabulary} tokens of the vocabulary"
         )
-    if options.coverage_penalty and not model.decoder.layers:
+    if options.coverage_penalty and not model.config.decoder.num_layers:
         raise ValueError(
             f"{this}: coverage_penalty is {options.coverage_penalty}, expected 0 because the "
             "decoder has no layers"
@@ -76,7 +75,7 @@ def check_fit(
 
 def as_max_length(
     this: str,
-    model: Transformer | TransformerLM,
+    model: Decoding,
     options: GenerationOptions,
     prefix_name: str,
     prefixes: list[NDArray[np.int64]],

@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer.attention import Sequences
 from pyx_transformer.generation.attention import with_attention
 from pyx_transformer.generation.batches import batches
 from pyx_transformer.generation.checks import as_max_length, as_prefixes, check_fit
 from pyx_transformer.generation.results import Generation, Hypothesis, asked_for
 from pyx_transformer.generation.search import Search, Sentences
+from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
     from pyx_transformer.generation.options import GenerationOptions
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.generation.protocols import Decoding, Translating
 
 
 def generate(
-    model: Transformer,
+    model: Translating,
     src: ArrayLike,
     src_lengths: ArrayLike | None,
     options: GenerationOptions,
@@ -44,7 +43,8 @@ def generate(
         batch_ids = [source_ids[b] for b in numbers]
         memory = model.decoder.project(
             model.encoder.apply(
-                model.embed_source(np.concatenate(batch_ids), sequences), sequences
+                model.side("src").apply(np.concatenate(batch_ids), sequences.position_ids()),
+                sequences,
             ),
             sequences,
         )
@@ -61,7 +61,7 @@ def generate(
 
 
 def generate_alone(
-    model: TransformerLM,
+    model: Decoding,
     prompt: ArrayLike,
     prompt_lengths: ArrayLike | None,
     options: GenerationOptions,
@@ -90,7 +90,7 @@ def generate_alone(
 
 
 def search(
-    model: Transformer | TransformerLM,
+    model: Decoding,
     sentences: Sentences,
     options: GenerationOptions,
     max_length: int,
@@ -106,9 +106,9 @@ def search(
     ]
 
 
-def empty_translation(model: Transformer) -> Hypothesis:
+def empty_translation(model: Translating) -> Hypothesis:
     """The one translation of an empty source."""
-    layers, heads = len(model.decoder.layers), model.config.num_heads
+    layers, heads = model.config.decoder.num_layers, model.decoder.num_heads
     return Hypothesis(
         np.empty(0, np.int64),
         True,

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, ops
-from pyx_transformer.attention import Sequences
+from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.generation.protocols import Decoding, Translating
+    from pyx_transformer.layers import Linear
 
 ROWS_AT_ONCE = 256  # of logits, so that no matrix of all tokens times the vocabulary exists
 
 
 def score(
-    model: Transformer,
+    model: Translating,
     src: ArrayLike,
     tgt: ArrayLike,
     src_lengths: ArrayLike | None = None,
@@ -39,7 +39,7 @@ def score(
     ids, sources = model.sequences(this, "src", src, src_lengths)
     tgt_ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
     memory = model.decoder.project(
-        model.encoder.apply(model.embed_source(ids, sources), sources), sources
+        model.encoder.apply(model.side("src").apply(ids, sources.position_ids()), sources), sources
     )
     scores = score_targets(
         this, model, tgt_ids, targets, lambda rows, own: model.decoder.apply(rows, own, memory)
@@ -51,19 +51,19 @@ def score(
 
 
 def score_alone(
-    model: TransformerLM, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None
+    model: Decoding, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None
 ) -> list[NDArray[np.float32]]:
     """`score` without a source."""
     this = "TransformerLM.score"
     ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths)
     return score_targets(
-        this, model, ids, targets, lambda rows, own: model.decoder.apply(rows, own, is_causal=True)
+        this, model, ids, targets, lambda rows, own: model.decoder.apply(rows, own)
     )
 
 
 def score_targets(
     this: str,
-    model: Transformer | TransformerLM,
+    model: Decoding,
     ids: NDArray[np.int64],
     targets: Sequences,
     decode: Callable[[NDArray[np.float32], Sequences], NDArray[np.float32]],
@@ -77,14 +77,21 @@ def score_targets(
     inputs, outputs = np.full(total, config.start_id), np.full(total, config.end_id)
     inputs[np.delete(np.arange(total), starts)] = ids
     outputs[np.delete(np.arange(total), starts + counts - 1)] = ids
-    rows = decode(model.embed_target(inputs, extended.position_ids()), extended)
-    scores = np.empty(total, np.float32)
-    for begin in range(0, total, ROWS_AT_ONCE):
-        part = slice(begin, begin + ROWS_AT_ONCE)
-        logits = model.output_projection.apply(rows[part])
-        probabilities = ops.log_softmax(logits)
-        scores[part] = probabilities[np.arange(len(logits)), outputs[part]]
+    rows = decode(model.side("tgt").apply(inputs, extended.position_ids()), extended)
+    scores = score_rows(model.output_projection, rows, outputs)
     return [part.copy() for part in np.split(scores, starts[1:])] if len(starts) else []
+
+
+def score_rows(
+    projection: Linear, rows: NDArray[np.float32], tokens: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Log-probability of each of tokens (N,) in softmax(projection(row)), of rows (N, D)."""
+    scores = np.empty(len(rows), np.float32)
+    for begin in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        logits = projection.apply(rows[part])
+        scores[part] = ops.log_softmax(logits)[np.arange(len(logits)), tokens[part]]
+    return scores
 
 
 def perplexity(scores: Iterable[ArrayLike]) -> float:

@@ -21,10 +21,9 @@ from pyx_transformer.generation.sampling import draw, uniform_numbers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pyx_transformer.attention import KeysValues
     from pyx_transformer.generation.options import GenerationOptions
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.generation.protocols import Decoding
+    from pyx_transformer.sequences import KeysValues
 
 
 class Sentences(NamedTuple):
@@ -41,7 +40,7 @@ class Search:
 
     def __init__(
         self,
-        model: Transformer | TransformerLM,
+        model: Decoding,
         sentences: Sentences,
         options: GenerationOptions,
         max_length: int,
@@ -156,7 +155,7 @@ class Search:
         sentence = self.unit // self.branches
         first = run_starts(sentence)
         places = np.add.reduceat(counts, first)
-        heads, source = self.model.config.num_heads, self.coverage.shape[1]
+        heads, source = self.model.decoder.num_heads, self.coverage.shape[1]
         weights = np.zeros((len(first), heads, int(places.max()), source), np.float32)
         rows = self.cache.append(ids, self.slot, counts, weights)
         means = weights.mean(axis=1, dtype=np.float64)

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pyx_transformer.pipelines.texts import GeneratedText
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.token_model import TokenModel
 
 
 def continue_texts(
-    model: Transformer | TransformerLM, prompts: Sequence[str], **settings: Any
+    model: TokenModel, prompts: Sequence[str], **settings: Any
 ) -> list[list[GeneratedText]]:
     """Texts that begin with each prompt, the best or first drawn first.
 

@@ -11,12 +11,12 @@ from pyx_transformer.transformer import Transformer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.pipelines.texts import GeneratedText
+    from pyx_transformer.token_model import TokenModel
 
 
 def translate(
-    model: Transformer | TransformerLM,
+    model: TokenModel,
     texts: Sequence[str],
     *,
     spaced: bool = False,

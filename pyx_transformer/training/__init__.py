@@ -1,14 +1,15 @@
 """Training: exact gradients by hand-written backward kernels, and the loop around them.
 
 `recipe` reads what a TOML file asks for and runs it; `trainer` is the loop: batches from `batches`
-(made of files by `corpus`), gradients from `model` (made of `layers`), updates by `optimizer` on
-the flat arrays of `parameters`, figures from `validation`, and Ctrl-C heard between steps by
-`interrupts`. `functions` gives single operations with their way back.
+and `masking` (made of files by `corpus`), `gradients` of the loss, updates by `optimizer`, figures
+from `validation`, and Ctrl-C heard between steps by `interrupts`. `functions` gives single
+operations with their way back.
 """
 
 from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.masking import Texts
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.trainer import train
 from pyx_transformer.training.validation import evaluate
 
-__all__ = ["Examples", "TrainingOptions", "evaluate", "train"]
+__all__ = ["Examples", "Texts", "TrainingOptions", "evaluate", "train"]

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks
-from pyx_transformer.attention import Sequences
+from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.checkpoints.native import Model
 
 
 @dataclass(frozen=True)
@@ -24,8 +23,9 @@ class Batch:
     """Examples as rows, one after another: sources (M,), inputs and targets (N,) int64.
 
     Target row t is the token after input row t: inputs begin with the start token, targets end with
-    the end token. numbers are the examples' places in their corpus. Without sources (a language
-    model) sources and source_sequences are None.
+    the end token. With places (K,), targets (K,) are the tokens at these rows of the inputs (see
+    masking.py). numbers are the examples' places in their corpus. Without sources (a language
+    model, an encoder) sources and source_sequences are None.
     """
 
     numbers: NDArray[np.int64]
@@ -34,6 +34,7 @@ class Batch:
     input_sequences: Sequences
     sources: NDArray[np.int64] | None
     source_sequences: Sequences | None
+    places: NDArray[np.int64] | None = None
 
 
 class Examples:
@@ -74,8 +75,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def check(self, who: str, model: Transformer | TransformerLM) -> None:
+    def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it."""
+        if not model.has_decoder:
+            raise ValueError(f"{who} are Examples, expected Texts for an EncoderModel")
         if not len(self):
             raise ValueError(f"{who} is empty, expected at least one example")
         for name in ("start_id", "end_id"):
@@ -84,23 +87,13 @@ class Examples:
                 raise ValueError(
                     f"{who}: {name} is {own}, expected {expected} as in the model's config"
                 )
-        sides = [("targets", self.targets, "tgt", 1)]
+        check_ids(who, "targets", self.targets, model, "tgt", 1)
         if model.has_encoder:
             if self.sources is None:
                 raise ValueError(f"{who}: sources is None, expected those of a translator")
-            sides.append(("sources", self.sources, "src", 0))
+            check_ids(who, "sources", self.sources, model, "src", 0)
         elif self.sources is not None:
             raise ValueError(f"{who}: sources were given, expected None for a language model")
-        for name, sequences, side, more in sides:
-            size = getattr(model.config, f"{side}_vocab_size")
-            ids = np.concatenate(sequences)
-            if ids.size and not (ids.min() >= 0 and ids.max() < size):
-                raise ValueError(
-                    f"{who}: {name} has token ids from {ids.min()} to {ids.max()}, expected 0 to "
-                    f"{size - 1} because {side}_vocab_size is {size}"
-                )
-            longest = max(len(sequence) for sequence in sequences) + more
-            model.check_length(who, f"{name} has a sequence of", longest)
 
     def split(self, share: float) -> tuple[Examples, Examples]:
         """All but the last examples, and that share of them, at least one."""
@@ -120,8 +113,7 @@ class Examples:
     def contents(self) -> Iterator[bytes]:
         """All that a run depends on, for a digest."""
         for sequences in (self.sources, self.targets):
-            for ids in sequences or ():
-                yield b"%d:" % len(ids) + ids.tobytes()
+            yield from contents_of(sequences or ())
 
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples of these numbers."""
@@ -140,25 +132,53 @@ class Examples:
         Examples of like length come together, at most `tokens` tokens, counted with padding, and at
         least one example in each batch; the batches come in any order. seed and epoch decide it.
         """
-        rng = np.random.default_rng((seed, epoch))
-        order = rng.permutation(len(self))
-        order = order[np.argsort(self.lengths[order], kind="stable")]
-        batches, begin = [], 0
-        for i in range(1, len(order) + 1):
-            if i == len(order) or (i + 1 - begin) * self.lengths[order[i]] > tokens:
-                batches.append(order[begin:i])
-                begin = i
-        return [batches[i] for i in rng.permutation(len(batches))]
+        return in_batches(self.lengths, seed, epoch, tokens)
 
 
-def as_id_arrays(name: str, sequences: Sequence[ArrayLike]) -> list[NDArray[np.int64]]:
+def in_batches(
+    lengths: NDArray[np.int64], seed: int, epoch: int, tokens: int
+) -> list[NDArray[np.int64]]:
+    """`Examples.epoch` of examples of these lengths."""
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(lengths))
+    order = order[np.argsort(lengths[order], kind="stable")]
+    batches, begin = [], 0
+    for i in range(1, len(order) + 1):
+        if i == len(order) or (i + 1 - begin) * lengths[order[i]] > tokens:
+            batches.append(order[begin:i])
+            begin = i
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def check_ids(who, name, sequences: list[NDArray[np.int64]], model: Model, side: str, more: int):
+    """Raise ValueError unless a model can read these on a side, with `more` tokens each."""
+    size = getattr(model.config, f"{side}_vocab_size")
+    ids = np.concatenate(sequences)
+    if ids.size and not (ids.min() >= 0 and ids.max() < size):
+        raise ValueError(
+            f"{who}: {name} has token ids from {ids.min()} to {ids.max()}, expected 0 to "
+            f"{size - 1} because {side}_vocab_size is {size}"
+        )
+    longest = max(len(sequence) for sequence in sequences) + more
+    model.check_length(who, f"{name} has a sequence of", longest)
+
+
+def contents_of(sequences: Sequence[NDArray[np.int64]]) -> Iterator[bytes]:
+    """Sequences of ids for a digest."""
+    for ids in sequences:
+        yield b"%d:" % len(ids) + ids.tobytes()
+
+
+def as_id_arrays(
+    name: str, sequences: Sequence[ArrayLike], who: str = "Examples"
+) -> list[NDArray[np.int64]]:
     """Each sequence as an int64 array (T,)."""
     arrays = []
     for number, sequence in enumerate(sequences):
         ids = np.asarray(sequence)
         if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
             raise TypeError(
-                f"Examples: {name}[{number}] has dtype {ids.dtype} and shape {ids.shape}, expected "
+                f"{who}: {name}[{number}] has dtype {ids.dtype} and shape {ids.shape}, expected "
                 "whole numbers (T,)"
             )
         arrays.append(ids.astype(np.int64, copy=False))

@@ -6,11 +6,16 @@ import os
 from typing import TYPE_CHECKING
 
 from pyx_transformer._files import read_text
+from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.masking import Texts
 
 if TYPE_CHECKING:
-    from pyx_transformer.config import TransformerConfig
+    from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.config import TokenConfig
     from pyx_transformer.text import Tokenizer
+
+Corpus = Examples | Texts
 
 
 def read_lines(path: str | os.PathLike) -> list[str]:
@@ -44,43 +49,42 @@ def read_pairs(source, target) -> tuple[list[str], list[str]]:
     return sources, targets
 
 
-def pair_examples(
-    source, target, source_tokenizer: Tokenizer, target_tokenizer: Tokenizer, config
-) -> Examples:
-    """The examples of two files.
+def read(who: str, model: Model, *paths: str | os.PathLike) -> Corpus:
+    """What files hold for a model: a translator's source and target, or the text of another.
 
-    Raises ValueError naming file and line for a text without tokens, or with more than learned
-    positions reach, and what `read_pairs` does.
+    Each line is an example; but of characters a file that stands alone is one text, cut into as
+    many tokens as config.max_length. Raises ValueError, as `who`, for a missing tokenizer, naming
+    file and line for a text without tokens or with more than learned positions reach, and what
+    reading does.
     """
-    sources, targets = read_pairs(source, target)
+    if not model.has_decoder:
+        return Texts(of_text(paths[0], tokenizer_of(who, model, "src_tokenizer"), model.config, 0))
+    tokenizer, config = tokenizer_of(who, model, "tgt_tokenizer"), model.config
+    sources = references = None
+    if model.has_encoder:
+        src_tokenizer = tokenizer_of(who, model, "src_tokenizer")
+        lines, references = read_pairs(*paths)
+        sources = encoded(paths[0], lines, src_tokenizer, config, 0)
+        targets = encoded(paths[1], references, tokenizer, config, 1)
+    else:
+        targets = of_text(paths[0], tokenizer, config, 1)
     return Examples(
-        encoded(source, sources, source_tokenizer, config, 0),
-        encoded(target, targets, target_tokenizer, config, 1),
-        start_id=config.start_id,
-        end_id=config.end_id,
-        references=targets,
+        sources, targets, start_id=config.start_id, end_id=config.end_id, references=references
     )
 
 
-def text_examples(path, tokenizer: Tokenizer, config: TransformerConfig) -> Examples:
-    """The examples of one file, for a language model.
-
-    A file of characters is one text: it is cut into examples of config.max_length - 1 tokens. Of
-    any other each line is an example. Raises ValueError as `pair_examples` does, and what reading
-    does.
-    """
-    if tokenizer.kind == "characters":
-        ids = tokenizer.encode(read_text(path))
-        if not len(ids):
-            raise ValueError(f"{path} is empty, expected a text")
-        size = max(config.max_length - 1, 1)
-        parts = [ids[i : i + size] for i in range(0, len(ids), size)]
-    else:
-        parts = encoded(path, read_lines(path), tokenizer, config, 1)
-    return Examples(None, parts, start_id=config.start_id, end_id=config.end_id)
+def of_text(path, tokenizer: Tokenizer, config: TokenConfig, more: int):
+    """The ids of the examples of a file that stands alone, each read with `more` tokens."""
+    if tokenizer.kind != "characters":
+        return encoded(path, read_lines(path), tokenizer, config, more)
+    ids = tokenizer.encode(read_text(path))
+    if not len(ids):
+        raise ValueError(f"{path} is empty, expected a text")
+    size = max(config.max_length - more, 1)
+    return [ids[i : i + size] for i in range(0, len(ids), size)]
 
 
-def encoded(path, texts: list[str], tokenizer: Tokenizer, config: TransformerConfig, more: int):
+def encoded(path, texts: list[str], tokenizer: Tokenizer, config: TokenConfig, more: int):
     """The ids of texts, each of which, with `more` tokens, the positions have to reach."""
     examples = []
     for number, text in enumerate(texts, 1):

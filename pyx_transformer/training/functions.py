@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     Gradients = tuple[Floats | None, ...]
 
 ACTIVATIONS = ("relu", "gelu", "gelu_tanh", "quick_gelu", "silu")
-WIDEST_HEAD = 1024
 
 
 def linear(
@@ -150,8 +149,7 @@ def scaled_dot_product_attention(
     key and value.
 
     The scores are computed again from what two numbers per query say of them: no array of T x S
-    values exists (Dao et al., 2022). A query that may attend to nothing gives and gets zeros. Heads
-    are at most 1,024 wide.
+    values exists (Dao et al., 2022). A query that may attend to nothing gives and gets zeros.
     """
     this = "scaled_dot_product_attention"
     inputs = _checks.as_attention_inputs(
@@ -168,10 +166,11 @@ def scaled_dot_product_attention(
         scale=scale,
     )
     queries, widths = inputs.query.shape[:3], (inputs.query.shape[3], inputs.value.shape[3])
-    if max(widths) > WIDEST_HEAD:
+    widest = _runtime.kernels.WIDEST_HEAD
+    if max(widths) > widest:
         raise ValueError(
-            f"{this}: heads are {widths[0]} and {widths[1]} wide, expected at most {WIDEST_HEAD} "
-            "to train"
+            f"{this}: heads are {widths[0]} and {widths[1]} wide, expected at most {widest} to "
+            "train"
         )
     out = np.empty((*queries, widths[1]), np.float32)
     arguments = (*inputs, np.empty((*queries, 2), np.float32))
@@ -183,7 +182,7 @@ def scaled_dot_product_attention(
         if grad.size and inputs.value.size:
             threads = _runtime.get_num_threads()
             _runtime.kernels.attention_gradient(
-                grad_query, grad_key, grad_value, grad, out, arguments, threads
+                grad_query, grad_key, grad_value, None, grad, out, arguments, threads
             )
         return grad_query, grad_key, grad_value
 
@@ -264,6 +263,7 @@ def _linear_back(grad: Floats, x: Floats, weight: Floats, bias: ArrayLike | None
             _rows(grad_x),
             grad,
             kernels.PackedLinear(weight, None, True, threads),
+            None,
             None,
             kernels.ACTIVATIONS[None],
             threads,

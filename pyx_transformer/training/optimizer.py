@@ -10,7 +10,7 @@ import numpy as np
 from pyx_transformer import _checks, _runtime
 
 if TYPE_CHECKING:
-    from pyx_transformer.training.parameters import Floats, Parameters
+    from pyx_transformer.parameters import Floats, Parameters
 
 
 class AdamW:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from pyx_transformer import _checks
+from pyx_transformer.training.masking import MASK_RATE
 from pyx_transformer.training.optimizer import SCHEDULES
 
 METRICS = ("loss", "exact_match", "bleu")
@@ -17,6 +18,7 @@ BOUNDS: dict[str, dict[str, float]] = {
     "average_decay": BELOW_ONE,
     "dropout": BELOW_ONE,
     "label_smoothing": {"maximum": 1},
+    "mask_rate": {"above": 0, "maximum": 1},
 }
 
 
@@ -33,7 +35,8 @@ class TrainingOptions:
     exponential moving averages of the weights with this decay; 0 takes the weights themselves.
 
     dropout: the rate on each sub-layer's output and on embeddings with positions. label_smoothing:
-    the share of each target's probability that is spread over the vocabulary.
+    the share of each target's probability that is spread over the vocabulary. mask_rate: the share
+    of an encoder's tokens that it learns to tell, drawn anew for every batch.
 
     validate_every: steps between two validations and checkpoints. metric: what decides which
     weights are the best: "loss", "exact_match" or "bleu"; where `patience` validations in a row do
@@ -58,6 +61,7 @@ class TrainingOptions:
     average_decay: float = 0.0
     dropout: float = 0.1
     label_smoothing: float = 0.1
+    mask_rate: float = MASK_RATE
     validate_every: int = 1000
     metric: str = "loss"
     patience: int = 0

@@ -1,11 +1,12 @@
 """A training run as a TOML file.
 
-[data] names the files: train_source, train_target, dev_source, dev_target, test_source, test_target
-(of a language model train_target, dev_target and test_target alone), relative to the folder that
-the command runs in; without dev files, dev_share is the share of the training examples, the last
-ones, that is not trained on but validated with. [text] holds fields of `TextOptions`. [model] holds
-those of `TransformerConfig`; sizes of vocabularies come from the tokenizers. [training] holds those
-of `TrainingOptions`.
+[data] names files: train_source, train_target, dev_source, dev_target, test_source, test_target,
+relative to the folder that the command runs in. Sources and targets make a translator, targets
+alone a language model, sources alone an encoder that learns to tell masked tokens. Without dev
+files, dev_share is the share of the training examples, the last ones, that is not trained on but
+validated with. [text] holds fields of `TextOptions`. [model] holds those of the model's config,
+descriptions being tables; the sizes of vocabularies come from the tokenizers, and so does the token
+of masks, which is the one after theirs. [training] holds fields of `TrainingOptions`.
 """
 
 from __future__ import annotations
@@ -13,17 +14,16 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from pyx_transformer import _checks, text
 from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints import load
-from pyx_transformer.config import TransformerConfig
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
-from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
@@ -34,11 +34,21 @@ from pyx_transformer.transformer import Transformer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyx_transformer.training.batches import Examples
+    from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.text import Tokenizer
+    from pyx_transformer.training.corpus import Corpus
 
 FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_source", "test_target")
 DEV_SHARE = "dev_share"
-UNKNOWN_SIZE = 2**31 - 1  # of vocabularies that are to be made
+UNKNOWN_SIZE = 2**30  # of vocabularies that are to be made
+# The kind of model by the sides that there are files of.
+MODELS: dict[tuple[str, ...], type[Model]] = {
+    ("source", "target"): Transformer,
+    ("target",): TransformerLM,
+    ("source",): EncoderModel,
+}
+SHORT = {"source": "src", "target": "tgt"}  # as models call their sides
+OF_TOKENIZERS = {"src_vocab_size", "tgt_vocab_size", "mask_id"}
 
 
 @dataclass(frozen=True)
@@ -92,9 +102,14 @@ class Recipe:
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     @property
-    def is_translation(self) -> bool:
-        """Whether there are sources."""
-        return "train_source" in self.data
+    def sides(self) -> tuple[str, ...]:
+        """Those that there are files of, "source", "target" or both."""
+        return sides_of(self.data, "train")
+
+    @property
+    def kind(self) -> type[Model]:
+        """The kind of model that is trained."""
+        return MODELS[self.sides]
 
     def run(
         self,
@@ -116,15 +131,16 @@ class Recipe:
         test = self.examples(model, "test") if self.has("test") else None
         progress = train(model, examples, dev, self.training, folder, resume=resume, report=report)
         if test is not None:
-            figures = self.test(load(Path(folder) / MODEL), test)
+            best = load(Path(folder) / MODEL)
+            figures = self.test(cast("Transformer | TransformerLM", best), test)
             Log(Path(folder) / LOG, progress.step, report).write(
                 {"step": progress.step, "test": figures}
             )
         return progress
 
-    def test(self, model: Transformer | TransformerLM, examples: Examples) -> dict[str, float]:
+    def test(self, model: Model, examples: Corpus) -> dict[str, float]:
         """The figures of a model on the test, BLEU among them where sacrebleu is there."""
-        if not self.is_translation:
+        if not isinstance(model, Transformer):
             return validate(model, examples, with_bleu=False)
         try:
             require_bleu()
@@ -139,38 +155,37 @@ class Recipe:
             max_length=reachable(model, self.training.max_length),
         )
 
-    def build(self) -> Transformer | TransformerLM:
+    def build(self) -> Model:
         """A new model with its tokenizers, its weights drawn from training.seed."""
-        source, target = self._tokenizers()
-        config = self.config(source.vocab_size, target.vocab_size)
-        rng = np.random.default_rng((self.training.seed, 1))
-        model: Transformer | TransformerLM
-        if self.is_translation:
-            model = Transformer(config, rng=rng)
-            model.src_tokenizer = source
-        else:
-            model = TransformerLM(config, rng=rng)
-        model.tgt_tokenizer = target
+        tokenizers = self._tokenizers()
+        config = self.config(*(tokenizer.vocab_size for tokenizer in tokenizers.values()))
+        model = self.kind(config, rng=np.random.default_rng((self.training.seed, 1)))
+        for side, tokenizer in tokenizers.items():
+            setattr(model, f"{SHORT[side]}_tokenizer", tokenizer)
         return model
 
-    def config(self, src_vocab_size: int, tgt_vocab_size: int) -> TransformerConfig:
-        """The model's. Raises ValueError where [model] has no such values."""
-        sizes = {"src_vocab_size": src_vocab_size, "tgt_vocab_size": tgt_vocab_size}
-        try:
-            return TransformerConfig.from_values("[model]", {**self.model, **sizes})
-        except ValueError as error:
-            raise ValueError(str(error).replace("TransformerConfig", "[model]", 1)) from error
+    def config(self, *vocab_sizes: int):
+        """The model's, with tokenizers of these sizes, one for each of `sides`.
 
-    def _tokenizers(self):
-        """Of source and target; a language model's one as both."""
-        if not self.is_translation:
-            return (self._tokenizer("target", ["train_target"]),) * 2
+        Raises ValueError where [model] has no such values.
+        """
+        kind = self.kind.config_type
+        sizes = zip(self.sides, vocab_sizes, strict=True)
+        values = {**self.model, **{f"{SHORT[side]}_vocab_size": size for side, size in sizes}}
+        if self.kind is EncoderModel:
+            (size,) = vocab_sizes
+            values = {"head": {}, **values, "src_vocab_size": size + 1, "mask_id": size}
+        try:
+            return kind.from_values("[model]", values)
+        except ValueError as error:
+            raise ValueError(str(error).replace(kind.__name__, "[model]", 1)) from error
+
+    def _tokenizers(self) -> dict[str, Tokenizer]:
+        """By side."""
         if self.text.shared:
-            return (self._tokenizer("source", ["train_source", "train_target"]),) * 2
-        return (
-            self._tokenizer("source", ["train_source"]),
-            self._tokenizer("target", ["train_target"]),
-        )
+            files = [f"train_{side}" for side in self.sides]
+            return dict.fromkeys(self.sides, self._tokenizer("source", files))
+        return {side: self._tokenizer(side, [f"train_{side}"]) for side in self.sides}
 
     def _tokenizer(self, side, files):
         options = self.text
@@ -185,17 +200,16 @@ class Recipe:
 
     def has(self, part: str) -> bool:
         """Whether the recipe names files of the part "train", "dev" or "test"."""
-        return f"{part}_target" in self.data
+        return bool(sides_of(self.data, part))
 
-    def examples(self, model: Transformer | TransformerLM, part: str) -> Examples:
+    def examples(self, model: Model, part: str) -> Corpus:
         """Those of a part that the recipe has."""
-        target = self.data[f"{part}_target"]
-        tokenizer = tokenizer_of("recipe", model, "tgt_tokenizer")
-        if not self.is_translation:
-            return corpus.text_examples(target, tokenizer, model.config)
-        source = self.data[f"{part}_source"]
-        src_tokenizer = tokenizer_of("recipe", model, "src_tokenizer")
-        return corpus.pair_examples(source, target, src_tokenizer, tokenizer, model.config)
+        return corpus.read("recipe", model, *(self.data[f"{part}_{side}"] for side in self.sides))
+
+
+def sides_of(data: dict[str, Any], part: str) -> tuple[str, ...]:
+    """The sides that [data] names a file of for "train", "dev" or "test"."""
+    return tuple(side for side in SHORT if f"{part}_{side}" in data)
 
 
 def texts_of(path: str, kind: str) -> list[str]:
@@ -217,8 +231,11 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = Non
         values = parsed(Path(path))
     try:
         for key, value in (changes or {}).items():
-            section, _, name = key.partition(".")
-            table(values, section)[name] = value
+            *sections, name = key.split(".")
+            inner = values
+            for section in sections:
+                inner = table(inner, section)
+            inner[name] = value
         return as_recipe(values)
     except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {path}: {error}" if path else f"recipe: {error}") from error
@@ -246,42 +263,48 @@ def parsed(path: Path) -> dict:
 def as_recipe(values: dict) -> Recipe:
     """The recipe with these tables. Raises ValueError for keys that do not exist or are missing."""
     sections = {
-        "data": (*FILES, DEV_SHARE),
+        "data": {*FILES, DEV_SHARE},
         "text": names_of(TextOptions),
-        "model": names_of(TransformerConfig) - {"src_vocab_size", "tgt_vocab_size"},
+        "model": {name for kind in MODELS.values() for name in kind.config_type.names()}
+        - OF_TOKENIZERS,
         "training": names_of(TrainingOptions),
     }
     check_keys("the recipe", values, sections)
     for section, known in sections.items():
         check_keys(f"[{section}]", table(values, section), known)
     data = values["data"]
-    if "train_target" not in data:
-        raise ValueError("[data] has no train_target, expected the file of the targets")
+    sides = sides_of(data, "train")
+    if not sides:
+        raise ValueError(
+            "[data] has neither train_source nor train_target, expected a file to train on"
+        )
     for part in ("dev", "test"):
-        has_source = f"{part}_source" in data
-        if has_source != (f"{part}_target" in data and "train_source" in data):
+        found = sides_of(data, part)
+        if found and found != sides:
+            expected = " and ".join(f"{part}_{side}" for side in sides)
             raise ValueError(
-                f"[data] has one of train_source, {part}_source and {part}_target without the "
-                "others, expected all or, of a language model, the target"
+                f"[data] has {' and '.join(f'{part}_{side}' for side in found)}, expected "
+                f"{expected} because it has {' and '.join(f'train_{side}' for side in sides)}"
             )
     for name in FILES:
         if name in data:
             check_path("[data]", name, data[name])
-    if "train_source" not in data:
+    for side in SHORT:
         for name, value in values["text"].items():
-            if value and (name.startswith("source_") or name == "shared"):
-                raise ValueError(f"[text] {name} is {value!r}, expected nothing without sources")
+            if value and side not in sides and (name.startswith(f"{side}_") or name == "shared"):
+                raise ValueError(f"[text] {name} is {value!r}, expected nothing without {side}s")
     if DEV_SHARE in data:
         _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0, below=1)
-        if "dev_target" in data:
-            raise ValueError(f"[data] has {DEV_SHARE} and dev_target, expected one of them")
+        if sides_of(data, "dev"):
+            raise ValueError(f"[data] has {DEV_SHARE} and files of dev, expected one of them")
     recipe = Recipe(
         data,
         TextOptions(**values["text"]),
         values["model"],
         TrainingOptions(**values["training"]),
     )
-    recipe.config(UNKNOWN_SIZE, UNKNOWN_SIZE)  # wrong values are told before there are tokenizers
+    # Wrong values are told before there are tokenizers.
+    recipe.config(*(UNKNOWN_SIZE for _ in sides))
     return recipe
 
 

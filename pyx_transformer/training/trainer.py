@@ -25,22 +25,25 @@ from pyx_transformer import _checks, _runtime, checkpoints
 from pyx_transformer._files import STAGED, replace_files
 from pyx_transformer.checkpoints.native import as_config_text
 from pyx_transformer.checkpoints.sides import check_tokenizers
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.metrics import require_bleu
+from pyx_transformer.parameters import Parameters
 from pyx_transformer.text import tokenizer_of
+from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.interrupts import Interrupts
 from pyx_transformer.training.log import Log, Pace
-from pyx_transformer.training.model import add_gradients
+from pyx_transformer.training.masking import masked
 from pyx_transformer.training.optimizer import AdamW, as_schedule
 from pyx_transformer.training.options import TrainingOptions
-from pyx_transformer.training.parameters import Parameters
 from pyx_transformer.training.validation import reachable, validate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.training.batches import Batch, Examples
-    from pyx_transformer.transformer import Transformer
+    from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.training.batches import Batch
+    from pyx_transformer.training.corpus import Corpus
 
 CHECKPOINT = "checkpoint.safetensors"
 LOG = "log.jsonl"
@@ -62,9 +65,9 @@ class Progress:
 
 
 def train(
-    model: Transformer | TransformerLM,
-    examples: Examples,
-    validation: Examples | None,
+    model: Model,
+    examples: Corpus,
+    validation: Corpus | None,
     options: TrainingOptions,
     folder: str | os.PathLike,
     *,
@@ -172,9 +175,17 @@ class Trainer:
             order = self.examples.epoch(options.seed, progress.epoch, options.batch_tokens)
             while progress.batch < len(order):
                 progress.batch += 1
-                yield self.examples.batch(order[progress.batch - 1])
+                yield self._batch(order[progress.batch - 1])
             progress.epoch += 1
             progress.batch = 0
+
+    def _batch(self, numbers) -> Batch:
+        """The examples of these numbers; an encoder's with the masks of this place in the run."""
+        batch = self.examples.batch(numbers)
+        if isinstance(self.model, EncoderModel):
+            seed = self.options.seed, self.progress.epoch, self.progress.batch
+            batch = masked(batch, self.model.config, self.options.mask_rate, seed)
+        return batch
 
     def _step(self, batches: list[Batch]) -> dict:
         """One update of the weights; what the log says of it."""
@@ -312,17 +323,21 @@ class Trainer:
         self.progress = progress
 
 
-def check_validation(metric: str, model: Transformer | TransformerLM, validation: Examples) -> None:
+def check_validation(metric: str, model: Model, validation: Corpus) -> None:
     """Raise ValueError or ImportError where validation cannot give that metric, or no finite loss:
     an empty source has the empty translation only."""
-    for number, source in enumerate(validation.sources or ()):
+    if not isinstance(validation, Examples) or validation.sources is None:
+        if metric != "loss":
+            raise ValueError(
+                f"train: metric is {metric!r}, expected 'loss' for a language model or an encoder"
+            )
+        return
+    for number, source in enumerate(validation.sources):
         if not len(source) and len(validation.targets[number]):
             raise ValueError(
                 f"train: validation: sources[{number}] is empty and targets[{number}] is not, "
                 "expected both or none"
             )
-    if metric != "loss" and not model.has_encoder:
-        raise ValueError(f"train: metric is {metric!r}, expected 'loss' for a language model")
     if metric == "bleu":
         require_bleu()
         tokenizer_of("train", model, "tgt_tokenizer")

@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.generation.scoring import score_rows
 from pyx_transformer.metrics import bleu, require_bleu
 from pyx_transformer.pipelines.texts import options_of, padded
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
+from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.masking import MASK_RATE, Texts, masked
+from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
-    from pyx_transformer.training.batches import Examples
-    from pyx_transformer.transformer import Transformer
+    from numpy.typing import NDArray
 
-SCORED = 64  # examples whose logits exist at a time
+    from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.training.corpus import Corpus
+
+SCORED = 64  # examples whose rows exist at a time
 
 
-def validate(
-    model: Transformer | TransformerLM, examples: Examples, *, with_bleu: bool, **settings
-) -> dict[str, float]:
+def validate(model: Model, examples: Corpus, *, with_bleu: bool, **settings) -> dict[str, float]:
     """The figures of a model on examples.
 
-    "loss": nats per target token with its end, without label smoothing. For a translator also
+    "loss": nats per target token with its end, without label smoothing; of an encoder per masked
+    token, the masks being the same at every call and in every run. For a translator also
     "exact_match", the share of translations that are the target, and with_bleu "bleu". settings:
     those of `GenerationOptions`, on top of the model's own; greedy unless asked.
     """
     figures = {"loss": mean_loss(model, examples)}
-    if examples.sources is None:
+    if not isinstance(model, Transformer) or not isinstance(examples, Examples):
         return figures
-    src, lengths = padded(examples.sources)
+    src, lengths = padded(examples.sources or [])
     options = options_of("validate", model, settings)
     found = model.generate(src, lengths, options=options).sequences
     same = [np.array_equal(*pair) for pair in zip(found, examples.targets, strict=True)]
@@ -51,7 +55,7 @@ def validate(
 
 
 def evaluate(
-    model: Transformer | TransformerLM,
+    model: Model,
     source: str | os.PathLike,
     target: str | os.PathLike | None = None,
     *,
@@ -59,48 +63,57 @@ def evaluate(
     **settings,
 ) -> dict[str, float]:
     """The figures of a translator on a file of sentences and that of their translations, or of a
-    language model on its text: see `validate`.
+    language model or an encoder on its text: see `validate`.
 
     Raises ValueError where files or settings are missing or too many for that kind of model, or
     cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
     reading the files and `model.generate` raise.
     """
-    tokenizer = tokenizer_of("evaluate", model, "tgt_tokenizer")
-    if model.has_encoder:
+    if isinstance(model, Transformer):
         if target is None:
             raise ValueError("evaluate: target is missing, expected the file of the translations")
         if with_bleu:
             require_bleu()
-        src_tokenizer = tokenizer_of("evaluate", model, "src_tokenizer")
-        examples = corpus.pair_examples(source, target, src_tokenizer, tokenizer, model.config)
+        examples = corpus.read("evaluate", model, source, target)
     else:
         for name, value in {"target": target, **settings}.items():
             if value is not None:
                 raise ValueError(
-                    f"evaluate: {name} was given, expected none because the model is a language "
-                    "model, whose loss on one text is all there is"
+                    f"evaluate: {name} was given, expected none because the model is "
+                    f"a {type(model).__name__}, whose loss on one text is all there is"
                 )
-        examples = corpus.text_examples(source, tokenizer, model.config)
+        examples = corpus.read("evaluate", model, source)
     examples.check("evaluate", model)
     return validate(model, examples, with_bleu=with_bleu, **settings)
 
 
-def reachable(model: Transformer | TransformerLM, max_length: int) -> int:
+def reachable(model: Transformer, max_length: int) -> int:
     """max_length, or what learned positions reach."""
     return max(int(min(max_length, model.config.longest - 1)), 1)
 
 
-def mean_loss(model: Transformer | TransformerLM, examples: Examples) -> float:
-    """The mean negative log-probability of the target tokens and ends."""
+def mean_loss(model: Model, examples: Corpus) -> float:
+    """The mean negative log-probability of the target tokens and ends, or of the masked tokens."""
     total, tokens = 0.0, 0
     for begin in range(0, len(examples), SCORED):
-        part = slice(begin, begin + SCORED)
-        tgt, tgt_lengths = padded(examples.targets[part])
-        if isinstance(model, TransformerLM):
-            scores = model.score(tgt, tgt_lengths)
-        else:
-            src, src_lengths = padded((examples.sources or [])[part])
-            scores = model.score(src, tgt, src_lengths, tgt_lengths)
+        part = slice(begin, min(begin + SCORED, len(examples)))
+        scores = scores_of(model, examples, part)
         total -= sum(float(score.sum(dtype=np.float64)) for score in scores)
         tokens += sum(len(score) for score in scores)
     return total / tokens
+
+
+def scores_of(model: Any, examples: Corpus, part: slice) -> list[NDArray[np.float32]]:
+    """The log-probabilities of the targets of a part of the examples."""
+    if isinstance(examples, Texts):
+        batch = examples.batch(np.arange(part.start, part.stop))
+        batch = masked(batch, model.config, MASK_RATE, (0, part.start))
+        src, src_lengths = padded(np.split(batch.inputs, batch.input_sequences.starts[1:]))
+        rows = batch.input_sequences.rows(model.encode(src, src_lengths))
+        rows = model.head.apply(rows[batch.places])
+        return [score_rows(model.output_projection, rows, batch.targets)]
+    tgt, tgt_lengths = padded(examples.targets[part])
+    if examples.sources is None:
+        return model.score(tgt, tgt_lengths)
+    src, src_lengths = padded(examples.sources[part])
+    return model.score(src, tgt, src_lengths, tgt_lengths)

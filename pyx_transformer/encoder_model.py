@@ -1,0 +1,193 @@
+"""The encoder-only Transformer: token ids in, a row for each of them out, and its head."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyx_transformer import _checks
+from pyx_transformer.config import EncoderConfig
+from pyx_transformer.embeddings import TokenEmbeddings
+from pyx_transformer.heads import MaskedLMHead
+from pyx_transformer.layers import Embedding, Linear
+from pyx_transformer.parameters import Parameters, Rng
+from pyx_transformer.sequences import Sequences
+from pyx_transformer.stacks import TransformerEncoder, given, new_hidden, padded_hidden
+from pyx_transformer.sub_layers import TrainingPass
+from pyx_transformer.text import Vocabulary
+from pyx_transformer.token_model import TokenModel
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    from pyx_transformer.text import Tokenizer
+
+
+class EncoderModel(TokenModel):
+    """Embeddings with token types and a norm, a stack that sees both ways, a pooler, a head.
+
+    Devlin et al., 2019 (BERT). Initialised from rng as its layers are. Raises TypeError or
+    ValueError for what is no config or no rng.
+
+    State-dict keys: encoder.* (for plain layers those of torch.nn.TransformerEncoder),
+    src_embedding.weight; src_positions.weight where positions are learned, src_embedding_norm.*,
+    token_type_embedding.weight, embedding_projection.*, pooler.*, where the config has them; of the
+    masked-token head head.dense.*, head.norm.*, output_projection.bias, and the embedding's weight
+    as output_projection.weight.
+
+    src_tokenizer is one of `text`, or None; src_vocabulary is its list of tokens, or a list set in
+    its place, or None. Both are saved and loaded with the model.
+    """
+
+    config_type = EncoderConfig
+    has_encoder, has_decoder = True, False
+    config: EncoderConfig
+    src_vocabulary = Vocabulary()
+
+    def __init__(self, config: EncoderConfig, *, rng: Rng = None):
+        super().__init__(config, rng)
+        self.src_tokenizer: Tokenizer | None = None
+
+    def _build(self, rng):
+        config, width = self.config, self.config.embedding_width
+        self._embeddings(rng, "src")
+        self.token_type_embedding = self.embedding_projection = self.pooler = self.head = None
+        if config.num_token_types:
+            self.token_type_embedding = Embedding(config.num_token_types, width, rng=rng)
+        if config.embedding_size is not None:
+            self.embedding_projection = Linear(width, config.d_model, rng=rng)
+        plain = self.side("src")
+        self._sides["src"] = TokenEmbeddings(
+            config,
+            plain.tokens,
+            plain.positions,
+            plain.norm,
+            self.token_type_embedding,
+            self.embedding_projection,
+        )
+        self.encoder = TransformerEncoder.of(config.encoder, rng)
+        if config.pooler:
+            self.pooler = Linear(config.d_model, config.d_model, rng=rng)
+        if config.head is not None:
+            self.head = MaskedLMHead(config.head, config.d_model, width, rng)
+            self.output_projection = Linear(width, config.src_vocab_size, rng=rng)
+
+    def __call__(
+        self,
+        src: ArrayLike,
+        src_lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+        *,
+        return_attention: bool = False,
+        return_hidden_states: bool = False,
+    ):
+        """src (B, S) token ids -> the head's logits (B, S, V) float32, zeros in the padding.
+
+        Arguments, and what else is given, as for `encode`. Raises as that does, and ValueError for
+        a model without a head.
+        """
+        this = "EncoderModel"
+        if self.head is None:
+            raise ValueError(f"{this}: it has no head, expected a call of encode or pooled")
+        rows, sources, extra = self._encoded(
+            this, src, src_lengths, token_types, return_attention, return_hidden_states
+        )
+        logits = self.output_projection.apply(self.head.apply(rows))
+        return given(sources.padded(logits), *extra)
+
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+        *,
+        return_attention: bool = False,
+        return_hidden_states: bool = False,
+    ):
+        """src (B, S) token ids -> last hidden state (B, S, d_model) float32, zeros in the padding.
+
+        src_lengths (B,) counts the real tokens: all unless given. token_types (B, S) from 0 to
+        num_token_types - 1: 0 unless given. With return_attention, also the list of each layer's
+        weights (B, H, S, S); with return_hidden_states, also the list of rows (B, S, d_model) after
+        the embeddings and after each layer, before a final norm. Raises TypeError or ValueError,
+        naming the argument, also where learned positions do not reach as far.
+        """
+        rows, sources, extra = self._encoded(
+            "EncoderModel.encode",
+            src,
+            src_lengths,
+            token_types,
+            return_attention,
+            return_hidden_states,
+        )
+        return given(sources.padded(rows), *extra)
+
+    def pooled(
+        self,
+        src: ArrayLike,
+        src_lengths: ArrayLike | None = None,
+        token_types: ArrayLike | None = None,
+    ) -> NDArray[np.float32]:
+        """src (B, S) token ids -> tanh(W h + b) (B, d_model) float32 of each first row h.
+
+        Zeros for an empty sequence. Raises as `encode` does, and ValueError for a model without a
+        pooler.
+        """
+        this = "EncoderModel.pooled"
+        if self.pooler is None:
+            raise ValueError(f"{this}: the model has no pooler, expected pooler=True in its config")
+        rows, sources, _ = self._encoded(this, src, src_lengths, token_types, False, False)
+        out = np.zeros((len(sources.counts), self.config.d_model), np.float32)
+        real = sources.counts > 0
+        # In float64, whose last bits may differ between machines, and rounded once.
+        out[real] = np.tanh(self.pooler.apply(rows[sources.starts[real]]), dtype=np.float64)
+        return out
+
+    def _encoded(self, this, src, src_lengths, token_types, return_attention, return_hidden):
+        """The last rows, their sequences, and attention and hidden states as asked for."""
+        ids, sources = self.sequences(this, "src", src, src_lengths)
+        types = self._types(this, token_types, sources)
+        batch, length = len(sources.counts), sources.length
+        wanted = _checks.as_flag(this, "return_attention", return_attention)
+        weights = self.encoder.new_weights(wanted, batch, length, length)
+        rows = self.side("src").apply(ids, sources.position_ids(), types)
+        hidden = new_hidden(this, return_hidden, rows)
+        rows = self.encoder.apply(rows, sources, weights=weights, hidden=hidden)
+        return rows, sources, (weights, padded_hidden(hidden, sources))
+
+    def _types(self, this: str, token_types: Any, sources: Sequences):
+        """Token types as rows (N,), None where the model has none."""
+        if self.token_type_embedding is None:
+            if token_types is not None:
+                raise ValueError(f"{this}: token_types were given, expected None for this model")
+            return None
+        if token_types is None:
+            return np.zeros(int(sources.counts.sum()), np.int64)
+        shape = (len(sources.counts), sources.length)
+        table = self.token_type_embedding.weight.shape
+        types = _checks.as_token_ids(this, "token_types", token_types, table, shape)
+        return sources.rows(types)
+
+    def forward(self, batch, parameters: Parameters, drop):
+        """The head's rows at the places of a training `Batch`; back takes their gradient and gives
+        nothing."""
+        if self.head is None:
+            raise ValueError("EncoderModel.forward: it has no head, expected one to train it with")
+        run = TrainingPass(parameters, drop, batch.input_sequences)
+        types = None if self.token_type_embedding is None else np.zeros_like(batch.inputs)
+        rows, embed_back = self.side("src").forward(batch.inputs, run, types)
+        rows, encoder_back = self.encoder.forward(rows, run)
+        shape, places = rows.shape, slice(None) if batch.places is None else batch.places
+        rows, head_back = self.head.forward(rows[places], run)
+
+        def back(grad):
+            grad_rows = np.zeros(shape, np.float32)
+            grad_rows[places] = head_back(grad)
+            embed_back(encoder_back(grad_rows))
+
+        return rows, back
+
+    def ties(self):
+        tied = {"output_projection.weight": "src_embedding.weight"}
+        return tied if self.config.head is not None else {}

@@ -1,0 +1,49 @@
+"""Heads: what models make of the rows of their last layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pyx_transformer import _runtime
+from pyx_transformer.config import MaskedLMConfig
+from pyx_transformer.layers import Linear, norm_of
+from pyx_transformer.parameters import Layer, Rng
+
+if TYPE_CHECKING:
+    from pyx_transformer.sub_layers import TrainingPass
+
+
+class MaskedLMHead(Layer):
+    """norm(activation(x W^T + b)), before the projection to tokens (Devlin et al. 2019).
+
+    Parameters: dense.*, norm.* where there is one.
+    """
+
+    def __init__(self, config: MaskedLMConfig, d_model: int, width: int, rng: Rng):
+        self.config = config
+        self.dense = Linear(d_model, width, rng=rng)
+        self.norm = norm_of(config.norm, width, rng)
+
+    def apply(self, rows):
+        """rows (N, d_model) -> (N, width)."""
+        rows = self.dense.apply(rows, self.config.activation)
+        return rows if self.norm is None else self.norm.apply(rows)
+
+    def forward(self, rows, run: TrainingPass):
+        """`apply` on the parameters of a training run, with its way back."""
+        kernels, threads = _runtime.kernels, _runtime.get_num_threads()
+        number = kernels.ACTIVATIONS[self.config.activation]
+        before, dense_back = self.dense.forward(rows, run.parameters)
+        activated = np.empty_like(before)
+        kernels.activate(activated.reshape(-1), before.reshape(-1), number, threads)
+        out, norm_back = run.normed(self.norm, activated)
+
+        def back(grad):
+            grad = norm_back(grad)
+            flat = grad.reshape(-1)
+            kernels.activation_gradient(flat, flat, before.reshape(-1), number, threads)
+            return dense_back(grad)
+
+        return out, back

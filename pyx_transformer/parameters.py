@@ -1,0 +1,250 @@
+"""What has parameters: layers as a tree, and the parameters of a training run.
+
+A `Layer` has parameters of its own, or layers as attributes, or both; their dotted names are the
+keys of its state. `Parameters` are copies of all of them in one flat array of values and one of
+gradients, asked for by the layer that they belong to.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pyx_transformer import _checks, _runtime
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float32]
+
+
+class Uninitialised:
+    """The rng of layers whose parameters are to be loaded: nothing is drawn and nothing packed."""
+
+
+UNINITIALISED = Uninitialised()
+Rng: TypeAlias = "np.random.Generator | int | Uninitialised | None"
+
+
+class Layer:
+    """Something with parameters of its own, or with layers as attributes, or both.
+
+    An attribute whose name begins with an underscore is no part of the layer: it belongs to
+    another, or is made anew.
+    """
+
+    # Counts what is set on any layer, so that what was compiled before can be told.
+    changes: ClassVar[int] = 0
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
+        Layer.changes += 1
+
+    def state_dict(self) -> dict[str, Floats]:
+        """Copies of all parameters by their dotted PyTorch names."""
+        state = dict(self._own_parameters())
+        for name, child in self._children():
+            state.update({f"{name}.{key}": value for key, value in child.state_dict().items()})
+        return state
+
+    def load_state_dict(self, state: Mapping[str, ArrayLike]) -> None:
+        """Replace all parameters by those of `state`.
+
+        Raises ValueError where a key is missing, unexpected or misshapen, the one message listing
+        them all, and TypeError for what is no array of real numbers. Then nothing has changed.
+        """
+        who = f"{type(self).__name__}.load_state_dict"
+        state = as_state(who, state)
+        shapes = self._all_shapes()
+        missing = [key for key in shapes if key not in state]
+        unexpected = [str(key) for key in state if key not in shapes]
+        misshapen = []
+        arrays = {}
+        for key in shapes:
+            if key in state:
+                arrays[key] = _checks.as_float32(who, key, state[key])
+                if arrays[key].shape != shapes[key]:
+                    misshapen.append(f"{key} is {arrays[key].shape}, expected {shapes[key]}")
+        problems = [
+            f"{problem}: {', '.join(sorted(keys))}"
+            for problem, keys in [
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("misshapen", misshapen),
+            ]
+            if keys
+        ]
+        if problems:
+            raise ValueError(f"{who}: {'; '.join(problems)}")
+        self._load(arrays)
+
+    @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters hold."""
+        return sum(math.prod(shape) for shape in self._all_shapes().values())
+
+    # A layer with parameters of its own overrides these three.
+
+    def _own_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {}
+
+    def _own_parameters(self) -> dict[str, Floats]:
+        return {}
+
+    def _load_own(self, arrays: Mapping[str, Floats]) -> None:
+        pass
+
+    # The walk over layers below this one.
+
+    def _children(self) -> Iterator[tuple[str, Layer]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Layer) and not name.startswith("_"):
+                yield name, value
+
+    def named_layers(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """This layer and all below it, with what their parameters' names begin with."""
+        yield prefix, self
+        for name, child in self._children():
+            yield from child.named_layers(f"{prefix}{name}.")
+
+    def _all_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {
+            f"{prefix}{name}": shape
+            for prefix, layer in self.named_layers()
+            for name, shape in layer._own_shapes().items()
+        }
+
+    def _load(self, arrays: Mapping[str, Floats]) -> None:
+        for prefix, layer in self.named_layers():
+            own = {name: arrays[f"{prefix}{name}"] for name in layer._own_shapes()}
+            if own:
+                layer._load_own(own)
+
+    # Packed weights depend on the instruction set: copies and pickles carry the plain ones.
+
+    def __getstate__(self):
+        plain = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in ("_parameters", "_compiled")
+            and type(value).__module__ != _runtime.kernels.__name__
+        }
+        return plain, dict(self._own_parameters())
+
+    def __setstate__(self, state):
+        plain, parameters = state
+        vars(self).update(plain)
+        if parameters:
+            self._load_own(parameters)
+
+
+class PlainLayer(Layer):
+    """A layer whose parameters are plain arrays, which can be read but not written to.
+
+    `load_state_dict` is the one way to change them: kernels trust their shapes.
+    """
+
+    _parameters: dict[str, Floats]
+
+    @property
+    def weight(self) -> Floats:
+        """The weight, read-only."""
+        return self._parameters["weight"]
+
+    def _own_parameters(self):
+        return {name: array.copy() for name, array in self._parameters.items()}
+
+    def _load_own(self, arrays):
+        parameters = {name: np.array(array) for name, array in arrays.items()}
+        for array in parameters.values():
+            array.flags.writeable = False
+        self._parameters = parameters
+
+
+class Parameter(NamedTuple):
+    """An array and what its gradient is added to: views of two flat arrays."""
+
+    value: Floats
+    gradient: Floats
+
+    def part(self, begin: int, end: int) -> Parameter:
+        """The rows from `begin` to `end`."""
+        return Parameter(self.value[begin:end], self.gradient[begin:end])
+
+
+class Parameters:
+    """Copies of a model's parameters, and their gradients.
+
+    values and gradients are float32 (P,), in the order of the model's state. A tied weight is there
+    once, for all that it belongs to, so that its gradients add up.
+    """
+
+    def __init__(self, model: Any):
+        state = model.state_dict()
+        self.values = np.concatenate([array.reshape(-1) for array in state.values()])
+        self.gradients = np.zeros_like(self.values)
+        self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
+        begin = 0
+        for key, array in state.items():
+            self._places[key] = begin, begin + array.size, array.shape
+            begin += array.size
+        ties = model.ties()
+        self._of = {
+            (id(layer), name): self._parameter(ties.get(f"{prefix}{name}", f"{prefix}{name}"))
+            for prefix, layer in model.named_layers()
+            for name in layer._own_shapes()
+        }
+
+    def of(self, layer: Layer, name: str) -> Parameter:
+        """A layer's own parameter of that name."""
+        return self._of[id(layer), name]
+
+    def get(self, layer: Layer, name: str) -> Parameter | None:
+        """A layer's own parameter of that name, None where it has none."""
+        return self._of.get((id(layer), name))
+
+    def state_dict(self, values: Floats | None = None) -> dict[str, Floats]:
+        """Views of `values` (P,), the parameters' own unless given, by key."""
+        values = self.values if values is None else values
+        return {
+            key: values[begin:end].reshape(shape)
+            for key, (begin, end, shape) in self._places.items()
+        }
+
+    def _parameter(self, key):
+        begin, end, shape = self._places[key]
+        return Parameter(
+            self.values[begin:end].reshape(shape), self.gradients[begin:end].reshape(shape)
+        )
+
+
+def as_generator(function: str, rng: Rng) -> np.random.Generator | Uninitialised:
+    """`rng` itself, or a new generator seeded with it."""
+    if isinstance(rng, Uninitialised):
+        return rng
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{function}: rng is {rng!r}, expected a numpy.random.Generator, a seed or None"
+        ) from error
+
+
+def as_state(function: str, state: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """The entries of `state` in a dict of their own."""
+    if not isinstance(state, Mapping):
+        raise TypeError(
+            f"{function}: state is of type {type(state).__name__}, expected a mapping of names to "
+            "arrays"
+        )
+    return dict(state)
+
+
+def glorot(rng: np.random.Generator, rows: int, columns: int) -> Floats:
+    """Uniform (rows, columns) within sqrt(6 / (rows + columns)) (Glorot and Bengio 2010)."""
+    limit = math.sqrt(6 / (rows + columns))
+    values = rng.random((rows, columns), np.float32)
+    return (values * np.float32(2 * limit)) - np.float32(limit)

@@ -1,0 +1,71 @@
+"""The rows of a batch: all real tokens one after another, so that padding costs nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Sequences:
+    """Which rows belong to which sequence: counts[b] rows from starts[b] on, both int64 (B,)."""
+
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    length: int  # of the padded batch
+    is_padded: bool
+
+    @classmethod
+    def of(cls, batch: int, length: int, lengths: NDArray[np.int64] | None = None) -> Sequences:
+        """The sequences of a padded batch (batch, length), real up to `lengths`."""
+        if lengths is None or bool((lengths == length).all()):
+            counts = np.full(batch, length)
+            return cls(np.arange(batch) * length, counts, length, False)
+        return cls(np.cumsum(lengths) - lengths, lengths, length, True)
+
+    @classmethod
+    def of_counts(cls, counts: NDArray[np.int64]) -> Sequences:
+        """Sequences of these lengths, in a batch as long as the longest of them."""
+        return cls(np.cumsum(counts) - counts, counts, int(counts.max(initial=0)), True)
+
+    def is_real(self) -> NDArray[np.bool_]:
+        """(B, length): whether a row stands there, or padding."""
+        return np.arange(self.length) < self.counts[:, None]
+
+    def rows(self, x: NDArray) -> NDArray:
+        """The real rows of x (B, length, ...) -> (N, ...)."""
+        if self.is_padded:
+            return x[self.is_real()]
+        return x.reshape(-1, *x.shape[2:])
+
+    def padded(self, rows: NDArray) -> NDArray:
+        """Rows (N, D) -> (B, length, D), zeros in the padding."""
+        batch = len(self.counts)
+        if not self.is_padded:
+            return rows.reshape(batch, self.length, rows.shape[-1])
+        x = np.zeros((batch, self.length, rows.shape[-1]), rows.dtype)
+        x[self.is_real()] = rows
+        return x
+
+    def position_ids(self) -> NDArray[np.int64]:
+        """Each row's position in its sequence, (N,)."""
+        position_ids = np.broadcast_to(np.arange(self.length), (len(self.counts), self.length))
+        return np.ascontiguousarray(self.rows(position_ids))
+
+
+class KeysValues(NamedTuple):
+    """Projected keys and values of a batch, where attention reads them.
+
+    keys, values (slots, H, capacity, K); sequence b begins at row starts[b] of the array seen as
+    (slots H capacity, K) and has counts[b] keys.
+    """
+
+    keys: NDArray[np.float32]
+    values: NDArray[np.float32]
+    starts: NDArray[np.int64]
+    counts: NDArray[np.int64]
