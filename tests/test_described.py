@@ -335,7 +335,9 @@ def test_decoding_with_caches(name):
     x = state["tgt_embedding.weight"][ids]
     whole = model.decoder(x, **options)
     own = {key.removeprefix("decoder."): state[key] for key in state if key.startswith("decoder.")}
-    assert_close(whole, described_stack(config, own, x, **options))
+    # Without fused multiply-add each product is rounded once more: 1.2e-6 in the gated stack.
+    tolerance = 2e-6 if _runtime.kernels.ISA_NAME == "x86-64-v2" else 1e-6
+    assert_close(whole, described_stack(config, own, x, **options), tolerance)
     for counts in [1] * T, [3, 1, 1, 2]:
         caches = KeyValueCache(model, B, T, memory=known)
         place = 0

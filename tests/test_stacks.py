@@ -371,6 +371,6 @@ def test_all_layers_read_the_memory_or_none():
     alone, crossing = (
         plain_stack(1, D, H, F, has_memory=there).layers[0] for there in (False, True)
     )
-    expected = "StackConfig: 1 of 3 layers have a cross-attention, expected all or none"
+    expected = "StackConfig: layers with cross-attention and without were given, expected all of"
     with pytest.raises(ValueError, match=expected):
         StackConfig(D, 4, (alone, crossing, alone))
