@@ -136,7 +136,7 @@ class MultiheadAttention(Layer):
             memory.reshape(-1, self.kdim), sources, value_rows=value.reshape(-1, self.vdim)
         )
         arrays = kernels.LayerArrays(
-            memory_keys=known.keys, memory_values=known.values, memory_weights=weights
+            memory_keys=known.keys, memory_values=known.values, cross_attention=weights
         )
         passing = kernels.Pass(
             queries.starts,

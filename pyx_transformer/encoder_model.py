@@ -150,11 +150,11 @@ class EncoderModel(TokenModel):
         types = self._types(this, token_types, sources)
         batch, length = len(sources.counts), sources.length
         wanted = _checks.as_flag(this, "return_attention", return_attention)
-        weights = self.encoder.new_weights(wanted, batch, length, length)
+        attention = self.encoder.new_attention(wanted, batch, length, length)
         rows = self.side("src").apply(ids, sources.position_ids(), types)
         hidden = new_hidden(this, return_hidden, rows)
-        rows = self.encoder.apply(rows, sources, weights=weights, hidden=hidden)
-        return rows, sources, (weights, padded_hidden(hidden, sources))
+        rows = self.encoder.apply(rows, sources, attention=attention, hidden=hidden)
+        return rows, sources, (attention, padded_hidden(hidden, sources))
 
     def _types(self, this: str, token_types: Any, sources: Sequences):
         """Token types as rows (N,), None where the model has none."""

@@ -79,12 +79,12 @@ class TransformerLM(TokenModel):
         ids, targets = self.sequences(this, "tgt", tgt, tgt_lengths)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         batch, length = len(targets.counts), targets.length
-        weights = self.decoder.new_weights(wanted, batch, length, length)
+        attention = self.decoder.new_attention(wanted, batch, length, length)
         rows = self.side("tgt").apply(ids, targets.position_ids())
         hidden = new_hidden(this, return_hidden_states, rows)
-        rows = self.decoder.apply(rows, targets, weights=weights, hidden=hidden)
+        rows = self.decoder.apply(rows, targets, attention=attention, hidden=hidden)
         logits = targets.padded(self.output_projection.apply(rows))
-        return given(logits, weights, padded_hidden(hidden, targets))
+        return given(logits, attention, padded_hidden(hidden, targets))
 
     def generate(
         self,

@@ -127,25 +127,25 @@ class Stack(Layer):
         *,
         mask=None,
         memory_mask=None,
-        weights=None,
-        memory_weights=None,
+        attention=None,
+        cross_attention=None,
         hidden=None,
     ) -> Floats:
         """rows (N, d_model) -> (N, d_model), unchecked; hidden takes the rows after each layer."""
         kernels, count = _runtime.kernels, self.config.num_layers
         nothing = [None] * count
-        if memory is None and weights is None:
+        if memory is None and attention is None:
             arrays = [kernels.LayerArrays()] * count
         else:
             arrays = [
                 kernels.LayerArrays(
                     memory_keys=None if known is None else known.keys,
                     memory_values=None if known is None else known.values,
-                    weights=own,
-                    memory_weights=cross,
+                    attention=own,
+                    cross_attention=cross,
                 )
                 for known, own, cross in zip(
-                    memory or nothing, weights or nothing, memory_weights or nothing, strict=True
+                    memory or nothing, attention or nothing, cross_attention or nothing, strict=True
                 )
             ]
         tables = self.tables(sequences.length)
@@ -188,7 +188,7 @@ class Stack(Layer):
             if block is not None
         ]
 
-    def new_weights(self, wanted: bool, batch: int, queries: int, keys: int):
+    def new_attention(self, wanted: bool, batch: int, queries: int, keys: int):
         """One array of weights per layer, zeros for padded queries; None where not wanted."""
         shape = (batch, self.num_heads, queries, keys)
         return [np.zeros(shape, np.float32) for _ in self.in_order] if wanted else None
@@ -259,12 +259,12 @@ class TransformerEncoder(Stack):
         if mask is not None:
             mask = _checks.as_mask(this, "mask", mask, (batch, self.num_heads, length, length))
         wanted = _checks.as_flag(this, "return_attention", return_attention)
-        weights = self.new_weights(wanted, batch, length, length)
+        attention = self.new_attention(wanted, batch, length, length)
         sequences = Sequences.of(batch, length, lengths)
         rows = sequences.rows(x)
         hidden = new_hidden(this, return_hidden_states, rows)
-        out = self.apply(rows, sequences, mask=mask, weights=weights, hidden=hidden)
-        return given(sequences.padded(out), weights, padded_hidden(hidden, sequences))
+        out = self.apply(rows, sequences, mask=mask, attention=attention, hidden=hidden)
+        return given(sequences.padded(out), attention, padded_hidden(hidden, sequences))
 
 
 class TransformerDecoder(Stack):
@@ -355,8 +355,8 @@ class TransformerDecoder(Stack):
             shape = (batch, self.num_heads, length, source)
             memory_mask = _checks.as_mask(this, "memory_mask", memory_mask, shape)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
-        weights = self.new_weights(wanted, batch, length, length)
-        memory_weights = self.new_weights(wanted and has_memory, batch, length, source)
+        attention = self.new_attention(wanted, batch, length, length)
+        cross_attention = self.new_attention(wanted and has_memory, batch, length, source)
         sequences = Sequences.of(batch, length, lengths)
         rows = sequences.rows(x)
         hidden = new_hidden(this, return_hidden_states, rows)
@@ -366,11 +366,11 @@ class TransformerDecoder(Stack):
             self.project(memory_rows, sources) if has_memory else None,
             mask=mask,
             memory_mask=memory_mask,
-            weights=weights,
-            memory_weights=memory_weights,
+            attention=attention,
+            cross_attention=cross_attention,
             hidden=hidden,
         )
-        both = (weights, memory_weights) if wanted else None
+        both = (attention, cross_attention) if wanted else None
         return given(sequences.padded(rows), both, padded_hidden(hidden, sequences))
 
 

@@ -109,20 +109,20 @@ class Transformer(TokenModel):
         tgt, targets = self.sequences(this, "tgt", tgt, tgt_lengths, batch)
         wanted = _checks.as_flag(this, "return_attention", return_attention)
         queries, keys = targets.length, sources.length
-        weights = self.encoder.new_weights(wanted, batch, keys, keys)
-        own = self.decoder.new_weights(wanted, batch, queries, queries)
-        cross = self.decoder.new_weights(wanted, batch, queries, keys)
+        of_encoder = self.encoder.new_attention(wanted, batch, keys, keys)
+        own = self.decoder.new_attention(wanted, batch, queries, queries)
+        cross = self.decoder.new_attention(wanted, batch, queries, keys)
         rows = self.side("src").apply(src, sources.position_ids())
         of_source = new_hidden(this, return_hidden_states, rows)
-        memory = self.encoder.apply(rows, sources, weights=weights, hidden=of_source)
+        memory = self.encoder.apply(rows, sources, attention=of_encoder, hidden=of_source)
         rows = self.side("tgt").apply(tgt, targets.position_ids())
         of_target = new_hidden(this, return_hidden_states, rows)
         rows = self.decoder.apply(
             rows,
             targets,
             self.decoder.project(memory, sources),
-            weights=own,
-            memory_weights=cross,
+            attention=own,
+            cross_attention=cross,
             hidden=of_target,
         )
         hidden = None
@@ -130,7 +130,7 @@ class Transformer(TokenModel):
             hidden = HiddenStates(
                 padded_hidden(of_source, sources), padded_hidden(of_target, targets)
             )
-        attention = AttentionWeights(weights, own, cross) if wanted else None
+        attention = AttentionWeights(of_encoder, own, cross) if wanted else None
         return given(targets.padded(self.output_projection.apply(rows)), attention, hidden)
 
     def encode(

@@ -20,7 +20,7 @@
 
       attention  attention_gradient                    a block of keys at a time, packed; and back
       attention_step                                   one query, unpacked: a step of decoding
-      attention_job  product                           what is asked for, bounds and masks; x w^T
+      attention_job  product  tile                     what is asked for, bounds and masks; x w^T
       candidates  loss  optimizer                      best next tokens; cross-entropy; AdamW
       norm                                             norms, softmax, log-sum-exp, and back
       activation  dropout  embedding  packing  rotary

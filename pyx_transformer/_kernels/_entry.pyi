@@ -113,7 +113,7 @@ class HeadsJob:
     ) -> None: ...
 
 def attention(
-    out: _Floats, weights: _Floats | None, heads: tuple[Any, ...], n_threads: int
+    out: _Floats, weights: _Floats | None, inputs: tuple[Any, ...], n_threads: int
 ) -> None: ...
 
 class Block:
@@ -166,7 +166,7 @@ class CompiledStack:
     def workspace(self, m: int, n_threads: int) -> int: ...
 
 class LayerArrays:
-    """A layer's caches (slots, H, capacity, K) in a pass, and room for its weights (B, H, T, S)."""
+    """A layer's caches (slots, H, capacity, K), and room for attention weights (B, H, T, S)."""
 
     def __init__(
         self,
@@ -174,8 +174,8 @@ class LayerArrays:
         values: _Floats | None = None,
         memory_keys: _Floats | None = None,
         memory_values: _Floats | None = None,
-        weights: _Floats | None = None,
-        memory_weights: _Floats | None = None,
+        attention: _Floats | None = None,
+        cross_attention: _Floats | None = None,
     ) -> None: ...
 
 class Tables:
@@ -387,6 +387,6 @@ def attention_gradient(
     grad_bias: _Floats | None,
     grad: _Floats,
     out: _Floats,
-    heads: tuple[Any, ...],
+    inputs: tuple[Any, ...],
     n_threads: int,
 ) -> None: ...

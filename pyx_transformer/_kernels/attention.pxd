@@ -25,9 +25,6 @@ from pyx_transformer._kernels.attention_step cimport (
     BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
 )
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
-from pyx_transformer._kernels.product cimport (
-    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, panels_at_once, tile,
-)
 from pyx_transformer._kernels.scratch cimport ensure, scratch
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, select_less,
@@ -35,6 +32,9 @@ from pyx_transformer._kernels.simd cimport (
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
+)
+from pyx_transformer._kernels.tile cimport (
+    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, apart, copy_tile, panels_at_once, tile,
 )
 
 cdef enum:
@@ -146,13 +146,15 @@ cdef inline void score_tile(
             if start == 0:
                 if panel + panels_at_once(rows) <= panels:
                     group = panels_at_once(rows)
-                tile(scores + panel * PANEL, TILE_STRIDE, query_tile,
-                     key_panels + panel * key_size * PANEL, PANEL, key_size * PANEL, depth, rows,
-                     group, key_panels + panel * key_size * PANEL + AHEAD, PANEL)
+                apart(tile)(
+                    scores + panel * PANEL, TILE_STRIDE, query_tile,
+                    key_panels + panel * key_size * PANEL, PANEL, key_size * PANEL, depth, rows,
+                    group, key_panels + panel * key_size * PANEL + AHEAD, PANEL)
             else:
-                tile(more, PANEL, query_tile, key_panels + (panel * key_size + start) * PANEL,
-                     PANEL, 0, depth, rows, 1,
-                     key_panels + (panel * key_size + start) * PANEL + AHEAD, PANEL)
+                apart(tile)(
+                    more, PANEL, query_tile, key_panels + (panel * key_size + start) * PANEL,
+                    PANEL, 0, depth, rows, 1,
+                    key_panels + (panel * key_size + start) * PANEL + AHEAD, PANEL)
                 for r in range(rows):
                     for c in range(2):
                         score = scores + r * TILE_STRIDE + panel * PANEL + c * VF
@@ -184,8 +186,9 @@ cdef inline void add_values(
         group = 1
         if panel + panels_at_once(rows) <= panels:
             group = panels_at_once(rows)
-        tile(sums, group * PANEL, p, values + panel * panel_stride, values_stride, panel_stride,
-             keys, rows, group, values + panel * panel_stride + AHEAD, values_stride)
+        apart(tile)(
+            sums, group * PANEL, p, values + panel * panel_stride, values_stride, panel_stride,
+            keys, rows, group, values + panel * panel_stride + AHEAD, values_stride)
         if not finite and not all_finite(sums, rows * group * PANEL):
             for q in range(group):
                 sum_attended(job, sums + q * PANEL, group * PANEL, p,

@@ -23,15 +23,15 @@ from pyx_transformer._kernels.attention_job cimport (
 )
 from pyx_transformer._kernels.attention_step cimport BLOCK_KEYS
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
-from pyx_transformer._kernels.product cimport (
-    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, tile,
-)
 from pyx_transformer._kernels.scratch cimport ensure, scratch
 from pyx_transformer._kernels.simd cimport (
     TILE_ROWS, VF, fill, fused, load, load_part, maximum_lane, select_less, store, store_part, vf,
 )
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
+)
+from pyx_transformer._kernels.tile cimport (
+    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, apart, copy_tile, tile,
 )
 
 cdef enum:
@@ -191,8 +191,8 @@ cdef inline void multiply_panels(
     """out (rows, columns), rows TILE_STRIDE apart like those of x, = x (rows, k) times panels."""
     cdef Py_ssize_t column = 0
     while column < columns:
-        tile(out + column, TILE_STRIDE, x, panels + column * k, PANEL, 0, k, rows, 1,
-             panels + column * k + AHEAD, PANEL)
+        apart(tile)(out + column, TILE_STRIDE, x, panels + column * k, PANEL, 0, k, rows, 1,
+                    panels + column * k + AHEAD, PANEL)
         column += PANEL
 
 
@@ -232,7 +232,7 @@ cdef inline void add_product(
     cdef int r
     while column < size:
         if finite:
-            tile(sums, PANEL, x, panel, PANEL, 0, k, rows, 1, panel + AHEAD, PANEL)
+            apart(tile)(sums, PANEL, x, panel, PANEL, 0, k, rows, 1, panel + AHEAD, PANEL)
         else:
             multiply_seen(sums, x, panel, k, rows)
         for r in range(rows):
@@ -283,6 +283,8 @@ cdef inline void grad_scores_of_tile(
     """scores become P^T and grad_scores, dP^T before, scale dS^T, for the keys of a block from its
     key number s on; run.bias_sums get dS."""
     cdef bint has_mask = job.bool_mask != NULL or job.float_mask != NULL
+    cdef bint has_cap = job.softcap != 0.0, has_bias = job.bias != NULL
+    cdef vf scale = fill(job.scale), softcap = fill(job.softcap)
     cdef vf key, score, capped, p, grad_score
     cdef Py_ssize_t i, place
     cdef int r
@@ -293,20 +295,20 @@ cdef inline void grad_scores_of_tile(
         while i < run.width:
             score = load(scores + r * TILE_STRIDE + i)
             capped = fill(0.0)
-            if job.softcap != 0.0:
-                capped = hyperbolic_tangent(score / fill(job.softcap))
-                score = fill(job.softcap) * capped
-            if job.bias != NULL:
+            if has_cap:
+                capped = hyperbolic_tangent(score / softcap)
+                score = softcap * capped
+            if has_bias:
                 score = score + load(run.biases + place + i)
             if has_mask:
                 score = masked_lanes(job, run, score, i, block + s + r)
             p = exponential(score - load(run.tops + i)) * load(run.inverses + i)
             grad_score = p * (load(grad_scores + r * TILE_STRIDE + i) - load(run.products + i))
             store(scores + r * TILE_STRIDE + i, where_seen(run, p, key, score, has_mask, i))
-            if job.bias != NULL:
+            if has_bias:
                 store(run.bias_sums + place + i, load(run.bias_sums + place + i)
                       + where_seen(run, grad_score, key, score, has_mask, i))
-            grad_score = fill(job.scale) * grad_score * (fill(1.0) - capped * capped)
+            grad_score = scale * grad_score * (fill(1.0) - capped * capped)
             store(grad_scores + r * TILE_STRIDE + i,
                   where_seen(run, grad_score, key, score, has_mask, i))
             i += VF

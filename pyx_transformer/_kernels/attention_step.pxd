@@ -9,12 +9,12 @@ from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.attention_job cimport Attention, capped_and_biased
-from pyx_transformer._kernels.product cimport BLOCK_K, CHAIN, copy_tile
 from pyx_transformer._kernels.scratch cimport ensure
 from pyx_transformer._kernels.simd cimport (
     LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, select_less,
     store, store_part, transpose_lanes, tree_sum, vf,
 )
+from pyx_transformer._kernels.tile cimport BLOCK_K, CHAIN, copy_tile
 
 cdef enum:
     BLOCK_KEYS = 256
@@ -34,8 +34,13 @@ cdef inline float exponentials(float* scores, float top, Py_ssize_t width) noexc
     cdef vf sums[PARTS]
     cdef Py_ssize_t i = 0
     cdef int part
-    for part in range(PARTS):
-        sums[part] = fill(0.0)
+    if width < LANES:
+        for part in range(PARTS):
+            sums[part] = fill(0.0)
+    else:
+        for part in range(PARTS):
+            sums[part] = exponentiated(scores + part * VF, top)
+        i = LANES
     while i + LANES <= width:
         for part in range(PARTS):
             sums[part] = sums[part] + exponentiated(scores + i + part * VF, top)

@@ -180,25 +180,25 @@ cdef class LayerArrays:
     def __init__(
         self, float[:, :, :, ::1] keys=None, float[:, :, :, ::1] values=None,
         float[:, :, :, ::1] memory_keys=None, float[:, :, :, ::1] memory_values=None,
-        float[:, :, :, ::1] weights=None, float[:, :, :, ::1] memory_weights=None,
+        float[:, :, :, ::1] attention=None, float[:, :, :, ::1] cross_attention=None,
     ):
         self.arrays = no_arrays()
-        self.kept = keys, values, memory_keys, memory_values, weights, memory_weights
+        self.kept = keys, values, memory_keys, memory_values, attention, cross_attention
         self.arrays.keys = floats_of(keys)
         self.arrays.values = floats_of(values)
         self.arrays.memory_keys = floats_of(memory_keys)
         self.arrays.memory_values = floats_of(memory_values)
-        self.arrays.weights = floats_of(weights)
+        self.arrays.weights = floats_of(attention)
         if keys is not None:
             self.arrays.capacity = keys.shape[2]
         if memory_keys is not None:
             self.arrays.memory_capacity = memory_keys.shape[2]
-        if weights is not None:
-            self.arrays.weights_rows = weights.shape[2]
-            self.arrays.weights_columns = weights.shape[3]
-        self.set_memory_weights(memory_weights)
+        if attention is not None:
+            self.arrays.weights_rows = attention.shape[2]
+            self.arrays.weights_columns = attention.shape[3]
+        self.set_cross_attention(cross_attention)
 
-    cdef void set_memory_weights(self, float[:, :, :, ::1] weights) noexcept:
+    cdef void set_cross_attention(self, float[:, :, :, ::1] weights) noexcept:
         self.arrays.memory_weights = floats_of(weights)
         if weights is not None:
             self.arrays.memory_weights_rows = weights.shape[2]

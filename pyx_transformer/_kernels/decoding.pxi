@@ -124,7 +124,7 @@ cdef class Decoder:
         run = Run(own, cross, rotaries_of(self.tables), places, n_threads, &unheard)
         if self.arrays:
             last = self.arrays[len(self.arrays) - 1]
-            last.set_memory_weights(cross_weights)
+            last.set_cross_attention(cross_weights)
         self.stack.run(floats_of(out), floats_of(out), m, &run, self.arrays, None)
         for b in range(batch):  # not before: an interrupted pass has added nothing
             self.lengths[slots[b]] = totals[b]

@@ -321,10 +321,10 @@ cdef class HeadsJob:
         set_bias(&self.job, bias)
 
 
-def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, heads, int n_threads):
+def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, inputs, int n_threads):
     """out (B, H, T, Kv) = softmax(scale query (B, H, T, K) key (B, Hkv, S, K)^T, masked) value;
-    heads: the arguments of HeadsJob"""
-    cdef HeadsJob arguments = HeadsJob(*heads)
+    inputs: the arguments of HeadsJob"""
+    cdef HeadsJob arguments = HeadsJob(*inputs)
     arguments.job.out = floats_of(out)
     set_weights(&arguments.job, weights)
     run_attention(&arguments.job, n_threads)

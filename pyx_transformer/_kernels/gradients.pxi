@@ -131,11 +131,11 @@ cdef int run_gradient(
 
 def attention_gradient(float[:, :, :, ::1] grad_query, float[:, :, :, ::1] grad_key,
                        float[:, :, :, ::1] grad_value, float[:, ::1] grad_bias,
-                       const float[:, :, :, ::1] grad, float[:, :, :, ::1] out, heads,
+                       const float[:, :, :, ::1] grad, float[:, :, :, ::1] out, inputs,
                        int n_threads):
     """Adds what query, key, value and, unless None, the biases (H, 2 reach + 1) get from grad (B,
-    H, T, Kv), the gradient of out; heads: as for `attention`, with the normalisers that it left."""
-    cdef HeadsJob arguments = HeadsJob(*heads)
+    H, T, Kv), the gradient of out; inputs: those of `attention`, with the normalisers it left."""
+    cdef HeadsJob arguments = HeadsJob(*inputs)
     arguments.job.out = floats_of(out)
     run_gradient(floats_of(grad_query), floats_of(grad_key), floats_of(grad_value), grad_bias,
                  &arguments.job, floats_of(grad), n_threads)

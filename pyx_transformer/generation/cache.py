@@ -190,6 +190,6 @@ def check_memory(
     for layer in memory:
         if len(layer.counts) != sentences:
             raise ValueError(
-                f"{this}: memory is of {len(layer.counts)} sentences, expected {sentences} because "
-                f"sentences is {sentences}"
+                f"{this}: memory is of {len(layer.counts)} sentences, expected {sentences} as in "
+                "sentences"
             )
