@@ -75,11 +75,13 @@ def as_integers(
     expected: Axes = (...,),
     because: Because = None,
 ) -> Integers:
-    """`value` as a C-contiguous, aligned int64 array with entries from `low` to `high`.
+    """`value` as a new C-contiguous, aligned int64 array with entries from `low` to `high`.
 
-    Integers of any width are accepted, and an empty list; booleans and floats are not.
+    Integers of any width are accepted, and an empty list; booleans and floats are not. What is
+    checked is a copy, which nobody else can change before it is used.
     """
     array: NDArray[Any] = value if _is_ready(value, _INT64) else _array(function, name, value)
+    array = array.copy()
     # NumPy reads an empty list as float64.
     is_empty_list = array.size == 0 and not isinstance(value, np.ndarray)
     if array.dtype.kind not in "iu" and not is_empty_list:

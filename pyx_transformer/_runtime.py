@@ -17,6 +17,8 @@ import operator
 import os
 from typing import TYPE_CHECKING
 
+from pyx_transformer._version import __version__
+
 _PACKAGE = "pyx_transformer._kernels"
 _ISAS = ("x86-64-v4", "x86-64-v3", "x86-64-v2", "neon")
 _ISA_VARIABLE = "PYX_TRANSFORMER_ISA"
@@ -208,12 +210,10 @@ def show_config(mode: str = "print") -> dict[str, object] | None:
 
     Raises ValueError for any other mode.
     """
-    from importlib.metadata import version
-
     if mode not in ("print", "dict"):
         raise ValueError(f"show_config: mode is {mode!r}, expected 'print' or 'dict'")
     config = {
-        "version": version("pyx-transformer"),
+        "version": __version__,
         "isa": kernels.ISA_NAME,
         "available_isas": available_isas(),
         "vector_width": kernels.VECTOR_WIDTH,

@@ -132,9 +132,9 @@ class MultiheadAttention(Layer):
 
         kernels = _runtime.kernels
         queries, sources = Sequences.of(batch, length), Sequences.of(batch, source)
-        known = self.project(
-            memory.reshape(-1, self.kdim), sources, value_rows=value.reshape(-1, self.vdim)
-        )
+        block = self.block(reads_memory=True)
+        memory, value = memory.reshape(-1, self.kdim), value.reshape(-1, self.vdim)
+        known = self._projected(memory, value, sources, block)
         arrays = kernels.LayerArrays(
             memory_keys=known.keys, memory_values=known.values, cross_attention=weights
         )
@@ -149,7 +149,6 @@ class MultiheadAttention(Layer):
             memory_is_causal=is_causal,
         )
         out = np.empty((batch * length, self.d_model), np.float32)
-        block = self.block(reads_memory=True)
         rows = query.reshape(-1, self.d_model)
         kernels.run_block(out, rows, block, passing, _runtime.get_num_threads())
         out = out.reshape(query.shape)
@@ -183,32 +182,16 @@ class MultiheadAttention(Layer):
         """What scores are multiplied by."""
         return 1 / math.sqrt(self.head_size) if self.config.scale is None else self.config.scale
 
-    def project(
-        self, rows, sequences: Sequences, *, value_rows=None, heads: int | None = None
-    ) -> KeysValues:
-        """Keys and values of a memory's rows (N, kdim), and of value_rows (N, vdim) where they
-        differ, in arrays with room for `heads`, the layer's own unless given."""
-        batch = len(sequences.counts)
-        heads = heads or self.config.num_kv_heads
-        shape = (batch, heads, sequences.length, self.head_size)
-        known = KeysValues(
-            np.empty(shape, np.float32),
-            np.empty(shape, np.float32),
-            np.arange(batch) * (heads * sequences.length),
-            sequences.counts,
-        )
-        _runtime.kernels.project_memory(
-            known.keys,
-            known.values,
-            rows,
-            rows if value_rows is None else value_rows,
-            self.block(reads_memory=True),
-            sequences.starts,
-            sequences.counts,
-            known.starts,
-            _runtime.get_num_threads(),
-        )
-        return known
+    def project(self, rows, sequences: Sequences) -> KeysValues:
+        """Keys and values of a memory's rows (N, kdim)."""
+        return self._projected(rows, rows, sequences, self.block(reads_memory=True))
+
+    def _projected(self, rows, value_rows, sequences, block):
+        width = self.config.num_kv_heads * self.head_size
+        keys, values = np.empty((2, len(rows), width), np.float32)
+        kernels, threads = _runtime.kernels, _runtime.get_num_threads()
+        kernels.project_memory(keys, values, rows, value_rows, block, threads)
+        return KeysValues(keys, values, sequences.starts, sequences.counts)
 
     def forward(
         self,

@@ -16,9 +16,11 @@ from pyx_transformer.text import Vocabulary
 from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.generation import Generation, GenerationOptions
+    from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
     from pyx_transformer.text import Tokenizer
 
 
@@ -96,6 +98,7 @@ class TransformerLM(TokenModel):
     ) -> Generation:
         """Hypotheses that begin with prompt (B, T) token ids, real up to prompt_lengths (B,).
 
+        prompt may also be a list of sequences of different lengths.
         Before the prompt comes config.start_id; a prompt may be empty. It is read in one pass, and
         plays the part of a forced prefix: it is returned, but counts in no score and no length, and
         holds no end token.
@@ -103,13 +106,29 @@ class TransformerLM(TokenModel):
         nor return_attention.
 
         Raises TypeError or ValueError for bad ids, lengths or options; MemoryError where there is
-        no room for max_length.
+        no room for what comes to be.
         """
         from pyx_transformer import generation
 
         this = "TransformerLM.generate"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
         return generation.generate_alone(self, prompt, prompt_lengths, options)
+
+    def generate_as_completed(
+        self,
+        prompt: ArrayLike,
+        prompt_lengths: ArrayLike | None = None,
+        *,
+        options: GenerationOptions | None = None,
+        **settings,
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """What `generate` gives, a prompt at a time: its number and its hypotheses, best first, as
+        soon as they are found. Raises as `generate` does."""
+        from pyx_transformer import generation
+
+        this = "TransformerLM.generate_as_completed"
+        options = generation.GenerationOptions.chosen(this, self, options, settings)
+        return generation.alone_as_completed(self, prompt, prompt_lengths, options)
 
     def score(
         self, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None

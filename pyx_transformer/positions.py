@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # Every whole number up to this one is a float64.
 LAST_EXACT = 2**53
+ROWS_AT_ONCE = 512  # of angles in float64, so that they take little room
 LAYOUTS = ("interleaved", "halves")
 FREQUENCIES = ("paper", "tensor2tensor")
 
@@ -63,16 +64,17 @@ def sinusoidal_positions(
 def _sinusoids(length, d_model, start, layout, frequencies):
     pairs = d_model // 2
     steps = pairs if frequencies == "paper" else max(pairs - 1, 1)
-    angles = np.outer(
-        np.arange(length, dtype=np.float64) + start, 10000.0 ** (-np.arange(pairs) / steps)
-    )
+    frequency = 10000.0 ** (-np.arange(pairs) / steps)
     if layout == "interleaved":
         sines, cosines = slice(0, None, 2), slice(1, None, 2)
     else:
         sines, cosines = slice(0, pairs), slice(pairs, None)
     positions = np.empty((length, d_model), np.float32)
-    positions[:, sines] = np.sin(angles)
-    positions[:, cosines] = np.cos(angles)
+    for first in range(0, length, ROWS_AT_ONCE):
+        rows = positions[first : first + ROWS_AT_ONCE]
+        angles = np.outer(np.arange(first, first + len(rows), dtype=np.float64) + start, frequency)
+        rows[:, sines] = np.sin(angles)
+        rows[:, cosines] = np.cos(angles)
     return positions
 
 

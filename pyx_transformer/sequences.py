@@ -59,11 +59,8 @@ class Sequences:
 
 
 class KeysValues(NamedTuple):
-    """Projected keys and values of a batch, where attention reads them.
-
-    keys, values (slots, H, capacity, K); sequence b begins at row starts[b] of the array seen as
-    (slots H capacity, K) and has counts[b] keys.
-    """
+    """Projected keys and values (N, Hkv K) of a memory's rows: sequence b has counts[b] of them,
+    from row starts[b] on."""
 
     keys: NDArray[np.float32]
     values: NDArray[np.float32]

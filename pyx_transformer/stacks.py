@@ -182,11 +182,7 @@ class Stack(Layer):
     def project(self, rows, sources: Sequences) -> list[KeysValues]:
         """Each layer's keys and values of the memory's rows (N, d_model)."""
         blocks = [layer.cross_attention for layer in self.in_order]
-        return [
-            block.project(rows, sources, heads=self.num_kv_heads)
-            for block in blocks
-            if block is not None
-        ]
+        return [block.project(rows, sources) for block in blocks if block is not None]
 
     def new_attention(self, wanted: bool, batch: int, queries: int, keys: int):
         """One array of weights per layer, zeros for padded queries; None where not wanted."""

@@ -14,6 +14,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +24,7 @@ from pyx_transformer import _checks
 from pyx_transformer._files import as_text, read_bytes, replace_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -348,6 +349,26 @@ def tokenizer_of(function: str, model: object, attribute: str) -> Tokenizer:
             f"{function}: model has no {attribute}, expected one of pyx_transformer.text"
         )
     return tokenizer
+
+
+def as_texts(function: str, name: str, value: Sequence[str]) -> list[str]:
+    """A list of texts.
+
+    Raises TypeError where it is no list of strings, ValueError where one is no Unicode.
+    """
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"{function}: {name} is {value!r}, expected a list of texts")
+    texts = list(value)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"{function}: {name} holds {text!r}, expected strings")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{function}: {name}[{i}] is {text!r}, which is no Unicode text"
+            ) from error
+    return texts
 
 
 def as_lines(tokens: Sequence[str]) -> bytes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeGuard
 
 import numpy as np
 
@@ -88,9 +89,14 @@ class TokenModel(Layer):
     def sequences(
         self, function: str, name: str, ids: ArrayLike, lengths: ArrayLike | None, batch="B"
     ) -> tuple[NDArray[np.int64], Sequences]:
-        """Checked ids (B, length) as rows (N,), and their Sequences; name is src, tgt or, of a
-        target, another that the caller knows it by."""
+        """Checked ids (B, length), or a list of sequences of different lengths, as rows (N,), and
+        their Sequences; name is src, tgt or, of a target, another that the caller knows it by."""
         side = name if name in AXES else "tgt"
+        table = self.side(side).tokens.weight.shape
+        if lengths is None and is_ragged(ids) and batch in ("B", len(ids)):
+            ids, counts = as_ragged_ids(function, name, ids, table)
+            self.check_length(function, f"{name} has length", int(counts.max()))
+            return ids, Sequences.of_counts(counts)
         ids = _checks.as_integers(function, name, ids, -math.inf, math.inf, (batch, AXES[side]))
         count, length = ids.shape
         if lengths is not None:
@@ -102,7 +108,7 @@ class TokenModel(Layer):
         self.check_length(function, f"{name} has length", int(sequences.counts.max(initial=0)))
         if sequences.is_padded:  # what fills up the batch may be anything
             ids = np.where(sequences.is_real(), ids, 0)
-        ids = _checks.as_token_ids(function, name, ids, self.side(side).tokens.weight.shape)
+        ids = _checks.as_token_ids(function, name, ids, table)
         return sequences.rows(ids), sequences
 
     # Tied weights.
@@ -147,3 +153,26 @@ class TokenModel(Layer):
         """How many numbers the parameters hold, tied ones counted once."""
         shapes = self._all_shapes()
         return sum(math.prod(s) for key, s in shapes.items() if key not in self.ties())
+
+
+def is_ragged(value: object) -> TypeGuard[Sequence[Any]]:
+    """Whether `value` is a list of sequences that are not all of one length."""
+    if not isinstance(value, (list, tuple)):
+        return False
+    return len({len(one) for one in value if isinstance(one, Sequence | np.ndarray)}) > 1
+
+
+def as_ragged_ids(
+    function: str, name: str, value: Sequence[Any], table_shape: tuple[int, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sequences of token ids as one array (N,), and the length of each (B,)."""
+    last = table_shape[0] - 1
+    rows = [
+        _checks.as_integers(function, f"{name}[{b}]", row, -math.inf, math.inf, ("length",))
+        for b, row in enumerate(value)
+    ]
+    ids = np.concatenate(rows)
+    if ids.size and not (ids.min() >= 0 and ids.max() <= last):
+        for b, row in enumerate(rows):
+            _checks.as_token_ids(function, f"{name}[{b}]", row, table_shape)
+    return ids, np.array([len(row) for row in rows], np.int64)

@@ -23,11 +23,11 @@ from pyx_transformer.text import Vocabulary
 from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-    from pyx_transformer.generation import Generation, GenerationOptions
+    from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
     from pyx_transformer.text import Tokenizer
 
 
@@ -162,19 +162,37 @@ class Transformer(TokenModel):
     ) -> Generation:
         """Hypotheses for src (B, S) token ids, real up to src_lengths (B,): greedy unless asked.
 
+        src may also be a list of sequences of different lengths. Memory follows the tokens that
+        there are: see max_batch_tokens.
         options and single settings, such as beam_size=4: see `GenerationOptions`. Each hypothesis
         starts with config.start_id and ends by itself at config.end_id or after max_length tokens.
         An empty source has exactly the empty translation. The result of a sentence does not depend
         on the others.
 
         Raises TypeError or ValueError for bad ids, lengths or options, or where learned positions
-        do not reach max_length; MemoryError where there is no room for max_length.
+        do not reach max_length; MemoryError where there is no room for what comes to be.
         """
         from pyx_transformer import generation
 
         this = "Transformer.generate"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
         return generation.generate(self, src, src_lengths, options)
+
+    def generate_as_completed(
+        self,
+        src: ArrayLike,
+        src_lengths: ArrayLike | None = None,
+        *,
+        options: GenerationOptions | None = None,
+        **settings,
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
+        """What `generate` gives, a sentence at a time: its number and its hypotheses, best first,
+        as soon as they are found. Raises as `generate` does."""
+        from pyx_transformer import generation
+
+        this = "Transformer.generate_as_completed"
+        options = generation.GenerationOptions.chosen(this, self, options, settings)
+        return generation.as_completed(self, src, src_lengths, options)
 
     def score(
         self,

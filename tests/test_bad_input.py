@@ -252,11 +252,18 @@ def test_any_integers(name, argument, dtype):
 
 
 def test_arrays_are_copied_only_if_they_must_be():
-    x, ids = normal(RNG, 3, 5), np.arange(3)
+    x = normal(RNG, 3, 5)
     assert _checks.as_float32("f", "x", x) is x
     assert _checks.as_float32("f", "x", read_only(x)).flags.writeable is False
     assert np.shares_memory(_checks.as_float32("f", "x", x.view(Subclass)), x)
-    assert _checks.as_integers("f", "ids", ids, 0, 2) is ids
+
+
+@pytest.mark.parametrize("dtype", (np.int64, np.int32, np.uint8, ">i8"))
+def test_integers_are_copied_before_they_are_checked(dtype):
+    """What another thread or process writes later to the caller's array is not used."""
+    x = np.arange(6, dtype=dtype)
+    for value in (x, x.reshape(2, 3), x[::2], memoryview(x) if dtype != ">i8" else x):
+        assert not np.shares_memory(_checks.as_integers("f", "x", value, 0, 9), x)
 
 
 @pytest.mark.parametrize("dtype", [bool, "f4", "f8", ">f4"])

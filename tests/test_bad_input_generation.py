@@ -14,7 +14,7 @@ from pyx_transformer.generation import KeyValueCache
 RNG = np.random.default_rng(0)
 MODEL = small_model()
 LANGUAGE_MODEL = randomised(pt.TransformerLM(MODEL.config))
-SENTENCES, SOURCE, CAPACITY = 3, 7, 5
+SENTENCES, SOURCE = 3, 7
 
 
 def assert_refuses(call, error, says):
@@ -62,59 +62,59 @@ def test_only_a_table_of_the_same_shape_is_shared(shape):
     [
         (MODEL, None, "memory is None, expected the keys and values of 3 layers"),
         (MODEL, MEMORY[:1], "memory is a list of 1, expected the keys and values of 3 layers"),
-        (MODEL, memory_of(2), "memory is of 2 sentences, expected 3"),
-        (MODEL, memory_of(4), "memory is of 4 sentences, expected 3"),
-        (MODEL, [*MEMORY[:2], memory_of(2)[2]], "memory is of 2 sentences, expected 3"),
+        (MODEL, memory_of(2), "memory is of 2 sequences, expected 3"),
+        (MODEL, memory_of(4), "memory is of 4 sequences, expected 3"),
+        (MODEL, [*MEMORY[:2], memory_of(2)[2]], "memory is of 2 sequences, expected 3"),
         (LANGUAGE_MODEL, MEMORY, "memory was given, expected None for a language model"),
     ],
 )
 def test_the_memory_of_a_cache(model, memory, says):
-    for width in (1, 2):
-        assert_refuses(
-            lambda w=width: KeyValueCache(model, SENTENCES, CAPACITY, width=w, memory=memory),
-            ValueError,
-            f"KeyValueCache: {says}",
-        )
+    assert_refuses(
+        lambda: KeyValueCache(model, SENTENCES, memory=memory),
+        ValueError,
+        f"KeyValueCache: {says}",
+    )
 
 
-@pytest.mark.parametrize("name", ("sentences", "capacity", "width"))
-def test_sizes_of_a_cache(name):
-    sizes = {"sentences": SENTENCES, "capacity": CAPACITY, "width": 1}
+def test_the_size_of_a_cache():
     for value, error in (("3", TypeError), (3.0, TypeError), (True, TypeError), (-1, ValueError)):
         assert_refuses(
-            lambda v=value: KeyValueCache(MODEL, memory=MEMORY, **{**sizes, name: v}),
+            lambda v=value: KeyValueCache(MODEL, v, memory=MEMORY),
             error,
-            f"KeyValueCache: {name} is {value!r}, expected",
+            f"KeyValueCache: sequences is {value!r}, expected",
         )
 
 
-IDS, SLOTS, COUNTS = [3, 4, 5], [2, 0], [2, 1]
+IDS, SEQUENCES, COUNTS = [3, 4, 5], [2, 0], [2, 1]
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "says"),
     [
-        ({"slots": [0, 0]}, ValueError, "slots holds 0 twice, expected each slot once"),
-        ({"slots": [2, 2]}, ValueError, "slots holds 2 twice, expected each slot once"),
-        ({"slots": [0, 3]}, ValueError, "slots[1] is 3, expected 0 to 2"),
-        ({"slots": [-1, 0]}, ValueError, "slots[0] is -1, expected 0 to 2"),
-        ({"slots": [[0, 1]]}, ValueError, "slots has shape (1, 2), expected (B,)"),
-        ({"slots": [0.0, 1.0]}, TypeError, "slots has dtype float64, expected integers"),
-        ({"slots": None}, TypeError, "slots is None, expected an array"),
-        ({"counts": [3]}, ValueError, "counts has shape (1,), expected (2,) because slots is (2,)"),
+        ({"sequences": [0, 0]}, ValueError, "sequences holds 0 twice, expected each once"),
+        ({"sequences": [2, 2]}, ValueError, "sequences holds 2 twice, expected each once"),
+        ({"sequences": [0, 3]}, ValueError, "sequences[1] is 3, expected 0 to 2"),
+        ({"sequences": [-1, 0]}, ValueError, "sequences[0] is -1, expected 0 to 2"),
+        ({"sequences": [[0, 1]]}, ValueError, "sequences has shape (1, 2), expected (B,)"),
+        ({"sequences": [0.0, 1.0]}, TypeError, "sequences has dtype float64, expected integers"),
+        ({"sequences": None}, TypeError, "sequences is None, expected an array"),
+        (
+            {"counts": [3]},
+            ValueError,
+            "counts has shape (1,), expected (2,) because sequences is (2,)",
+        ),
         ({"counts": [4, -1]}, ValueError, "counts[1] is -1, expected 0 to "),
         ({"counts": [2, 2]}, ValueError, "ids has shape (3,), expected (4,)"),
         ({"ids": [3, 19, 5]}, ValueError, "ids[1] is 19, expected 0 to 18"),
         ({"ids": [3, 4]}, ValueError, "ids has shape (2,), expected (3,)"),
         ({"ids": [[3, 4, 5]]}, ValueError, "ids has shape (1, 3), expected (3,)"),
-        ({"ids": [3, 4, 5, 6], "counts": [3, 1]}, ValueError, "a sequence would have 6 tokens"),
     ],
     ids=str,
 )
 def test_what_does_not_fit_a_cache(changes, error, says):
-    cache = KeyValueCache(MODEL, SENTENCES, CAPACITY, memory=MEMORY)
+    cache = KeyValueCache(MODEL, SENTENCES, memory=MEMORY)
     cache.extend([1, 2, 3], [2], [3])
-    arguments = {"ids": IDS, "slots": SLOTS, "counts": COUNTS} | changes
+    arguments = {"ids": IDS, "sequences": SEQUENCES, "counts": COUNTS} | changes
     assert_refuses(lambda: cache.extend(**arguments), error, f"KeyValueCache.extend: {says}")
     assert cache.lengths.tolist() == [0, 0, 3]
 

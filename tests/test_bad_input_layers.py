@@ -64,6 +64,11 @@ def arrays_of(result):
     return [array for part in result for array in arrays_of(part)]
 
 
+def in_order(completed):
+    """The sequences of a generation, whatever the order in which they came."""
+    return [found[0].sequence for _, found in sorted(completed, key=lambda pair: pair[0])]
+
+
 def call(function, *, integers=None, optional=(), **reals):
     return Call(function, reals, integers or {}, optional)
 
@@ -125,6 +130,13 @@ CALLS = {
         integers={"src": SRC, "src_lengths": SRC_LENGTHS},
         optional=("src_lengths",),
     ),
+    "Transformer.generate_as_completed": call(
+        lambda max_length=4, **ids: in_order(
+            MODEL.generate_as_completed(**ids, max_length=max_length)
+        ),
+        integers={"src": SRC, "src_lengths": SRC_LENGTHS},
+        optional=("src_lengths",),
+    ),
     "Transformer.score": call(
         MODEL.score,
         integers={
@@ -142,6 +154,13 @@ CALLS = {
     ),
     "TransformerLM.generate": call(
         lambda max_length=4, **ids: LANGUAGE_MODEL.generate(**ids, max_length=max_length),
+        integers={"prompt": TGT, "prompt_lengths": TGT_LENGTHS},
+        optional=("prompt_lengths",),
+    ),
+    "TransformerLM.generate_as_completed": call(
+        lambda max_length=4, **ids: in_order(
+            LANGUAGE_MODEL.generate_as_completed(**ids, max_length=max_length)
+        ),
         integers={"prompt": TGT, "prompt_lengths": TGT_LENGTHS},
         optional=("prompt_lengths",),
     ),

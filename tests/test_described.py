@@ -339,7 +339,7 @@ def test_decoding_with_caches(name):
     tolerance = 2e-6 if _runtime.kernels.ISA_NAME == "x86-64-v2" else 1e-6
     assert_close(whole, described_stack(config, own, x, **options), tolerance)
     for counts in [1] * T, [3, 1, 1, 2]:
-        caches = KeyValueCache(model, B, T, memory=known)
+        caches = KeyValueCache(model, B, memory=known)
         place = 0
         for step in counts:
             slots = rng.permutation(B)

@@ -134,9 +134,9 @@ def test_decoding_step_by_step(name, stored):
     """One token at a time gives the bits of the whole pass."""
     model, ids = stored(name).model, stored(name).ids
     batch, length = ids.shape
-    cache = KeyValueCache(model, batch, length)
+    cache = KeyValueCache(model, batch)
     assert_same_bits(decoded(model, cache, ids, [1] * length), model(ids))
-    cache = KeyValueCache(model, batch, length)
+    cache = KeyValueCache(model, batch)
     assert_same_bits(decoded(model, cache, ids, [length - 6, 1, 5]), model(ids))
 
 
@@ -242,7 +242,7 @@ def test_encoder_decoders_step_by_step(name, stored):
     memory = model.encoder.apply(model.side("src").apply(ids, sources.position_ids()), sources)
     for counts in [1] * targets.shape[1], [4, 1, targets.shape[1] - 5]:
         known = model.decoder.project(memory, sources)
-        cache = KeyValueCache(model, len(targets), targets.shape[1], memory=known)
+        cache = KeyValueCache(model, len(targets), memory=known)
         assert_same_bits(decoded(model, cache, targets, counts), whole)
     for b, length in enumerate(one.lengths):
         with num_threads(b + 1):

@@ -1,6 +1,7 @@
 """Greedy decoding and scoring against the reference, and the cache against decoding all at once."""
 
 import signal
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -250,20 +251,29 @@ def test_padding_does_not_matter_to_generate(src):
     assert as_lists(model.generate(wider, SOURCE_LENGTHS, max_length=9)) == as_lists(expected)
 
 
-@pytest.mark.parametrize("max_length", (2**40, 2**62, 2**70))
-def test_more_than_the_memory_holds(max_length, src):
-    with pytest.raises(MemoryError, match=f"no memory for 4 sequences of {max_length} tokens"):
-        small_model().generate(src, max_length=max_length)
+@pytest.mark.parametrize("max_length", (10**9, 2**62, 2**70))
+def test_a_length_that_is_not_reached_costs_nothing(max_length, src):
+    """Memory follows the tokens that there are."""
+
+    def enough(_, tokens):
+        return len(tokens) == 3
+
+    tracemalloc.start()
+    generation = small_model().generate(src, max_length=max_length, stop_when=enough)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [len(sequence) for sequence in generation] == [3] * 4
+    assert peak < 2_000_000
 
 
 # The cache.
 
 
-def cache_for(model, src, lengths, capacity):
+def cache_for(model, src, lengths):
     ids, sources = model.sequences("test", "src", src, lengths)
     memory = model.encoder.apply(model.side("src").apply(ids, sources.position_ids()), sources)
     keys_values = model.decoder.project(memory, sources)
-    return KeyValueCache(model, len(sources.counts), capacity, memory=keys_values)
+    return KeyValueCache(model, len(sources.counts), memory=keys_values)
 
 
 def logits_in_chunks(model, src, tgt, src_lengths, tgt_lengths, chunk, first):
@@ -271,7 +281,7 @@ def logits_in_chunks(model, src, tgt, src_lengths, tgt_lengths, chunk, first):
 
     Sequences leave as they end, and the others are named in another order at every step.
     """
-    cache = cache_for(model, src, src_lengths, tgt.shape[1])
+    cache = cache_for(model, src, src_lengths)
     rng = np.random.default_rng(0)
     logits = [[] for _ in tgt]
     size = first
@@ -333,36 +343,26 @@ def test_the_cache_of_an_empty_memory(rng):
         assert_same_bits(logits[b], expected[b, :length])
 
 
-def test_the_cache_stays_in_place(src, rng, monkeypatch):
-    """Nothing is copied from step to step: what is held stays where it was written."""
-    arrays, plain = [], _runtime.kernels.LayerArrays
-
-    def kept(keys=None, values=None, **others):
-        arrays.extend(array for array in (keys, values) if array is not None)
-        return plain(keys, values, **others)
-
-    monkeypatch.setattr(_runtime.kernels, "LayerArrays", kept)
+def test_the_cache_grows_with_its_tokens(src, rng):
+    """Pages are taken 16 tokens at a time, and given back by no one who holds them."""
     model = small_model()
-    cache = cache_for(model, src, SOURCE_LENGTHS, 8)
-    assert len(arrays) == 2 * model.config.num_decoder_layers
-    for array in arrays:
-        array[:] = np.nan
-    cache.extend(token_ids(rng, 19, 8), np.arange(4), np.full(4, 2))
-    before = [array[:, :, :2].copy() for array in arrays]
-    assert np.isfinite(before).all()
-    cache.extend(token_ids(rng, 19, 3), np.array([2, 0, 3]), np.ones(3, int))
-    assert cache.lengths.tolist() == [3, 2, 3, 3]
-    for array, held in zip(arrays, before, strict=True):
-        assert_same_bits(array[:, :, :2], held)
-        for slot, length in enumerate(cache.lengths):
-            assert np.isfinite(array[slot, :, :length]).all()
-            assert np.isnan(array[slot, :, length:]).all()
+    cache = cache_for(model, src, SOURCE_LENGTHS)
+    pages = cache._cache.own
+    assert pages.nbytes == 0
+    cache.extend(token_ids(rng, 19, 64), np.arange(4), np.full(4, 16))
+    held = pages.nbytes
+    assert held > 0
+    cache.extend(token_ids(rng, 19, 64), np.arange(4), np.full(4, 16))
+    assert pages.nbytes == held  # the first ones were for eight pages
+    cache.extend(token_ids(rng, 19, 1), np.array([2]), np.array([1]))
+    assert pages.nbytes == 2 * held
+    assert cache.lengths.tolist() == [32, 32, 33, 32]
 
 
 def test_one_slot_far_ahead_of_another(src, rng):
     """Two tokens for one slot and none for the other, beyond the first rows of the positions."""
     model = small_model()
-    cache = cache_for(model, src[:2], None, 100)
+    cache = cache_for(model, src[:2], None)
     tgt = token_ids(rng, 19, 1, 100)
     parts = [
         cache.extend(tgt[0, i : i + 2], np.array([0, 1]), np.array([2, 0]))
@@ -374,24 +374,18 @@ def test_one_slot_far_ahead_of_another(src, rng):
 def test_the_memory_is_projected_once(src, monkeypatch):
     model = lively_model()
     calls = []
-    project = model.decoder.project
-    monkeypatch.setattr(model.decoder, "project", lambda *a: calls.append(a) or project(*a))
+    project = pt.MultiheadAttention.project
+    monkeypatch.setattr(pt.MultiheadAttention, "project", lambda *a: calls.append(a) or project(*a))
     model.generate(src, max_length=6)
-    assert len(calls) == 1
+    assert len(calls) == model.config.num_decoder_layers
 
 
-@pytest.mark.parametrize("counts", [[1, 5, 1, 1], [9, 0, 0, 0]])
-def test_a_full_cache_takes_no_more(counts, src, rng):
-    model = small_model()
-    cache = cache_for(model, src, SOURCE_LENGTHS, 6)
+def test_learned_positions_bound_the_cache(src, rng):
+    model = small_model(positions="learned", max_length=6)
+    cache = cache_for(model, src[:, :6], None)
     cache.extend(token_ids(rng, 19, 8), np.arange(4), np.full(4, 2))
-    counts = np.array(counts)
-    with pytest.raises(ValueError) as error:
-        cache.extend(token_ids(rng, 19, counts.sum()), np.arange(4), counts)
-    most = max(counts) + 2
-    assert str(error.value) == (
-        f"KeyValueCache.extend: a sequence would have {most} tokens, expected at most capacity = 6"
-    )
+    with pytest.raises(ValueError, match="a sequence would have length 7, expected at most"):
+        cache.extend(token_ids(rng, 19, 8), np.arange(4), np.array([1, 5, 1, 1]))
     assert cache.lengths.tolist() == [2] * 4
 
 
@@ -490,7 +484,7 @@ def test_padding_does_not_matter_to_score(src, rng):
 def test_an_interrupted_pass_adds_nothing_to_the_cache():
     """A pass of some seconds on one thread, and Ctrl-C soon after it begins."""
     model, src = small_model(d_ff=4001, num_decoder_layers=8), np.array([[3, 4, 5]])
-    caches = [cache_for(model, src, None, 20_000) for _ in range(2)]
+    caches = [cache_for(model, src, None) for _ in range(2)]
     step = np.array([1]), np.array([0]), np.array([1])
 
     def interrupt(*_):
@@ -522,8 +516,8 @@ def test_an_interrupted_pass_adds_nothing_to_the_cache():
 )
 def test_what_does_not_fit_the_cache_is_refused(ids, slots, counts):
     model = small_model()
-    cache = cache_for(model, np.array([[3, 4, 5]]), None, 4)
-    with pytest.raises(ValueError, match=r"KeyValueCache\.extend: (ids|slots|counts)"):
+    cache = cache_for(model, np.array([[3, 4, 5]]), None)
+    with pytest.raises(ValueError, match=r"KeyValueCache\.extend: (ids|sequences|counts)"):
         cache.extend(np.array(ids), np.array(slots), np.array(counts))
     assert cache.lengths.tolist() == [0]
 

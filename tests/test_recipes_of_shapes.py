@@ -6,7 +6,6 @@ from conftest import REPOSITORY
 from models import assert_same_bits, num_threads, randomised, token_ids
 
 from pyx_transformer.parameters import Parameters
-from pyx_transformer.pipelines.texts import padded
 from pyx_transformer.training import Examples, Texts
 from pyx_transformer.training.gradients import Dropout
 from pyx_transformer.training.log import read as read_log
@@ -60,10 +59,9 @@ def test_without_dropout_logits_are_those_of_the_model_itself(name):
     batch = examples.batch(np.arange(3))
     rows, _ = model.forward(batch, Parameters(model), Dropout(0.0, iter(())))
 
-    ids, lengths = padded(np.split(batch.inputs, batch.input_sequences.starts[1:]))
-    given = (ids, lengths)
+    ids = np.split(batch.inputs, batch.input_sequences.starts[1:])
+    given = (ids,)
     if model.has_decoder and model.has_encoder:
-        src, src_lengths = padded(others)
-        given = (src, ids, src_lengths, lengths)
+        given = (others, ids)
     expected = batch.input_sequences.rows(model(*given))
     assert_same_bits(model.output_projection.apply(rows), expected)

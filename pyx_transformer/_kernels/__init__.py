@@ -12,7 +12,8 @@
       |- layer.pxi      what a description compiles to, and the one function that runs it: norms,
       |                 projections, caches, attention, feed-forward, residuals
       |- blocks.pxi     the classes that hold it; passes of rows through blocks and whole stacks
-      |- decoding.pxi   steps with caches, greedy and beam search, all through layer.pxi
+      |- caches.pxi     keys and values in pages; steps that add to them, through layer.pxi
+      |- hypotheses.pxi, steps.pxi, searching.pxi    the search: its rows, their logits, its choices
       |- gradients.pxi  what inputs and parameters get back; the optimizer's step
       v
     the .pxd files                                     loops over raw pointers, without the GIL;
@@ -20,10 +21,11 @@
 
       attention  attention_gradient                    a block of keys at a time, packed; and back
       attention_step                                   one query, unpacked: a step of decoding
-      attention_job  product  tile                     what is asked for, bounds and masks; x w^T
+      attention_job  product                           what is asked for, bounds and masks; x w^T
+      sampling  rules                                  next tokens: drawn, and banned
       candidates  loss  optimizer                      best next tokens; cross-entropy; AdamW
-      norm                                             norms, softmax, log-sum-exp, and back
-      activation  dropout  embedding  packing  rotary
+      norm  tile                                       norms, softmax, and back; a tile of x w^T
+      activation  dropout  embedding  packing  philox  rotary
       threads  scratch                                 shares of work; memory of a thread
       simd.pxd                                         declares simd.h
         simd.h                                         the one file that knows the instruction set

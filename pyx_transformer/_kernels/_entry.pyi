@@ -4,7 +4,7 @@ Arrays are float32 and C-contiguous unless said otherwise; outputs come first, a
 Shapes, dtypes and ranges are for the caller to check: here they are trusted.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -166,12 +166,11 @@ class CompiledStack:
     def workspace(self, m: int, n_threads: int) -> int: ...
 
 class LayerArrays:
-    """A layer's caches (slots, H, capacity, K), and room for attention weights (B, H, T, S)."""
+    """What a layer has of its own in a pass: room for attention weights (B, H, T, S), and the
+    memory's keys and values (N, Hkv K)."""
 
     def __init__(
         self,
-        keys: _Floats | None = None,
-        values: _Floats | None = None,
         memory_keys: _Floats | None = None,
         memory_values: _Floats | None = None,
         attention: _Floats | None = None,
@@ -220,62 +219,91 @@ def project_memory(
     key_rows: _Floats,
     value_rows: _Floats,
     block: Block,
-    starts: _Integers,
-    counts: _Integers,
-    cache_starts: _Integers,
     n_threads: int,
 ) -> None: ...
 
-class Decoder:
-    """A stack with caches for the tokens so far, and what a step embeds the next ones with."""
+class Pages:
+    """Keys and values of a stack's layers, so many tokens a page."""
+
+    count: int
+    nbytes: int
+
+    def bytes_of(self, length: int) -> int: ...
+
+class Past:
+    """Where the keys and values of a sequence's tokens lie."""
+
+    length: int
+
+class Cache:
+    """A decoder's stack with the keys and values of the sequences that it decodes."""
+
+    own: Pages
+    memory: Pages
 
     def __init__(
-        self,
-        stack: CompiledStack,
-        arrays: list[LayerArrays],
-        *,
-        width: int,
-        cache_rows: int,
-        lengths: _Integers,
-        key_rows: _Integers | None,
-        memory_starts: _Integers | None,
-        memory_counts: _Integers | None,
+        self, stack: CompiledStack, embedding_of: Callable[[int], tuple[Any, ...]] | None
     ) -> None: ...
-    def embed_with(
-        self,
-        table: _Floats,
-        scale: float,
-        positions: _Floats | None,
-        norm: NormParameters | None,
-        tables: Tables | None,
+    def sequence(self) -> Past: ...
+    def memories(self, counts: _Integers) -> list[Past]: ...
+    def remember(
+        self, layer: int, memories: list[Past], keys: _Floats, values: _Floats
     ) -> None: ...
     def append(
         self,
         out: _Floats,
         ids: _Integers,
-        slots: _Integers,
+        pasts: list[Past],
         counts: _Integers,
+        memories: list[Past | None],
         cross_weights: _Floats | None,
         n_threads: int,
     ) -> int: ...
-    def append_best(
-        self, logits: _Floats, projection: PackedLinear, beams: Beams, most: int, n_threads: int
-    ) -> int: ...
 
-class Beams:
-    """The rows of a search: so many of them, one below the other, are a sentence's."""
+class Found:
+    """A hypothesis that is complete."""
+
+    tokens: _Integers
+    token_scores: _Floats
+    score: float
+    is_finished: bool
+
+class Sentence:
+    """What is decoded, by its caller's number, and what each of its units found."""
+
+    number: int
+    found: list[list[Found]]
+
+class Row:
+    """A hypothesis in play: for the search's own use, as are the next two."""
+
+class Unit: ...
+class Steps: ...
+
+class Search:
+    """Steps for the sentences in play."""
 
     def __init__(
         self,
-        each: int,
-        sums: NDArray[np.float64],
-        tokens: _Integers,
-        token_counts: _Integers,
-        token_scores: _Floats,
-        count: int,
-        slots: _Integers,
-        end_tokens: _Integers,
+        cache: Cache,
+        projection: PackedLinear,
+        options: Any,
+        hooks: Any,
+        *,
+        start_id: int,
+        end_tokens: Iterable[int],
+        max_length: int,
     ) -> None: ...
+    def add(
+        self,
+        number: int,
+        prefix: _Integers,
+        memory: Past | None,
+        keys: NDArray[np.uint64] | None,
+    ) -> None: ...
+    def run(self, steps: int, n_threads: int) -> list[Sentence]: ...
+    def may_hold(self) -> int: ...
+    def __len__(self) -> int: ...
 
 def candidates(
     values: NDArray[np.float64],

@@ -282,7 +282,7 @@ cdef inline void attend(
         key = key + job.key_starts[b] * job.key_row
         value = value + job.key_starts[b] * job.value_row
     else:
-        key_rows = job.key_rows + job.key_slots[b] * job.key_rows_stride
+        key_rows = job.key_rows[b]
     ensure(<int>BLOCK_KEYS <= TILE_STRIDE)
     ensure(BLOCK_KEYS % PANEL == 0)
     ensure(BLOCK_K <= TILE_STRIDE)

@@ -37,11 +37,9 @@ cdef struct Attention:
     const int64_t* query_counts
     const int64_t* key_starts
     const int64_t* key_counts
-    # NULL, or where each key lies, whatever key_starts says: key s of sequence b in row
-    # key_rows[key_slots[b] key_rows_stride + s].
-    const int64_t* key_rows
-    const int64_t* key_slots
-    Py_ssize_t key_rows_stride
+    # NULL, or where each key and its value lie, whatever key_starts says: those of key s of
+    # sequence b at base + key_rows[b][s] * row + h * head.
+    const int64_t** key_rows
     const int64_t* offsets      # position of a sequence's first query among its keys
     Py_ssize_t batch
     Py_ssize_t heads

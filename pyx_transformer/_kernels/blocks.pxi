@@ -172,27 +172,20 @@ cdef class CompiledStack:
 
 
 cdef class LayerArrays:
-    """What a layer has of its own in a pass: room for attention's weights (B, H, T, S), and caches
-    (slots, H, capacity, K) of its keys and values and of the memory's; each may be None."""
+    """What a layer has of its own in a pass: room for attention's weights (B, H, T, S), and its
+    keys and values (N, Hkv K) of the memory; each may be None."""
     cdef Arrays arrays
     cdef object kept
 
     def __init__(
-        self, float[:, :, :, ::1] keys=None, float[:, :, :, ::1] values=None,
-        float[:, :, :, ::1] memory_keys=None, float[:, :, :, ::1] memory_values=None,
+        self, float[:, ::1] memory_keys=None, float[:, ::1] memory_values=None,
         float[:, :, :, ::1] attention=None, float[:, :, :, ::1] cross_attention=None,
     ):
         self.arrays = no_arrays()
-        self.kept = keys, values, memory_keys, memory_values, attention, cross_attention
-        self.arrays.keys = floats_of(keys)
-        self.arrays.values = floats_of(values)
+        self.kept = memory_keys, memory_values, attention, cross_attention
         self.arrays.memory_keys = floats_of(memory_keys)
         self.arrays.memory_values = floats_of(memory_values)
         self.arrays.weights = floats_of(attention)
-        if keys is not None:
-            self.arrays.capacity = keys.shape[2]
-        if memory_keys is not None:
-            self.arrays.memory_capacity = memory_keys.shape[2]
         if attention is not None:
             self.arrays.weights_rows = attention.shape[2]
             self.arrays.weights_columns = attention.shape[3]
@@ -297,30 +290,18 @@ def run_block(float[:, ::1] out, const float[:, ::1] x, Block block not None,
 
 
 def project_memory(
-    float[:, :, :, ::1] keys, float[:, :, :, ::1] values, const float[:, ::1] key_rows,
-    const float[:, ::1] value_rows, Block block not None, const int64_t[::1] starts,
-    const int64_t[::1] counts, const int64_t[::1] cache_starts, int n_threads,
+    float[:, ::1] keys, float[:, ::1] values, const float[:, ::1] key_rows,
+    const float[:, ::1] value_rows, Block block not None, int n_threads,
 ):
-    """A cross-attention's keys and values of the memory's rows (N, d), into arrays (B, H, S, K)
-    with at least its heads; cache_starts[b] is the row, of all rows of K, where sequence b begins.
-    """
+    """keys (N, Hkv K), values (N, Hkv Kv) = a cross-attention's of the memory's rows (N, d)."""
     cdef Py_ssize_t m = key_rows.shape[0]
     cdef Projection key = block.sub_layer.attention.key, value = block.sub_layer.attention.value
     cdef Attention job = block.sub_layer.attention.job
-    cdef Py_ssize_t heads = job.heads // job.group
-    cdef Workspace workspace = Workspace(m * (key.n + value.n) * sizeof(float))
-    cdef int64_t[::1] offsets = np.zeros(counts.shape[0], np.int64)
     cdef double unheard = 0.0
     cdef Product jobs[2]
     with nogil:
-        jobs[0] = projected(workspace.floats, floats_of(key_rows), &key, m)
-        jobs[1] = projected(workspace.floats + m * key.n, floats_of(value_rows), &value, m)
+        jobs[0] = projected(floats_of(keys), floats_of(key_rows), &key, m)
+        jobs[1] = projected(floats_of(values), floats_of(value_rows), &value, m)
         products(jobs, 2, n_threads, &unheard)
-        apply_norm(jobs[0].out, jobs[0].out, &block.sub_layer.attention.key_norm, m * heads,
-                   job.key_size, n_threads)
-        scatter_heads(floats_of(keys), jobs[0].out, integers_of(starts), integers_of(counts),
-                      integers_of(cache_starts), integers_of(offsets), counts.shape[0], heads,
-                      keys.shape[2], job.key_size)
-        scatter_heads(floats_of(values), jobs[1].out, integers_of(starts), integers_of(counts),
-                      integers_of(cache_starts), integers_of(offsets), counts.shape[0], heads,
-                      values.shape[2], job.value_size)
+        apply_norm(jobs[0].out, jobs[0].out, &block.sub_layer.attention.key_norm,
+                   m * (job.heads // job.group), job.key_size, n_threads)

@@ -332,5 +332,8 @@ def attention(float[:, :, :, ::1] out, float[:, :, :, ::1] weights, inputs, int 
 
 include "layer.pxi"
 include "blocks.pxi"
-include "decoding.pxi"
+include "caches.pxi"
+include "hypotheses.pxi"
+include "steps.pxi"
+include "searching.pxi"
 include "gradients.pxi"

@@ -18,6 +18,8 @@ cdef enum:
     # products. Chosen in bench/results/tuning.md.
     HIDDEN_FLOATS = 1 << 20
     SUB_LAYERS = 4      # of a layer, at most
+    # Places of a page: a head's keys and values of so many tokens lie together.
+    PAGE = 16
     LINE_FLOATS = 16    # of a cache line, where each part of the workspace begins
 
 
@@ -74,15 +76,22 @@ cdef struct Layer:
     bint side_by_side
 
 
+cdef struct PageLayout:
+    # In floats from a token's place: where its first head's keys and values are, and how far the
+    # next head's.
+    Py_ssize_t keys
+    Py_ssize_t values
+    Py_ssize_t head
+
+
 cdef struct Arrays:
-    # What a layer has of its own in one run: caches (slots, heads, capacity, size) of its own keys
-    # and values and of the memory's, and room for attention's weights; each may be NULL.
-    float* keys
-    float* values
-    Py_ssize_t capacity
+    # What a layer has of its own in one run, each NULL where there is none. Where sequences have
+    # tables of their keys, keys and values lie in pages; else those of a memory are rows (N,
+    # kv_heads size). Room for attention's weights.
+    PageLayout own
+    PageLayout memory
     const float* memory_keys
     const float* memory_values
-    Py_ssize_t memory_capacity
     float* weights              # (batch, heads, rows, columns)
     Py_ssize_t weights_rows
     Py_ssize_t weights_columns
@@ -100,7 +109,7 @@ cdef Arrays no_arrays() noexcept nogil:
 
 cdef struct Run:
     # What layers read besides their weights. own and cross say which rows and keys belong to which
-    # sequence, and what is masked; with caches own.key_starts are where sequences begin in them.
+    # sequence, and what is masked; with caches their key_rows say where keys and values lie.
     Attention own
     Attention cross
     const Rotary* rotaries
@@ -157,22 +166,28 @@ cdef void add(
     in_parallel(add_share, &job, threads_for(1.0 * n, n_threads))
 
 
-cdef void scatter_heads(
-    float* cache, const float* rows, const int64_t* starts, const int64_t* counts,
-    const int64_t* cache_starts, const int64_t* offsets, Py_ssize_t batch, Py_ssize_t heads,
-    Py_ssize_t capacity, Py_ssize_t size,
-) noexcept nogil:
-    """Rows (N, heads size) into a cache (slots, at least `heads`, capacity, size), from place
-    offsets[b] on.
+cdef float* at(Py_ssize_t place) noexcept nogil:
+    """The address of a place, which counts floats."""
+    return <float*>(<uintptr_t>place * sizeof(float))
 
-    cache_starts[b] is the row of the cache, seen as rows of `size`, where b begins.
-    """
-    cdef Py_ssize_t b, h, t
+
+cdef void scatter_heads(
+    const PageLayout* layout, const float* keys, const float* values, const int64_t* starts,
+    const int64_t* counts, const int64_t** places, const int64_t* offsets, Py_ssize_t batch,
+    const Attention* job,
+) noexcept nogil:
+    """Rows of keys and values (N, kv_heads size) into pages: row t of sequence b to the place
+    places[b][offsets[b] + t]."""
+    cdef Py_ssize_t heads = job.heads // job.group, b, h, t, row, place
     for b in range(batch):
-        for h in range(heads):
-            for t in range(counts[b]):
-                memcpy(cache + (cache_starts[b] + h * capacity + offsets[b] + t) * size,
-                       rows + ((starts[b] + t) * heads + h) * size, size * sizeof(float))
+        for t in range(counts[b]):
+            row = (starts[b] + t) * heads
+            place = places[b][offsets[b] + t]
+            for h in range(heads):
+                memcpy(at(place + layout.keys + h * layout.head), keys + (row + h) * job.key_size,
+                       job.key_size * sizeof(float))
+                memcpy(at(place + layout.values + h * layout.head),
+                       values + (row + h) * job.value_size, job.value_size * sizeof(float))
 
 
 cdef Attention attention_of(const Attention* block, const Attention* run) noexcept nogil:
@@ -183,8 +198,6 @@ cdef Attention attention_of(const Attention* block, const Attention* run) noexce
     job.key_starts = run.key_starts
     job.key_counts = run.key_counts
     job.key_rows = run.key_rows
-    job.key_slots = run.key_slots
-    job.key_rows_stride = run.key_rows_stride
     job.offsets = run.offsets
     job.batch = run.batch
     job.is_causal = block.is_causal or run.is_causal
@@ -194,16 +207,23 @@ cdef Attention attention_of(const Attention* block, const Attention* run) noexce
     return job
 
 
-cdef void read_heads(
-    Attention* job, const float* keys, const float* values, Py_ssize_t capacity,
-) noexcept nogil:
-    """Have a job read caches (slots, heads, capacity, size)."""
+cdef void read_pages(Attention* job, const PageLayout* layout) noexcept nogil:
+    """Have a job read keys and values where its tables say."""
+    job.key = at(layout.keys)
+    job.value = at(layout.values)
+    job.key_row = job.value_row = 1
+    job.key_head = job.value_head = layout.head
+
+
+cdef void read_rows(Attention* job, const float* keys, const float* values) noexcept nogil:
+    """Have a job read rows (N, kv_heads size)."""
+    cdef Py_ssize_t kv_heads = job.heads // job.group
     job.key = keys
     job.value = values
-    job.key_row = job.key_size
-    job.value_row = job.value_size
-    job.key_head = capacity * job.key_size
-    job.value_head = capacity * job.value_size
+    job.key_row = kv_heads * job.key_size
+    job.value_row = kv_heads * job.value_size
+    job.key_head = job.key_size
+    job.value_head = job.value_size
 
 
 cdef Py_ssize_t attention_floats(
@@ -257,24 +277,20 @@ cdef int attention_rows(
         job.weights = arrays.memory_weights
         job.weights_rows = arrays.memory_weights_rows
         job.weights_columns = arrays.memory_weights_columns
-        read_heads(&job, arrays.memory_keys, arrays.memory_values, arrays.memory_capacity)
+        if job.key_rows != NULL:
+            read_pages(&job, &arrays.memory)
+        else:
+            read_rows(&job, arrays.memory_keys, arrays.memory_values)
     else:
         job.weights = arrays.weights
         job.weights_rows = arrays.weights_rows
         job.weights_columns = arrays.weights_columns
-    if not block.is_cross and arrays.keys != NULL:
-        scatter_heads(arrays.keys, keys, job.query_starts, job.query_counts, job.key_starts,
-                      job.offsets, job.batch, kv_heads, arrays.capacity, job.key_size)
-        scatter_heads(arrays.values, values, job.query_starts, job.query_counts, job.key_starts,
-                      job.offsets, job.batch, kv_heads, arrays.capacity, job.value_size)
-        read_heads(&job, arrays.keys, arrays.values, arrays.capacity)
-    elif not block.is_cross:
-        job.key = keys
-        job.value = values
-        job.key_row = block.key.n
-        job.value_row = block.value.n
-        job.key_head = job.key_size
-        job.value_head = job.value_size
+        if job.key_rows != NULL:
+            scatter_heads(&arrays.own, keys, values, job.query_starts, job.query_counts,
+                          job.key_rows, job.offsets, job.batch, &job)
+            read_pages(&job, &arrays.own)
+        else:
+            read_rows(&job, keys, values)
     workspace = lined_up(values, 0 if block.is_cross else m * block.value.n)
     attention_kernel.attention(&job, workspace, run.n_threads, run.unheard)
     jobs[0] = projected(out, context, &block.output, m)

@@ -132,11 +132,12 @@ cdef inline float row_maximum(const float* x, Py_ssize_t d) noexcept nogil:
     return maximum_lane(top)
 
 
-cdef inline double log_sum_exp(const float* x, Py_ssize_t d) noexcept nogil:
-    """log sum e^x = max + log sum e^(x - max), the sum in double, nothing stored."""
+cdef inline double sum_of_exponentials(
+    const float* x, float top, Py_ssize_t d,
+) noexcept nogil:
+    """sum e^(x - top) in double, nothing stored."""
     cdef float terms[TERMS]
     cdef vd parts[2 * PARTS]
-    cdef float top = row_maximum(x, d)
     cdef Py_ssize_t start = 0, held, i, count
     cdef int part
     for part in range(2 * PARTS):
@@ -150,7 +151,13 @@ cdef inline double log_sum_exp(const float* x, Py_ssize_t d) noexcept nogil:
             i += VF
         add_row(parts, terms, 0.0, held, False)
         start += TERMS
-    return top + log(tree_sum_doubles(parts))
+    return tree_sum_doubles(parts)
+
+
+cdef inline double log_sum_exp(const float* x, Py_ssize_t d) noexcept nogil:
+    """log sum e^x = max + log sum e^(x - max)"""
+    cdef float top = row_maximum(x, d)
+    return top + log(sum_of_exponentials(x, top, d))
 
 
 cdef inline void softmax_row(float* out, const float* x, Py_ssize_t d) noexcept nogil:

@@ -2,9 +2,8 @@
 
 generating  sentences to hypotheses, from end to end
 checks      options against the model and the sentences
-batches     which sentences are decoded together
-search      the step loop: greedy, beams, samples
-logits      penalties and bans; sampling: which token is drawn
+search      which sentences are decoded side by side; the steps are compiled
+hooks       what those enter Python for
 cache       the decoder's keys and values, step by step
 attention   that of what has been generated, computed afterwards
 options, results    what goes in and what comes out
@@ -13,7 +12,12 @@ memory      how much of it a generation takes
 """
 
 from pyx_transformer.generation.cache import KeyValueCache
-from pyx_transformer.generation.generating import generate, generate_alone
+from pyx_transformer.generation.generating import (
+    alone_as_completed,
+    as_completed,
+    generate,
+    generate_alone,
+)
 from pyx_transformer.generation.memory_estimate import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
 from pyx_transformer.generation.results import Generation, Hypothesis
@@ -24,6 +28,8 @@ __all__ = [
     "GenerationOptions",
     "Hypothesis",
     "KeyValueCache",
+    "alone_as_completed",
+    "as_completed",
     "generate",
     "generate_alone",
     "memory_estimate",

@@ -1,4 +1,4 @@
-"""Sentences to hypotheses: in batches, with the results in the caller's order."""
+"""Sentences to hypotheses: the results in the caller's order, or as they are found."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer.generation.attention import with_attention
-from pyx_transformer.generation.batches import batches
 from pyx_transformer.generation.checks import as_max_length, as_prefixes, check_fit
-from pyx_transformer.generation.results import Generation, Hypothesis, asked_for
-from pyx_transformer.generation.search import Search, Sentences
-from pyx_transformer.sequences import Sequences
+from pyx_transformer.generation.results import Generation, Hypothesis, kept
+from pyx_transformer.generation.search import Searching, Sentence
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import ArrayLike
 
     from pyx_transformer.generation.options import GenerationOptions
     from pyx_transformer.generation.protocols import Decoding, Translating
+
+    Found = Iterator[tuple[int, list[Hypothesis]]]
 
 
 def generate(
@@ -27,37 +29,18 @@ def generate(
     options: GenerationOptions,
 ) -> Generation:
     """`Transformer.generate`: hypotheses for src (B, S), real up to src_lengths (B,)."""
-    this = "Transformer.generate"
-    ids, sources = model.sequences(this, "src", src, src_lengths)
-    batch = len(sources.counts)
-    prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
-    check_fit(this, model, options, "prefix", prefixes)
-    max_length = as_max_length(this, model, options, "prefix", prefixes)
-    source_ids = np.split(ids, sources.starts[1:]) if batch else []
-    hypotheses = [[empty_translation(model)] for _ in range(batch)]
-    for numbers in batches(sources.counts, options.max_batch_tokens):
-        numbers = numbers[sources.counts[numbers] > 0]
-        if not len(numbers):
-            continue
-        sequences = Sequences.of_counts(sources.counts[numbers])
-        batch_ids = [source_ids[b] for b in numbers]
-        memory = model.decoder.project(
-            model.encoder.apply(
-                model.side("src").apply(np.concatenate(batch_ids), sequences.position_ids()),
-                sequences,
-            ),
-            sequences,
-        )
-        batch_prefixes = [prefixes[b] for b in numbers]
-        sentences = Sentences(numbers, batch_prefixes, memory, batch_ids)
-        for b, found in zip(numbers, search(model, sentences, options, max_length), strict=True):
-            hypotheses[b] = found
-    if options.return_attention:
-        hypotheses = [
-            with_attention(model, source, found)
-            for source, found in zip(source_ids, hypotheses, strict=True)
-        ]
-    return asked_for(hypotheses, options)
+    return in_order(*begun("Transformer.generate", model, src, src_lengths, options))
+
+
+def as_completed(
+    model: Translating,
+    src: ArrayLike,
+    src_lengths: ArrayLike | None,
+    options: GenerationOptions,
+) -> Found:
+    """`Transformer.generate_as_completed`."""
+    this = "Transformer.generate_as_completed"
+    return begun(this, model, src, src_lengths, options)[1]
 
 
 def generate_alone(
@@ -68,6 +51,72 @@ def generate_alone(
 ) -> Generation:
     """`generate` without a source: hypotheses that begin with prompt (B, T)."""
     this = "TransformerLM.generate"
+    return in_order(*begun_alone(this, model, prompt, prompt_lengths, options))
+
+
+def alone_as_completed(
+    model: Decoding,
+    prompt: ArrayLike,
+    prompt_lengths: ArrayLike | None,
+    options: GenerationOptions,
+) -> Found:
+    """`TransformerLM.generate_as_completed`."""
+    this = "TransformerLM.generate_as_completed"
+    return begun_alone(this, model, prompt, prompt_lengths, options)[1]
+
+
+def in_order(batch: int, found: Found) -> Generation:
+    """The hypotheses of all sentences, in the caller's order."""
+    hypotheses: list[list[Hypothesis]] = [[] for _ in range(batch)]
+    try:
+        for number, of_sentence in found:
+            hypotheses[number] = of_sentence
+    except RuntimeError as error:
+        if isinstance(error.__cause__, StopIteration):  # a callback's: generators wrap it
+            raise error.__cause__ from None
+        raise
+    return Generation(hypotheses)
+
+
+def begun(
+    this: str,
+    model: Translating,
+    src: ArrayLike,
+    src_lengths: ArrayLike | None,
+    options: GenerationOptions,
+) -> tuple[int, Found]:
+    """How many sentences there are, and what is found as it is; the arguments are checked."""
+    ids, sources = model.sequences(this, "src", src, src_lengths)
+    batch = len(sources.counts)
+    prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
+    check_fit(this, model, options, "prefix", prefixes)
+    max_length = as_max_length(this, model, options, "prefix", prefixes)
+
+    def found() -> Found:
+        source_ids = np.split(ids, sources.starts[1:]) if batch else []
+        sentences = []
+        for number, (source, prefix) in enumerate(zip(source_ids, prefixes, strict=True)):
+            if len(source):
+                sentences.append(Sentence(number, source, prefix))
+            else:
+                yield number, kept([empty_translation(model)], options)
+        searching = Searching(model, options, max_length)
+        for number, hypotheses in searching.hypotheses(sentences):
+            if options.return_attention:
+                hypotheses = with_attention(model, source_ids[number], hypotheses)
+            yield number, kept(hypotheses, options)
+
+    return batch, found()
+
+
+def begun_alone(
+    this: str,
+    model: Decoding,
+    prompt: ArrayLike,
+    prompt_lengths: ArrayLike | None,
+    options: GenerationOptions,
+) -> tuple[int, Found]:
+    """`begun` without a source."""
     for name in ("prefix", "coverage_penalty", "return_attention"):
         if getattr(options, name):
             raise ValueError(
@@ -78,32 +127,13 @@ def generate_alone(
     prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
     check_fit(this, model, options, "prompt", prefixes)
     max_length = as_max_length(this, model, options, "prompt", prefixes)
-    hypotheses: list[list[Hypothesis]] = [[] for _ in prefixes]
-    for numbers in batches(prompts.counts, options.max_batch_tokens):
-        if not len(numbers):
-            continue
-        batch_ids = [prefixes[b] for b in numbers]
-        sentences = Sentences(numbers, batch_ids, None, batch_ids)
-        for b, found in zip(numbers, search(model, sentences, options, max_length), strict=True):
-            hypotheses[b] = found
-    return asked_for(hypotheses, options)
 
+    def found() -> Found:
+        sentences = [Sentence(number, ids, ids) for number, ids in enumerate(prefixes)]
+        for number, hypotheses in Searching(model, options, max_length).hypotheses(sentences):
+            yield number, kept(hypotheses, options)
 
-def search(
-    model: Decoding,
-    sentences: Sentences,
-    options: GenerationOptions,
-    max_length: int,
-) -> list[list[Hypothesis]]:
-    """The hypotheses of each sentence of one batch, everything filled in but the attention."""
-    found = Search(model, sentences, options, max_length).run()
-    each = options.branches
-    if each == 1:
-        return [unit[: options.num_hypotheses] for unit in found]
-    return [
-        [one for unit in found[i : i + each] for one in unit[:1]]
-        for i in range(0, len(found), each)
-    ]
+    return len(prefixes), found()
 
 
 def empty_translation(model: Translating) -> Hypothesis:

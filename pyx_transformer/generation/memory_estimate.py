@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer.generation.search import (
+    MOST_ROWS,
+    MOST_TOKENS,
+    PASS_TOKENS,
+    USUAL_LENGTH,
+)
 from pyx_transformer.stacks import FIRST_TABLE
 
 if TYPE_CHECKING:
@@ -13,7 +19,7 @@ if TYPE_CHECKING:
     from pyx_transformer.stacks import Stack
 
 FLOAT, INT64 = 4, 8
-HUGE_PAGES = 1 << 22  # NumPy asks for them from here on: an array is there once it is written to
+RESULT = 800  # bytes of a hypothesis' objects, without its tokens and scores
 
 
 def memory_estimate(
@@ -27,9 +33,8 @@ def memory_estimate(
     """Bytes at the peak of decoding max_length tokens, beyond the model and the interpreter.
 
     encoder: the model's, None for a language model. src_len: of each source or, without an encoder,
-    of each prompt. beam_size: hypotheses in play
-    per sentence, samples or alternatives included. Raises TypeError or ValueError for what is no
-    such number.
+    of each prompt. beam_size: hypotheses in play per sentence, samples or alternatives included.
+    Raises TypeError or ValueError for what is no such number.
     """
     this = f"{type(model).__name__}.memory_estimate"
     batch = _checks.as_integer(this, "batch", batch, minimum=0)
@@ -37,29 +42,40 @@ def memory_estimate(
     src_len = _checks.as_integer(this, src_name, src_len, minimum=0)
     max_length = _checks.as_integer(this, "max_length", max_length, minimum=0)
     beam_size = _checks.as_integer(this, "beam_size", beam_size, minimum=1)
+    if batch == 0:
+        return 0
     config, decoder = model.config, model.decoder
-    rows, source = batch * beam_size, batch * src_len
-    row = config.d_model * FLOAT
-    keys_values = sum(2 * decoder.num_kv_heads * layer.head_size for layer in decoder.in_order)
-    capacity = max_length + (src_len if encoder is None else 0)
-    own = rows * capacity * keys_values * FLOAT
-    # Tokens and their scores, twice while beams change places; with beams, where keys lie, twice.
-    own += rows * capacity * (2 * (FLOAT + INT64) + (2 * INT64 if beam_size > 1 else 0))
-    # One array of logits: each step writes its own over the last one's.
+    prompt = src_len if encoder is None else 0
+    length = prompt + max_length
+    may_hold = src_len + beam_size * (prompt + min(max_length, USUAL_LENGTH))
+    at_once = max(1, min(batch, MOST_ROWS // beam_size, MOST_TOKENS // max(may_hold, 1)))
+    begun = max(1, min(at_once, PASS_TOKENS // max(src_len, 1)))  # sentences that begin together
+    at_once = min(at_once, begun * max(max_length, 1))  # a step later come the next ones
+    rows = at_once * beam_size
+
+    cache = _runtime.kernels.Cache(decoder.compiled(), None)
+    own = rows * cache.own.bytes_of(length)
+    memory = at_once * cache.memory.bytes_of(src_len) if encoder is not None else 0
+    # Tokens, scores and places, with room for half as many more.
+    tables = rows * length * (2 * INT64 + FLOAT) * 3 // 2
     step = layer_pass(decoder, rows) + rows * config.tgt_vocab_size * FLOAT
-    of_memory = sum(2 * decoder.num_kv_heads * layer.memory_size for layer in decoder.in_order)
-    # The encoder's rows stay too.
-    memory = 0 if encoder is None else source * (of_memory * FLOAT + row)
-    table, growing = table_of_sinusoids(config, src_len, capacity)
-    decoding = memory + own + step + table
-    if growing:  # for the last time with half of its places decoded
-        is_there = rows * capacity * row >= HUGE_PAGES
-        held = own if is_there else own * table // (2 * capacity * row)
-        decoding = max(decoding, memory + held + growing)
+    results = batch * (length * (INT64 + FLOAT) + RESULT)
+    table, growing = table_of_sinusoids(config, src_len, length)
+    decoding = memory + own + tables + max(step + table, growing)
     if encoder is None:
-        return max(decoding, own + layer_pass(decoder, source + batch) + table)
-    projecting = memory + 2 * source * row  # and the keys and values of one layer as rows
-    return max(source * row + layer_pass(encoder, source), projecting, decoding)
+        # Prompts are read some at a time, while those before have theirs.
+        there = rows * cache.own.bytes_of(length if batch > at_once else prompt)
+        beginning = there + layer_pass(decoder, begun * (src_len + 1)) + table
+    else:
+        row, tokens = config.d_model * FLOAT, begun * src_len
+        widest = max((layer.memory_size for layer in decoder.in_order), default=0)
+        encoding = tokens * row + layer_pass(encoder, tokens)
+        projecting = tokens * (row + 2 * decoder.num_kv_heads * widest * FLOAT)
+        before = (at_once - begun) * cache.memory.bytes_of(src_len)
+        if batch > at_once:  # the pages of those that have ended are there
+            before = own + memory
+        beginning = table + max(before + encoding, before + projecting, memory + projecting)
+    return results + max(decoding, beginning)
 
 
 def layer_pass(stack: Stack, rows: int) -> int:
@@ -70,13 +86,12 @@ def layer_pass(stack: Stack, rows: int) -> int:
     return rows * stack.d_model * FLOAT + stack.compiled().workspace(rows, threads)
 
 
-def table_of_sinusoids(config: TokenConfig, src_len: int, capacity: int) -> tuple[int, int]:
+def table_of_sinusoids(config: TokenConfig, src_len: int, length: int) -> tuple[int, int]:
     """Bytes of the table for so many places, and at the peak of its last growth."""
     if config.positions != "sinusoidal":
         return 0, 0
-    length = first = max(FIRST_TABLE, src_len)
-    while length < capacity:
-        length *= 2
-    table = length * config.d_model * FLOAT
-    # While it grows there are angles and sines, each half as many in float64, and the old one.
-    return table, 0 if length == first else table * 7 // 2
+    places = first = max(FIRST_TABLE, src_len)
+    while places < length:
+        places *= 2
+    table = places * config.d_model * FLOAT
+    return table, 0 if places == first else table * 3 // 2  # the old one is there too

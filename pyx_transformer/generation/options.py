@@ -70,9 +70,10 @@ class GenerationOptions:
     hypotheses in play agree. stop_when(sentence, tokens) -> True finishes that hypothesis. What
     these raise reaches the caller. tokens is the hypothesis so far, prefix included.
 
-    max_batch_tokens: sentences are sorted by length and decoded in parts of at most so many source
-    (or prompt) tokens, a longer sentence by itself; results come in the caller's order, and are the
-    same to the bit.
+    max_batch_tokens: how many tokens, of sources (or prompts) and of the hypotheses as long as they
+    may soon be, are held at once, 65,536 unless given; a sentence of more is decoded by itself.
+    Sentences wait in the caller's order and take the places of those that end; results are the same
+    to the bit.
 
     Raises TypeError or ValueError, naming the option, for wrong kinds and values and for options
     that contradict each other.

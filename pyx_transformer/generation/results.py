@@ -83,15 +83,14 @@ class Generation:
         return iter(self.sequences)
 
 
-def asked_for(hypotheses: list[list[Hypothesis]], options: GenerationOptions) -> Generation:
-    """The hypotheses of each sentence, with what the options ask for and no more."""
-
-    def kept(one: Hypothesis) -> Hypothesis:
-        return replace(
+def kept(hypotheses: list[Hypothesis], options: GenerationOptions) -> list[Hypothesis]:
+    """The hypotheses with what the options ask for and no more."""
+    return [
+        replace(
             one,
             score=one.score if options.return_scores else None,
             token_scores=one.token_scores if options.return_token_scores else None,
             attention=one.attention if options.return_attention else None,
         )
-
-    return Generation([[kept(one) for one in found] for found in hypotheses])
+        for one in hypotheses
+    ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.pipelines.texts import as_ids, generated_texts, options_of
-from pyx_transformer.text import tokenizer_of
+from pyx_transformer.pipelines.texts import generated_texts, options_of
+from pyx_transformer.text import as_texts, tokenizer_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,8 @@ def continue_texts(
     if not isinstance(model, TransformerLM):
         raise TypeError(f"{this}: model is a {type(model).__name__}, expected a TransformerLM")
     tokenizer = tokenizer_of(this, model, "tgt_tokenizer")
-    prompt, lengths = as_ids(this, prompts, tokenizer)
-    generation = model.generate(prompt, lengths, options=options_of(this, model, settings))
+    texts, options = as_texts(this, "prompts", prompts), options_of(this, model, settings)
+    if not texts:
+        return []
+    generation = model.generate([tokenizer.encode(text) for text in texts], options=options)
     return generated_texts(generation, tokenizer)

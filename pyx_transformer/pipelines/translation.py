@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pyx_transformer.pipelines.texts import as_ids, generated_texts, options_of
-from pyx_transformer.text import tokenizer_of
+from pyx_transformer.pipelines.texts import generated_texts, options_of
+from pyx_transformer.text import as_texts, tokenizer_of
 from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ def translate(
     if not isinstance(model, Transformer):
         raise TypeError(f"{this}: model is a {type(model).__name__}, expected a Transformer")
     source, target = (tokenizer_of(this, model, f"{side}_tokenizer") for side in ("src", "tgt"))
-    src, lengths = as_ids(this, texts, source)
-    generation = model.generate(src, lengths, options=options_of(this, model, settings))
+    texts, options = as_texts(this, "texts", texts), options_of(this, model, settings)
+    if not texts:
+        return []
+    generation = model.generate([source.encode(text) for text in texts], options=options)
     return generated_texts(generation, target, spaced=spaced)

@@ -9,7 +9,7 @@ import numpy as np
 
 from pyx_transformer.generation.scoring import score_rows
 from pyx_transformer.metrics import bleu, require_bleu
-from pyx_transformer.pipelines.texts import options_of, padded
+from pyx_transformer.pipelines.texts import options_of
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
 from pyx_transformer.training.batches import Examples
@@ -36,9 +36,8 @@ def validate(model: Model, examples: Corpus, *, with_bleu: bool, **settings) -> 
     figures = {"loss": mean_loss(model, examples)}
     if not isinstance(model, Transformer) or not isinstance(examples, Examples):
         return figures
-    src, lengths = padded(examples.sources or [])
     options = options_of("validate", model, settings)
-    found = model.generate(src, lengths, options=options).sequences
+    found = model.generate(examples.sources or [], options=options).sequences
     same = [np.array_equal(*pair) for pair in zip(found, examples.targets, strict=True)]
     figures["exact_match"] = float(np.mean(same))
     if with_bleu:
@@ -108,12 +107,10 @@ def scores_of(model: Any, examples: Corpus, part: slice) -> list[NDArray[np.floa
     if isinstance(examples, Texts):
         batch = examples.batch(np.arange(part.start, part.stop))
         batch = masked(batch, model.config, MASK_RATE, (0, part.start))
-        src, src_lengths = padded(np.split(batch.inputs, batch.input_sequences.starts[1:]))
-        rows = batch.input_sequences.rows(model.encode(src, src_lengths))
+        src = np.split(batch.inputs, batch.input_sequences.starts[1:])
+        rows = batch.input_sequences.rows(model.encode(src))
         rows = model.head.apply(rows[batch.places])
         return [score_rows(model.output_projection, rows, batch.targets)]
-    tgt, tgt_lengths = padded(examples.targets[part])
     if examples.sources is None:
-        return model.score(tgt, tgt_lengths)
-    src, src_lengths = padded(examples.sources[part])
-    return model.score(src, tgt, src_lengths, tgt_lengths)
+        return model.score(examples.targets[part])
+    return model.score(examples.sources[part], examples.targets[part])
