@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from pyx_transformer.generation.options import GenerationOptions
     from pyx_transformer.generation.protocols import Decoding
 
-# Chosen in bench/results/tuning.md: more rows at once are no faster, and take more memory.
+# Hypotheses in play. More rows at once share more of what is read of the weights, and take more
+# memory.
 MOST_ROWS = 256
 # Tokens, of sources and of all rows, that the sentences in play may hold.
 MOST_TOKENS = 1 << 16
