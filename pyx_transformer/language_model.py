@@ -112,7 +112,8 @@ class TransformerLM(TokenModel):
 
         this = "TransformerLM.generate"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
-        return generation.generate_alone(self, prompt, prompt_lengths, options)
+        found = generation.begun_alone(this, self, prompt, prompt_lengths, options)
+        return generation.in_order(*found)
 
     def generate_as_completed(
         self,
@@ -128,7 +129,7 @@ class TransformerLM(TokenModel):
 
         this = "TransformerLM.generate_as_completed"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
-        return generation.alone_as_completed(self, prompt, prompt_lengths, options)
+        return generation.begun_alone(this, self, prompt, prompt_lengths, options)[1]
 
     def score(
         self, tgt: ArrayLike, tgt_lengths: ArrayLike | None = None

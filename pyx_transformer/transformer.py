@@ -176,7 +176,7 @@ class Transformer(TokenModel):
 
         this = "Transformer.generate"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
-        return generation.generate(self, src, src_lengths, options)
+        return generation.in_order(*generation.begun(this, self, src, src_lengths, options))
 
     def generate_as_completed(
         self,
@@ -192,7 +192,7 @@ class Transformer(TokenModel):
 
         this = "Transformer.generate_as_completed"
         options = generation.GenerationOptions.chosen(this, self, options, settings)
-        return generation.as_completed(self, src, src_lengths, options)
+        return generation.begun(this, self, src, src_lengths, options)[1]
 
     def score(
         self,

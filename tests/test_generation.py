@@ -344,7 +344,7 @@ def test_the_cache_of_an_empty_memory(rng):
 
 
 def test_the_cache_grows_with_its_tokens(src, rng):
-    """Pages are taken 16 tokens at a time, and given back by no one who holds them."""
+    """A page has 16 tokens of a sequence; where none is left, some more are made at once."""
     model = small_model()
     cache = cache_for(model, src, SOURCE_LENGTHS)
     pages = cache._cache.own

@@ -1,5 +1,8 @@
 """Sentences that are decoded side by side: who waits, who leaves, and that no result shows it."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from models import lively, small_model, token_ids
@@ -65,6 +68,43 @@ def test_no_more_rows_are_in_play_than_may_be(monkeypatch):
 
     lively(small_model()).generate(sentences(), beam_size=3, max_length=6, logits_processor=note)
     assert max(rows) == 6
+
+
+def searching(model):
+    """A search for sentences whose pages can be looked at."""
+    options = pt.GenerationOptions(beam_size=2)
+    made = search.Searching(model, options, 20)
+    ids = [search.Waiting(i, ids, ids[:0]) for i, ids in enumerate(sentences())]
+    return made, made.hypotheses(ids)
+
+
+def test_pages_are_given_back(monkeypatch):
+    """As many as those in play need, however many sentences there are."""
+    monkeypatch.setattr(search, "MOST_ROWS", 2)
+    made, found = searching(lively(small_model()))
+    for _ in found:
+        assert made.cache.own.count == 8  # made at once; two rows of up to 20 tokens need four
+        assert made.cache.memory.count <= 2  # of the longest source
+    assert len(made.search) == 0
+
+
+@pytest.mark.parametrize("end", ("abandoned", "interrupted"))
+def test_a_search_that_does_not_end_lets_go_of_its_pages(end):
+    """At once, and not when the garbage collector comes by."""
+    made, found = searching(lively(small_model()))
+    gc.disable()
+    try:
+        next(found)
+        own = weakref.ref(made.cache.own)
+        if end == "abandoned":
+            found.close()
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                found.throw(KeyboardInterrupt)
+        del made, found
+        assert own() is None
+    finally:
+        gc.enable()
 
 
 def test_short_ones_come_before_a_long_one_has_ended():

@@ -201,15 +201,15 @@ cdef class LayerArrays:
 cdef class Tables:
     """The tables that queries and keys turn by: pairs of cosines and sines (positions, pairs), each
     with whether pairs are interleaved."""
-    cdef Workspace memory
+    cdef Workspace workspace
     cdef Rotary* rotaries
     cdef object kept
 
     def __init__(self, tables):
         cdef const float[:, ::1] cosines, sines
         self.kept = tuple(tables)
-        self.memory = Workspace(len(self.kept) * sizeof(Rotary))
-        self.rotaries = <Rotary*>self.memory.floats
+        self.workspace = Workspace(len(self.kept) * sizeof(Rotary))
+        self.rotaries = <Rotary*>self.workspace.floats
         for i, (cosines, sines, is_interleaved) in enumerate(self.kept):
             self.rotaries[i] = Rotary(floats_of(cosines), floats_of(sines), cosines.shape[1],
                                       is_interleaved)

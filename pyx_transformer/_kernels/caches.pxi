@@ -15,6 +15,7 @@ cdef class Pages:
     is left, there are soon half as many more. Pages never move, so that tables of places hold
     addresses, in floats.
     """
+    cdef object __weakref__
     cdef readonly Py_ssize_t count      # pages, taken or not
     cdef Py_ssize_t row, heads, layers, free_count
     cdef list chunks

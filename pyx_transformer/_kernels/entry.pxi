@@ -51,24 +51,24 @@ ACTIVATIONS = {
 
 cdef class Workspace:
     """So many bytes that live as long as one call, aligned to a cache line."""
-    cdef void* memory
+    cdef void* start
     cdef float* floats
 
     def __cinit__(self, Py_ssize_t size):
-        self.memory = malloc(size + 64)
-        if self.memory == NULL:
+        self.start = malloc(size + 64)
+        if self.start == NULL:
             raise MemoryError(f"a workspace of {size} bytes does not fit in memory")
-        self.floats = <float*>(((<uintptr_t>self.memory) + 63) // 64 * 64)
+        self.floats = <float*>(((<uintptr_t>self.start) + 63) // 64 * 64)
 
     def __dealloc__(self):
-        free(self.memory)
+        free(self.start)
 
 
 cdef float[::1] aligned_floats(Py_ssize_t size):
     """An array that begins at a cache line; where it is large, NumPy asks for huge pages."""
-    memory = np.empty(size + 16, np.float32)
-    start = -memory.ctypes.data // 4 % 16
-    return memory[start:start + size]
+    room = np.empty(size + 16, np.float32)
+    start = -room.ctypes.data // 4 % 16
+    return room[start:start + size]
 
 
 cdef class PackedLinear:

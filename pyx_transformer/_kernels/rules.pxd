@@ -12,7 +12,8 @@ from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 cdef struct Rules:
     double repetition_penalty           # 1: none
     Py_ssize_t ngram                    # no so many tokens come twice; 0: they may
-    # `count` sequences that may not be, sequence i from starts[i] to starts[i + 1] of tokens.
+    # Sequences that may not be, one after another; sequence i begins at sequence_starts[i], and the
+    # next one where it ends.
     const int64_t* sequences
     const int64_t* sequence_starts
     Py_ssize_t sequence_count
@@ -26,8 +27,8 @@ cdef struct Rules:
 
 
 cdef struct Known:
-    # A row of logits (V) and what it continues: all tokens so far, of which `count` count; what it
-    # leans towards, and how probable it was made.
+    # A row of logits (V) and what it continues: all tokens so far, the last `count` of which came
+    # after the forced prefix; and what it leans towards.
     float* logits
     const int64_t* tokens
     Py_ssize_t length
@@ -117,7 +118,7 @@ cdef inline void lean(const Known* known, Py_ssize_t vocabulary, double bias) no
 cdef inline void apply_rules(
     const Rules* rules, const Known* known, Py_ssize_t vocabulary, uint64_t* seen,
 ) noexcept nogil:
-    """All rules, in the order of README, on one row. seen: see `penalise`."""
+    """All rules, in the order of `GenerationOptions`, on one row. seen: see `penalise`."""
     cdef Py_ssize_t i
     if rules.repetition_penalty != 1.0:
         penalise(known, rules.repetition_penalty, seen)

@@ -7,8 +7,7 @@ another may come before any step.
 from pyx_transformer._kernels.philox cimport uniform_number
 from pyx_transformer._kernels.sampling cimport Drawing, Drawings, Falling, Kept, draw_all
 
-cdef enum:
-    USUAL_LENGTH = 256      # tokens that a hypothesis is expected to have, at most
+USUAL_LENGTH = 256      # tokens that a hypothesis is expected to have, at most
 
 
 cdef class Search:
@@ -104,16 +103,24 @@ cdef class Search:
         return len(self.sentences)
 
     def may_hold(self):
-        """Tokens that the sentences in play may soon hold, memories included."""
-        cdef Py_ssize_t total = 0
+        """Tokens that the sentences in play may soon hold, memories included: a row may double, or
+        become as long as most are."""
+        cdef Py_ssize_t usual = USUAL_LENGTH, total = 0
         cdef Sentence sentence
         cdef Unit unit
         for sentence in self.sentences:
             total += 0 if sentence.memory is None else sentence.memory.length
             for unit in sentence.units:
-                total += self.beams * may_reach(sentence.prefix_length, unit.count,
-                                                self.max_length)
+                total += self.beams * (sentence.prefix_length + min(
+                    self.max_length, max(2 * unit.count, usual)))
         return total
+
+    def close(self):
+        """Let go of all sentences in play, which refer to themselves and would wait for the
+        garbage collector."""
+        for sentence in self.sentences[:]:
+            self.leave(sentence)
+        self.units, self.done = [], []
 
     cdef Row new_row(self, Unit unit):
         """A row for a unit: one that it does not use any more, or a new one."""
@@ -375,8 +382,3 @@ cdef class Search:
             unit.told += 1
             self.hooks.on_token(unit.sentence.number, int(token))
         return 0
-
-
-cdef Py_ssize_t may_reach(Py_ssize_t prefix, Py_ssize_t count, Py_ssize_t max_length) noexcept:
-    """Tokens that a row may soon have: it may double, or become as long as most are."""
-    return prefix + min(max_length, max(2 * count, <Py_ssize_t>USUAL_LENGTH))

@@ -100,7 +100,7 @@ cdef class Steps:
         cdef Py_ssize_t rows = logits.shape[0], vocabulary = logits.shape[1], i = 0
         cdef Py_ssize_t words = vocabulary // 64 + 1
         cdef bint any = False
-        cdef Workspace memory
+        cdef Workspace workspace
         cdef Ruling job
         cdef Unit unit
         cdef Row row
@@ -108,8 +108,8 @@ cdef class Steps:
             any = any or are_in_force(&self.rules, unit.count)
         if not any:
             return 0
-        memory = Workspace(rows * sizeof(Known) + words * n_threads * sizeof(uint64_t))
-        job = Ruling(&self.rules, <Known*>memory.floats, rows, vocabulary, NULL, words)
+        workspace = Workspace(rows * sizeof(Known) + words * n_threads * sizeof(uint64_t))
+        job = Ruling(&self.rules, <Known*>workspace.floats, rows, vocabulary, NULL, words)
         job.seen = <uint64_t*>(job.rows + rows)
         memset(job.seen, 0, words * n_threads * sizeof(uint64_t))
         for unit in units:

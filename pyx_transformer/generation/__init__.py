@@ -12,12 +12,7 @@ memory      how much of it a generation takes
 """
 
 from pyx_transformer.generation.cache import KeyValueCache
-from pyx_transformer.generation.generating import (
-    alone_as_completed,
-    as_completed,
-    generate,
-    generate_alone,
-)
+from pyx_transformer.generation.generating import begun, begun_alone, in_order
 from pyx_transformer.generation.memory_estimate import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
 from pyx_transformer.generation.results import Generation, Hypothesis
@@ -28,10 +23,9 @@ __all__ = [
     "GenerationOptions",
     "Hypothesis",
     "KeyValueCache",
-    "alone_as_completed",
-    "as_completed",
-    "generate",
-    "generate_alone",
+    "begun",
+    "begun_alone",
+    "in_order",
     "memory_estimate",
     "perplexity",
     "score",

@@ -9,7 +9,7 @@ import numpy as np
 from pyx_transformer.generation.attention import with_attention
 from pyx_transformer.generation.checks import as_max_length, as_prefixes, check_fit
 from pyx_transformer.generation.results import Generation, Hypothesis, kept
-from pyx_transformer.generation.search import Searching, Sentence
+from pyx_transformer.generation.search import Searching, Waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,49 +20,6 @@ if TYPE_CHECKING:
     from pyx_transformer.generation.protocols import Decoding, Translating
 
     Found = Iterator[tuple[int, list[Hypothesis]]]
-
-
-def generate(
-    model: Translating,
-    src: ArrayLike,
-    src_lengths: ArrayLike | None,
-    options: GenerationOptions,
-) -> Generation:
-    """`Transformer.generate`: hypotheses for src (B, S), real up to src_lengths (B,)."""
-    return in_order(*begun("Transformer.generate", model, src, src_lengths, options))
-
-
-def as_completed(
-    model: Translating,
-    src: ArrayLike,
-    src_lengths: ArrayLike | None,
-    options: GenerationOptions,
-) -> Found:
-    """`Transformer.generate_as_completed`."""
-    this = "Transformer.generate_as_completed"
-    return begun(this, model, src, src_lengths, options)[1]
-
-
-def generate_alone(
-    model: Decoding,
-    prompt: ArrayLike,
-    prompt_lengths: ArrayLike | None,
-    options: GenerationOptions,
-) -> Generation:
-    """`generate` without a source: hypotheses that begin with prompt (B, T)."""
-    this = "TransformerLM.generate"
-    return in_order(*begun_alone(this, model, prompt, prompt_lengths, options))
-
-
-def alone_as_completed(
-    model: Decoding,
-    prompt: ArrayLike,
-    prompt_lengths: ArrayLike | None,
-    options: GenerationOptions,
-) -> Found:
-    """`TransformerLM.generate_as_completed`."""
-    this = "TransformerLM.generate_as_completed"
-    return begun_alone(this, model, prompt, prompt_lengths, options)[1]
 
 
 def in_order(batch: int, found: Found) -> Generation:
@@ -85,7 +42,8 @@ def begun(
     src_lengths: ArrayLike | None,
     options: GenerationOptions,
 ) -> tuple[int, Found]:
-    """How many sentences there are, and what is found as it is; the arguments are checked."""
+    """`Transformer.generate` and `generate_as_completed`: how many sentences src (B, S) has, and
+    the hypotheses of each with its number as they are found. The arguments are checked at once."""
     ids, sources = model.sequences(this, "src", src, src_lengths)
     batch = len(sources.counts)
     prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
@@ -97,7 +55,7 @@ def begun(
         sentences = []
         for number, (source, prefix) in enumerate(zip(source_ids, prefixes, strict=True)):
             if len(source):
-                sentences.append(Sentence(number, source, prefix))
+                sentences.append(Waiting(number, source, prefix))
             else:
                 yield number, kept([empty_translation(model)], options)
         searching = Searching(model, options, max_length)
@@ -116,7 +74,7 @@ def begun_alone(
     prompt_lengths: ArrayLike | None,
     options: GenerationOptions,
 ) -> tuple[int, Found]:
-    """`begun` without a source."""
+    """`begun` without a source: hypotheses that begin with prompt (B, T)."""
     for name in ("prefix", "coverage_penalty", "return_attention"):
         if getattr(options, name):
             raise ValueError(
@@ -129,7 +87,7 @@ def begun_alone(
     max_length = as_max_length(this, model, options, "prompt", prefixes)
 
     def found() -> Found:
-        sentences = [Sentence(number, ids, ids) for number, ids in enumerate(prefixes)]
+        sentences = [Waiting(number, ids, ids) for number, ids in enumerate(prefixes)]
         for number, hypotheses in Searching(model, options, max_length).hypotheses(sentences):
             yield number, kept(hypotheses, options)
 

@@ -5,12 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyx_transformer import _checks, _runtime
-from pyx_transformer.generation.search import (
-    MOST_ROWS,
-    MOST_TOKENS,
-    PASS_TOKENS,
-    USUAL_LENGTH,
-)
+from pyx_transformer.generation.search import MOST_ROWS, MOST_TOKENS, PASS_TOKENS
 from pyx_transformer.stacks import FIRST_TABLE
 
 if TYPE_CHECKING:
@@ -47,7 +42,8 @@ def memory_estimate(
     config, decoder = model.config, model.decoder
     prompt = src_len if encoder is None else 0
     length = prompt + max_length
-    may_hold = src_len + beam_size * (prompt + min(max_length, USUAL_LENGTH))
+    may_hold = beam_size * (prompt + min(max_length, _runtime.kernels.USUAL_LENGTH))
+    may_hold += 0 if encoder is None else src_len
     at_once = max(1, min(batch, MOST_ROWS // beam_size, MOST_TOKENS // max(may_hold, 1)))
     begun = max(1, min(at_once, PASS_TOKENS // max(src_len, 1)))  # sentences that begin together
     at_once = min(at_once, begun * max(max_length, 1))  # a step later come the next ones

@@ -29,15 +29,13 @@ MOST_ROWS = 256
 MOST_TOKENS = 1 << 16
 # Tokens that are encoded, or prompts that are read, at once.
 PASS_TOKENS = 1 << 12
-# Tokens that a hypothesis is expected to have, at most.
-USUAL_LENGTH = 256
 # A search counts no further.
 LONGEST = 1 << 60
 
 
-class Sentence(NamedTuple):
-    """What is decoded: the caller's number, the source's ids (a language model's are the prompt),
-    and what its hypotheses begin with."""
+class Waiting(NamedTuple):
+    """A sentence to decode: the caller's number, the source's ids (a language model's are the
+    prompt), and what its hypotheses begin with."""
 
     number: int
     source: NDArray[np.int64]
@@ -65,32 +63,36 @@ class Searching:
             max_length=self.length,
         )
 
-    def hypotheses(self, sentences: Iterable[Sentence]) -> Iterator[tuple[int, list[Hypothesis]]]:
+    def hypotheses(self, sentences: Iterable[Waiting]) -> Iterator[tuple[int, list[Hypothesis]]]:
         """The number of each sentence and what was found for it, as they end.
 
         Sentences begin in their order, as many as may be in play; whenever an eighth of the places
         is free, waiting ones take them.
         """
         waiting = deque(sentences)
-        while waiting or len(self.search):
-            coming = []
-            rows = len(self.search) * self.width
-            if not rows or rows <= MOST_ROWS - MOST_ROWS // 8:
-                coming = self._next(waiting)
-                self._begin(coming)
-            steps = 1 if coming and waiting else LONGEST
-            for sentence in self.search.run(steps, _runtime.get_num_threads()):
-                yield sentence.number, self._best(sentence.found)
+        try:
+            while waiting or len(self.search):
+                coming = []
+                rows = len(self.search) * self.width
+                if not rows or rows <= MOST_ROWS - MOST_ROWS // 8:
+                    coming = self._next(waiting)
+                    self._begin(coming)
+                steps = 1 if coming and waiting else LONGEST
+                for sentence in self.search.run(steps, _runtime.get_num_threads()):
+                    yield sentence.number, self._best(sentence.found)
+        finally:
+            self.search.close()
 
-    def _next(self, waiting: deque[Sentence]) -> list[Sentence]:
+    def _next(self, waiting: deque[Waiting]) -> list[Waiting]:
         """Those that begin together: as many as there are places for and a pass takes."""
-        coming: list[Sentence] = []
+        coming: list[Waiting] = []
         rows, held, tokens = len(self.search) * self.width, self.search.may_hold(), 0
         while waiting:
             source, prefix = len(waiting[0].source), len(waiting[0].prefix)
             rows += self.width
-            held += source + self.width * (prefix + min(self.length, USUAL_LENGTH))
-            tokens += source
+            held += self.width * (prefix + min(self.length, _runtime.kernels.USUAL_LENGTH))
+            held += source if self.model.has_encoder else 0
+            tokens += max(source, prefix)
             is_first = rows == self.width
             if not is_first and (rows > MOST_ROWS or held > self.most_tokens):
                 break
@@ -99,7 +101,7 @@ class Searching:
             coming.append(waiting.popleft())
         return coming
 
-    def _begin(self, coming: list[Sentence]) -> None:
+    def _begin(self, coming: list[Waiting]) -> None:
         """Encode the sources, and put the sentences in play."""
         memories = [None] * len(coming)
         if coming and self.model.has_encoder:
