@@ -11,15 +11,17 @@ from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.attention_job cimport Attention, capped_and_biased
 from pyx_transformer._kernels.scratch cimport ensure
 from pyx_transformer._kernels.simd cimport (
-    LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, select_less,
-    store, store_part, transpose_lanes, tree_sum, vf,
+    LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, prefetch,
+    select_less, store, store_part, transpose_lanes, tree_sum, vf,
 )
-from pyx_transformer._kernels.tile cimport BLOCK_K, CHAIN, copy_tile
+from pyx_transformer._kernels.tile cimport BLOCK_K, CHAIN, LINE, copy_tile
 
 cdef enum:
     BLOCK_KEYS = 256
     ONE_VALUE = 256     # values up to this size go without packing
-    TOGETHER = 8        # vectors of values summed side by side, so that no sum waits for another
+    # Vectors of values summed side by side, so that no sum waits for another: 8, or with AVX-512 the
+    # 4 of the usual 64 values.
+    TOGETHER = 8 - VF // 16 * 4
 
 
 cdef inline vf exponentiated(float* scores, float top) noexcept nogil:
@@ -71,6 +73,18 @@ cdef inline const float* row_of(
     return base + (s if rows == NULL else rows[s]) * stride
 
 
+cdef inline void ask_for(
+    const float* base, const int64_t* places, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t size,
+) noexcept nogil:
+    """Rows begin ... end - 1 in pages, which no pattern tells the processor to fetch."""
+    cdef Py_ssize_t s, i
+    for s in range(begin, end):
+        i = 0
+        while i < size:
+            prefetch(base + places[s] + i)
+            i += LINE
+
+
 cdef inline void weigh_values(
     float* sums, const float* scores, const float* value, const int64_t* rows, Py_ssize_t stride,
     Py_ssize_t block, Py_ssize_t start, Py_ssize_t hidden, Py_ssize_t stop, const int vectors,
@@ -116,6 +130,9 @@ cdef inline void attend_one(
     cdef Py_ssize_t first_block = begin // BLOCK_KEYS * BLOCK_KEYS
     cdef Py_ssize_t block = first_block, size = job.key_size
     cdef Py_ssize_t hidden, keys, start, stop, i, c, group, count
+    # Whether the next head has keys of its own, in pages.
+    cdef bint is_followed = (
+        key_rows != NULL and (h + 1) % job.group == 0 and h + 1 < job.heads)
     cdef int r
     if end <= begin:
         memset(out, 0, job.value_size * sizeof(float))
@@ -134,6 +151,11 @@ cdef inline void attend_one(
             store(scores + i, fill(-INFINITY))
             i += VF
         while group < keys:  # VF keys at once, each in a lane
+            if is_followed:
+                ask_for(key + job.key_head, key_rows, block + group,
+                        min(block + group + VF, end), size)
+                ask_for(value + job.value_head, key_rows, block + group,
+                        min(block + group + VF, end), job.value_size)
             total = fill(0.0)
             chain = fill(0.0)
             i = 0
@@ -145,8 +167,12 @@ cdef inline void attend_one(
                         rows[r] = load_part(
                             row_of(key, key_rows, job.key_row, block + group + r) + i, count, 0.0)
                 transpose_lanes(rows)
-                for r in range(<int>count):
-                    chain = fused(fill(scaled[i + r]), rows[r], chain)
+                if count == VF:  # so that the rows stay in registers
+                    for r in range(VF):
+                        chain = fused(fill(scaled[i + r]), rows[r], chain)
+                else:
+                    for r in range(<int>count):
+                        chain = fused(fill(scaled[i + r]), rows[r], chain)
                 i += VF
                 if i % CHAIN == 0 or i >= size:
                     if i > CHAIN:
