@@ -5,6 +5,7 @@
     encoder     another: encoder stacks, and through footprint import time and size
     decode      another: greedy and beam search, the Python of a step, memory
     train       another: training steps, backward attention, memory; torch_translator is PyTorch's
+    busy        another: work while other processes hold the cores
     report      runs the rows of a benchmark, prints them, keeps them as JSON
     rows        what a row, its result, a bar and a benchmark are
     timing      contestants in turn

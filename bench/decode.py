@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import os
 import shutil
@@ -25,12 +26,21 @@ import pyx_transformer as pt
 from bench import footprint
 from bench.rows import Bar, Benchmark, Figure, Missing, Row
 from bench.timing import Contestant
-from bench.translators import SPECIAL, load_ctranslate2, to_ctranslate2, to_marian
+from bench.translators import (
+    SPECIAL,
+    ids_of,
+    load_ctranslate2,
+    to_ctranslate2,
+    to_marian,
+    tokens_of,
+)
 from pyx_transformer import _runtime
+from pyx_transformer.pipelines import translate
 from pyx_transformer.sizes import operations, row_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 GREEDY, BEAM, TRAINED = "decode, greedy", "decode, beam 4", "decode, small model"
+TEXTS, CORPUS = "translate, shipped model", "translate, a file"
 CONFIG = pt.TransformerConfig(32_000, 32_000, position_layout="halves", max_length=128)
 SOURCE, TARGET = 20, 64  # tokens of each sentence
 BEAM_SIZE = 4
@@ -52,6 +62,13 @@ TRAINED_CONFIG = pt.TransformerConfig(
 TRAINED_FILES = ("model.safetensors", "source_vocabulary.txt", "target_vocabulary.txt")
 LONGEST_WORD = 50
 
+# What is translated with the shipped model: a few sentences in one call or each in one of its own,
+# and a whole file.
+SENTENCES, LINES = 100, 20_000
+# CTranslate2's translations in one call are sorted by length, so many at a time: its fastest of
+# 16, 32, 64, 128 and 256 sentences, on this file.
+THEIR_BATCH = 64
+
 
 def rows():
     for group, beam_size, batches in ((GREEDY, 1, (1, 8, 32)), (BEAM, BEAM_SIZE, (1, 32))):
@@ -67,6 +84,21 @@ def rows():
             )
     for B in (1, 100):
         yield Row(TRAINED, {"B": B}, partial(trained_contestants, B), made=(B, "words"))
+    for beam_size in (1, BEAM_SIZE):
+        for B in (1, SENTENCES):
+            yield Row(
+                TEXTS,
+                {"B": B, "beam": beam_size},
+                partial(text_contestants, B, beam_size),
+                made=(SENTENCES, "sentences"),
+            )
+    for beam_size in (1, BEAM_SIZE):
+        yield Row(
+            CORPUS,
+            {"lines": LINES, "beam": beam_size},
+            partial(corpus_contestants, beam_size),
+            made=(LINES, "lines"),
+        )
 
 
 def step_weights(config):
@@ -89,8 +121,7 @@ def contestants(config, B, beam_size, peers):
         yield Contestant("greedy", partial(generated, model, src, 1), is_compared=False)
     if peers.ctranslate2:
         translator = ctranslate2_translator(config, peers.ctranslate2, peers.threads)
-        tokens = [[str(i) for i in row] for row in src]
-        yield Contestant("ctranslate2", partial(translated, translator, tokens, beam_size))
+        yield Contestant("ctranslate2", partial(translated, translator, tokens_of(src), beam_size))
     if peers.transformers:
         theirs = marian(config, peers.transformers, peers.torch)
         ids = peers.torch.from_numpy(src)
@@ -153,7 +184,7 @@ def marian_generated(model, ids, beam_size):
 
 def trained_contestants(B, peers):
     """Greedy translations of words, letters in and letters out."""
-    folder = trained_folder()
+    folder = data_folder("aren")
     words = trained_words(folder, B)
     model = trained_model(folder)
     ids = {token: i for i, token in enumerate(model.src_vocabulary)}
@@ -170,12 +201,12 @@ def trained_contestants(B, peers):
         yield Contestant("ctranslate2", theirs)
 
 
-def trained_folder():
-    """The folder of the trained model, beside the repository or where the tests look for it."""
+def data_folder(name):
+    """A folder of data, beside the repository or where the tests look for it."""
     data = os.environ.get("PYX_TRANSFORMER_TEST_DATA")
-    folder = Path(data or REPOSITORY.parent / "shared" / "data") / "aren"
+    folder = Path(data or REPOSITORY.parent / "shared" / "data") / name
     if not folder.is_dir():
-        raise Missing(f"no trained model in {folder}; PYX_TRANSFORMER_TEST_DATA can name its place")
+        raise Missing(f"no data in {folder}; PYX_TRANSFORMER_TEST_DATA can name the folder above")
     return folder
 
 
@@ -203,6 +234,63 @@ def transliterated(model, ids, words):
         row[: len(word)] = [ids[letter] for letter in word]
     generation = model.generate(src, lengths, max_length=LONGEST_WORD)
     return ["".join([model.tgt_vocabulary[i] for i in row]) for row in generation]
+
+
+# The shipped model
+
+
+@lru_cache(maxsize=1)
+def shipped_model():
+    return pt.load("en-ja")
+
+
+def english(lines):
+    """The first lines of the file that the shipped model was trained on, in its order."""
+    path = data_folder("tanaka-en-ja") / "train.en"
+    with open(path, encoding="utf-8") as file:
+        return [line.strip() for line in itertools.islice(file, lines)]
+
+
+def text_contestants(B, beam_size, peers):
+    """Sentences as texts, B to a call; beside them the same as token ids, nothing suppressed."""
+    model = shipped_model()
+    texts = english(SENTENCES)
+    ids = [model.src_tokenizer.encode(text) for text in texts]
+
+    def calls(call, inputs):
+        for i in range(0, SENTENCES, B):
+            call(model, inputs[i : i + B], beam_size=beam_size)
+
+    yield Contestant("ours", partial(calls, translate, texts), is_compared=False)
+    yield Contestant("ids", partial(calls, pt.Transformer.generate, ids), is_compared=False)
+
+
+def corpus_contestants(beam_size, peers):
+    """A file's lines as token ids in one call. Sums in another order may turn a choice between two
+    tokens: one sentence of the first hundred may come out otherwise."""
+    model = shipped_model()
+    ids = [model.src_tokenizer.encode(text) for text in english(LINES)]
+    yield Contestant("ours", partial(model.generate, ids, beam_size=beam_size), is_compared=False)
+    if peers.ctranslate2:
+        translator = shipped_ctranslate2(peers.ctranslate2, peers.threads)
+        theirs = partial(translated_lines, translator, beam_size=beam_size)
+        ours = model.generate(ids[:SENTENCES], beam_size=beam_size).sequences
+        pairs = zip(ours, theirs(ids[:SENTENCES]), strict=True)
+        same = sum(list(one) == other for one, other in pairs)
+        assert same >= SENTENCES - 1, f"{same} of {SENTENCES} sentences are CTranslate2's"
+        yield Contestant("ctranslate2", partial(theirs, ids), is_compared=False)
+
+
+@lru_cache(maxsize=1)
+def shipped_ctranslate2(ctranslate2, threads):
+    return to_ctranslate2(shipped_model(), ctranslate2, threads)
+
+
+def translated_lines(translator, ids, beam_size):
+    results = translator.translate_batch(
+        tokens_of(ids), beam_size=beam_size, max_batch_size=THEIR_BATCH
+    )
+    return [ids_of(one.hypotheses[0]) for one in results]
 
 
 # Figures
@@ -358,6 +446,20 @@ BENCHMARK = Benchmark(
         ),
         beside_ctranslate2("beam 4, B = 32", 1.8, BEAM, 32),
         beside_ctranslate2("small model", 1.0, TRAINED, 1, 100),
+        Bar(
+            "texts: speed of token ids",
+            "%",
+            0.95,
+            lambda row: row.group == TEXTS,
+            lambda result: result.ratio("ids"),
+        ),
+        Bar(
+            "20,000 lines in one call: CTranslate2",
+            "x",
+            1.5,
+            lambda row: row.group == CORPUS,
+            lambda result: result.ratio_to_best("ctranslate2"),
+        ),
     ),
     figures=(
         Figure("Python of a greedy step, B = 1", "us", 100, python_microseconds),

@@ -88,9 +88,10 @@ def run_group(rows: Iterable[Row], peers: Peers, limits: Limits, rounds: int) ->
 
 def measure(row: Row, peers: Peers, limits: Limits, rounds: int) -> Result:
     """Build a row's contestants, compare what they compute, and time them."""
-    contestants = list(row.contestants(peers))
-    check(row.name, contestants)
-    seconds = timing.rounds(contestants, rounds, lambda: limits.seconds(row.flop, row.bytes))
+    with row.surroundings():
+        contestants = list(row.contestants(peers))
+        check(row.name, contestants)
+        seconds = timing.rounds(contestants, rounds, lambda: limits.seconds(row.flop, row.bytes))
     return Result(row, *seconds)
 
 
@@ -157,7 +158,7 @@ def speed_of(result: Result) -> str:
         return f"{number / seconds:.0f} {things}/s"
     if row.flop:
         return f"{row.flop / seconds / 1e9:.1f} GFLOP/s"
-    return f"{row.bytes / seconds / 1e9:.1f} GB/s"
+    return f"{row.bytes / seconds / 1e9:.1f} GB/s" if row.bytes else ""
 
 
 def mean_line(results: Sequence[Result], peers: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from statistics import geometric_mean, median
 from typing import TYPE_CHECKING
@@ -24,7 +25,8 @@ class Row:
     contestants(peers) makes the inputs and yields the contestants, ours first. The work is at
     least `flop` floating-point operations (a multiply-add counts two) and at least `bytes` read
     from or written to main memory; what stays in the caches is not counted. `made` says what comes
-    of it, as (64, "tokens"): then the speed is told in these.
+    of it, as (64, "tokens"): then the speed is told in these. Everything is done inside
+    `surroundings`.
     """
 
     group: str
@@ -33,6 +35,7 @@ class Row:
     flop: float = 0
     bytes: float = 0
     made: tuple[int, str] | None = None
+    surroundings: Callable[[], AbstractContextManager] = nullcontext
     quick: bool = False
 
     @property

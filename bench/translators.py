@@ -1,6 +1,6 @@
 """A model of ours as CTranslate2 and as Hugging Face's transformers have it.
 
-What Marian models allow: norms after the sub-layers, sines of all positions before the cosines,
+Marian models allow norms after the sub-layers only, sines of all positions before the cosines, and
 embeddings of their own on each side.
 """
 
@@ -42,12 +42,16 @@ def ctranslate2_spec(model, specs):
         part.gamma, part.beta = state[f"{name}weight"], state[f"{name}bias"]
 
     spec = specs.TransformerSpec.from_config(
-        (config.num_encoder_layers, config.num_decoder_layers), config.num_heads, pre_norm=False
+        (config.num_encoder_layers, config.num_decoder_layers),
+        config.num_heads,
+        pre_norm=config.norm_first,
     )
     queries, keys_and_values = slice(config.d_model), slice(config.d_model, None)
     for side, last_norm in (("encoder", "norm2"), ("decoder", "norm3")):
         stack = getattr(spec, side)
         stack.position_encodings.encodings = positions(config)
+        if config.final_norm:
+            norm(stack.layer_norm, f"{side}.norm.")
         for i, layer in enumerate(stack.layer):
             name = f"{side}.layers.{i}."
             linear(layer.self_attention.linear[0], f"{name}self_attn.in_proj_")
@@ -64,6 +68,8 @@ def ctranslate2_spec(model, specs):
             norm(layer.ffn.layer_norm, f"{name}{last_norm}.")
     spec.encoder.embeddings[0].weight = state["src_embedding.weight"]
     spec.decoder.embeddings.weight = state["tgt_embedding.weight"]
+    if config.tie_output:
+        state["output_projection.weight"] = state["tgt_embedding.weight"]
     linear(spec.decoder.projection, "output_projection.")
     spec.config.layer_norm_epsilon = config.layer_norm_eps
     spec.register_source_vocabulary(vocabulary(config.src_vocab_size))
@@ -73,6 +79,15 @@ def ctranslate2_spec(model, specs):
 
 def vocabulary(size):
     return [*SPECIAL, *map(str, range(len(SPECIAL), size))]
+
+
+def tokens_of(sentences):
+    """Sentences of ids as lists of the tokens in `vocabulary`."""
+    return [[SPECIAL[i] if i < len(SPECIAL) else str(i) for i in ids] for ids in sentences]
+
+
+def ids_of(tokens):
+    return [SPECIAL.index(token) if token in SPECIAL else int(token) for token in tokens]
 
 
 def positions(config):

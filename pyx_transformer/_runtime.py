@@ -236,4 +236,4 @@ else:
 _threads, _threads_from = _initial_threads(os.environ)
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=cpu.pause_threads)
+    os.register_at_fork(before=kernels.pause_threads)

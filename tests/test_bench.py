@@ -21,6 +21,7 @@ sys.path.append(str(REPOSITORY))  # last: the installed package still comes firs
 
 from bench import __main__ as command  # noqa: E402 - only now is it found
 from bench import (  # noqa: E402
+    busy,
     decode,
     encoder,
     footprint,
@@ -36,7 +37,7 @@ from bench.rows import Bar, Benchmark, Figure, Missing, Result, Row  # noqa: E40
 from bench.timing import Contestant  # noqa: E402
 from pyx_transformer import _runtime  # noqa: E402
 
-BENCHMARKS = [kernels.BENCHMARK, encoder.BENCHMARK, decode.BENCHMARK, train.BENCHMARK]
+BENCHMARKS = [part.BENCHMARK for part in (kernels, encoder, decode, train, busy)]
 
 
 def named(benchmark):
@@ -190,7 +191,12 @@ def test_bars_cover_the_rows_that_they_are_about():
         for benchmark in BENCHMARKS
         for bar in benchmark.bars
     }
-    assert list(covered.values()) == [17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2] + [1] * 7 + [2] + [1] * 3
+    assert list(covered.values()) == [
+        *(17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2),
+        *(*[1] * 7, 2, 4, 2),
+        *(1, 1, 1),
+        *(2, 1),
+    ]
 
 
 def test_work_of_an_encoder():
@@ -363,7 +369,7 @@ def test_the_trained_model_translates_alike(shared_data):
 
 def test_a_row_without_what_it_needs_is_left_out(no_peers, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PYX_TRANSFORMER_TEST_DATA", str(tmp_path))
-    with pytest.raises(Missing, match=r"no trained model in .*aren; PYX_TRANSFORMER_TEST_DATA"):
+    with pytest.raises(Missing, match=r"no data in .*aren; PYX_TRANSFORMER_TEST_DATA"):
         list(decode.trained_contestants(1, peers.Peers(1)))
 
     def missing(peers):
@@ -534,6 +540,26 @@ def test_footprint(tmp_path, monkeypatch):
     assert footprint.installed_mb(True) == 1.5
     with pytest.raises(subprocess.CalledProcessError):
         footprint.process_seconds("raise SystemExit(3)")
+
+
+# busy
+
+
+def test_busy_processes_are_there_while_the_row_is_and_no_longer():
+    with busy.busy_processes(2) as processes:
+        time.sleep(0.5)
+        assert [process.poll() for process in processes] == [None, None]
+    assert all(process.poll() is not None for process in processes)
+
+
+def test_a_worker_works_and_ends_with_its_owner(monkeypatch):
+    worker = busy.Worker(busy.SMALL, "ours", 1)
+    worker()
+    process = worker._process
+    del worker
+    assert process.wait(10) == 0
+    with pytest.raises(RuntimeError, match="ended before its work was done"):
+        busy.Worker("no group", "ours", 1)
 
 
 def test_product_writes_into_memory_that_is_there():

@@ -170,6 +170,118 @@ for _ in range(3):
     )
 
 
+# Threads that cannot be had, and cores that others hold.
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="this system has no limits")
+@pytest.mark.parametrize("limit", ("processes", "memory"))
+def test_one_thread_works_where_no_more_are_to_be_had(limit):
+    """With one warning; OpenMP by itself would end the process."""
+    python(
+        PARALLEL_CALL.replace("set_num_threads(3)", "set_num_threads(1)")
+        + f"limit = {limit!r}"
+        + """
+import resource, warnings
+
+def refuse():
+    if limit == "memory":  # no room for the stacks of two more threads
+        with open("/proc/self/statm") as file:
+            size = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + (3 << 20),) * 2)
+        return
+    if os.getuid() == 0:  # whom no limit of processes binds
+        os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))
+
+refuse()
+pt.set_num_threads(3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        assert is_right()
+(warning,) = caught
+assert warning.category is RuntimeWarning and "one thread does the work" in str(warning.message)
+"""
+    )
+
+
+BUSY = "while True: pass"
+
+SMALL_CALLS = """
+import sys, time
+import numpy as np
+import pyx_transformer as pt
+
+config = pt.TransformerConfig(4000, 4000, d_model=256, num_heads=4, d_ff=1024)
+model = pt.Transformer(config, rng=0)
+src = np.random.default_rng(0).integers(3, 4000, (1, 8))
+pt.set_num_threads(int(sys.argv[1]))
+model.generate(src, max_length=8)
+for line in sys.stdin:
+    start = time.perf_counter()
+    for _ in range(8):
+        model.generate(src, max_length=8)
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+def seconds_of_small_calls(rounds):
+    """What the same calls take on one thread and on as many as there are CPUs, in turn."""
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", SMALL_CALLS, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for threads in (1, max(2, len(os.sched_getaffinity(0))))
+    ]
+    seconds = [0.0, 0.0]
+    try:
+        for _ in range(rounds):
+            for i, child in enumerate(children):
+                child.stdin.write("go\n")
+                child.stdin.flush()
+                seconds[i] += float(child.stdout.readline())
+    finally:
+        for child in children:
+            child.kill()
+            child.communicate()
+    return seconds
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="CPUs cannot be counted here")
+def test_a_busy_machine_makes_threads_no_slower_than_one():
+    """As many processes as CPUs hold these: small work takes at most 1.5 times what one thread
+    takes there, in one of three attempts."""
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in os.sched_getaffinity(0)]
+    ratios = []
+    try:
+        while len(ratios) < 3 and min(ratios, default=9) > 1.5:
+            alone, together = seconds_of_small_calls(10)
+            ratios.append(together / alone)
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert min(ratios) <= 1.5, ratios
+
+
+def test_an_idle_model_uses_no_cpu():
+    """A tenth of a second after a call, no thread waits for work in a loop any more."""
+    python(
+        PARALLEL_CALL
+        + """
+import time
+assert is_right()
+time.sleep(0.1)
+before = time.process_time()
+time.sleep(0.3)
+assert time.process_time() - before < 0.01
+"""
+    )
+
+
 # Threads of Python.
 
 

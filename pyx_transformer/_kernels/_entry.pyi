@@ -24,6 +24,8 @@ ACTIVATIONS: dict[str | None, int]
 class Workspace:
     """Memory of one call: for the entry points' own use."""
 
+def pause_threads() -> None: ...
+
 class PackedLinear:
     """The weight (n, k) and bias (n,) of a linear layer, in the layout that the product reads."""
 

@@ -19,8 +19,8 @@ from pyx_transformer._kernels.tile cimport BLOCK_K, CHAIN, LINE, copy_tile
 cdef enum:
     BLOCK_KEYS = 256
     ONE_VALUE = 256     # values up to this size go without packing
-    # Vectors of values summed side by side, so that no sum waits for another: 8, or with AVX-512 the
-    # 4 of the usual 64 values.
+    # Vectors of values summed side by side, so that no sum waits for another: 8; with AVX-512 the 4
+    # of the usual 64 values.
     TOGETHER = 8 - VF // 16 * 4
 
 

@@ -106,4 +106,4 @@ cdef inline void find_groups(const void* work, int part, int parts) noexcept nog
 cdef inline void find(const Candidates* job, int n_threads) noexcept nogil:
     cdef double logits = job.group_starts[job.groups] * <double>job.vocabulary
     in_parallel(sum_rows, job, threads_for(20.0 * logits, n_threads))
-    in_parallel(find_groups, job, threads_for(logits, min(n_threads, <int>job.groups)))
+    in_parallel(find_groups, job, threads_for(logits, n_threads))

@@ -1,4 +1,4 @@
-"""What this CPU runs, asked before any module that may need more of it is loaded; and OpenMP.
+"""What this CPU runs, asked before any module that may need more of it is loaded; OpenMP's version.
 
 Compiled with the compiler's baseline flags.
 """
@@ -39,21 +39,12 @@ cdef extern from * nogil:
     #endif
 
     #if defined(_OPENMP)
-    #include <omp.h>
     #define OPENMP_VERSION _OPENMP
     #else
     #define OPENMP_VERSION 0
     #endif
-
-    /* Clang's OpenMP library looks after forks itself. */
-    #if defined(_OPENMP) && !defined(__clang__) && __GNUC__ >= 9
-    static void pause_openmp(void) { omp_pause_resource_all(omp_pause_hard); }
-    #else
-    static void pause_openmp(void) {}
-    #endif
     """
     int x86_64_level()
-    void pause_openmp()
     enum:
         HAS_NEON
         OPENMP_VERSION
@@ -69,12 +60,3 @@ def supported():
 def openmp_version():
     """The OpenMP standard that the package was compiled with, as yyyymm; 0 without OpenMP."""
     return OPENMP_VERSION
-
-
-def pause_threads():
-    """End the OpenMP threads that wait for work; the next parallel call starts them again.
-
-    For use before a fork: GCC's OpenMP waits forever in a child for threads of its parent.
-    """
-    with nogil:
-        pause_openmp()

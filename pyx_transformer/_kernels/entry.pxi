@@ -26,6 +26,7 @@ from pyx_transformer._kernels.rotary cimport Rotary
 from pyx_transformer._kernels.rotary cimport rotate as rotate_kernel
 from pyx_transformer._kernels.simd cimport ISA_NAME as ISA_CHARS
 from pyx_transformer._kernels.simd cimport VF
+from pyx_transformer._kernels.threads cimport end_team
 
 cdef extern from * nogil:
     """
@@ -47,6 +48,15 @@ ACTIVATIONS = {
     None: IDENTITY, "relu": RELU, "gelu": GELU, "gelu_tanh": GELU_TANH, "quick_gelu": QUICK_GELU,
     "silu": SILU,
 }
+
+
+def pause_threads():
+    """End the OpenMP threads that wait for work of this one; its next call starts others.
+
+    For use before a fork: GCC's OpenMP waits forever in a child for threads of its parent.
+    """
+    with nogil:
+        end_team()
 
 
 cdef class Workspace:
