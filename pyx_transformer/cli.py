@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 
 import pyx_transformer as pt
 from pyx_transformer import commands
+from pyx_transformer._loading import handle_interrupts
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,6 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     0 if it did what was asked, 1 if nobody read all of it or the terminal's encoding lacks a
     character, 2 if it was asked wrongly, failed or was interrupted.
     """
+    handle_interrupts()
+    if sys.stderr is None:  # closed: what is opened next would take its place, and its messages
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process is
+    if sys.stdout is None:
+        print("pyx-transformer: cannot print: standard output is closed", file=sys.stderr)
+        return 2
     status = 0
     try:
         status = _run(argv)
@@ -53,7 +61,10 @@ def _run(argv):
     except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         if isinstance(error, (BrokenPipeError, UnicodeEncodeError)):
             raise
-        said = one_line(error).removeprefix(f"{arguments.command}: ")
+        said = one_line(error)
+        for function in (arguments.command, "continue_texts"):
+            said = said.removeprefix(f"{function}: ")
+        said = in_options(said, arguments)
         print(f"pyx-transformer {arguments.command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
@@ -62,6 +73,14 @@ def _run(argv):
         )
         return 2
     return 0
+
+
+def in_options(message: str, arguments: argparse.Namespace) -> str:
+    """An error of a Python function, with the options that the command has for its arguments."""
+    for name, option in commands.OPTION_OF.items():
+        if name.partition("=")[0] in arguments:
+            message = re.sub(rf"(?<![\w.-]){name}(?!\w)", option, message)
+    return message
 
 
 def one_line(error: Exception) -> str:

@@ -5,9 +5,25 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import textwrap
 import warnings
+from typing import Any
 
 import pyx_transformer as pt
+
+# What errors of Python functions are about, as the commands have it.
+OPTION_OF = {
+    "beam_size": "--beam-size",
+    "length_penalty": "--length-penalty",
+    "max_length": "--max-length",
+    "min_count": "--min-count",
+    "num_hypotheses": "--n-best",
+    "num_samples": "--num-samples",
+    "resume=True": "--resume",
+    "top_k": "--top-k",
+    "top_p": "--top-p",
+}
+MOST_LINES = 10  # that a note names
 
 
 def path(text: str) -> str:
@@ -236,7 +252,10 @@ def add_translate(commands):
     """Declare `translate`."""
     command = commands.add_parser("translate", help="translate sentences")
     command.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="sentences; default: the lines of standard input"
+        "texts",
+        nargs="*",
+        metavar="TEXT",
+        help="sentences; default, or -: the lines of standard input",
     )
     command.add_argument(
         "--model", default="en-ja", type=path, help="a folder; default: English to Japanese"
@@ -270,13 +289,16 @@ def _translate(arguments):
         plots.require(arguments.attention)
     if arguments.attention and len(arguments.texts) != 1:
         raise ValueError(f"--attention draws one TEXT, and {len(arguments.texts)} were given")
-    model = pt.load(arguments.model)
+    model: Any = pt.load(arguments.model)
     if is_shipped(arguments.model):
         print(
             f"{arguments.model} is a small model, trained on short sentences: expect mistakes.",
             file=sys.stderr,
         )
-    texts = arguments.texts or _lines_of_stdin()
+    from_stdin = arguments.texts in ([], ["-"])
+    texts = _lines_of_stdin() if from_stdin else arguments.texts
+    if not from_stdin:
+        _note_what_was_meant(texts)
     settings = _given(arguments, "beam_size", "max_length", "num_hypotheses")
     if getattr(model, "generation_options", None) is None:
         settings.setdefault("beam_size", 4)
@@ -290,8 +312,45 @@ def _translate(arguments):
     if arguments.attention and not len(found[0][0].hypothesis.sequence):
         raise ValueError("--attention: the translation is empty, and there is nothing to draw")
     _print_texts(found, arguments.scores, arguments.num_hypotheses)
+    _note_losses(model.src_tokenizer, texts, found, "line" if from_stdin else "text")
     if arguments.attention:
         _draw_attention(model, texts[0], found[0][0].hypothesis, arguments.attention)
+
+
+def _note_what_was_meant(texts):
+    """Tell, of texts that were given as arguments, what they may have been taken for."""
+    from pathlib import Path
+
+    for text in texts:
+        if Path(text).is_file():
+            _note(f"{text} is translated as a text; to translate the file: < {text}")
+    if len(texts) > 1 and not any(len(text.split()) > 1 for text in texts):
+        sentence = textwrap.shorten(" ".join(texts), 60, placeholder=" ...")
+        _note(f'{len(texts)} texts of one word each; to translate one sentence: "{sentence}"')
+
+
+def _note_losses(tokenizer, texts, found, name):
+    """Tell which texts were cut off, and which have words that the vocabulary lacks."""
+    is_cut = [not all(one.hypothesis.is_finished for one in of_text) for of_text in found]
+    cut = [i for i, value in enumerate(is_cut) if value]
+    if cut:
+        _note(f"cut off at the maximum length (--max-length): {_numbers(name, cut)}")
+    counts = [sum(i == tokenizer.unknown_id for i in tokenizer.encode(text)) for text in texts]
+    unknown = [i for i, count in enumerate(counts) if count]
+    if unknown:
+        words = f"{sum(counts)} unknown words" if sum(counts) > 1 else "1 unknown word"
+        _note(f"{words}: {_numbers(name, unknown)}")
+
+
+def _numbers(name, indices):
+    """Numbers from 1 on, the first ones if there are many."""
+    shown = ", ".join(str(i + 1) for i in indices[:MOST_LINES])
+    more = f" and {len(indices) - MOST_LINES} more" if len(indices) > MOST_LINES else ""
+    return f"{name if len(indices) == 1 else name + 's'} {shown}{more}"
+
+
+def _note(text):
+    print(f"pyx-transformer: {text}", file=sys.stderr)
 
 
 def _draw_attention(model, text, best, file):

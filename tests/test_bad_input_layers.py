@@ -623,3 +623,9 @@ def test_any_integer_is_a_size(name):
         assert type(layer.num_parameters) is int
         shapes = {key: array.shape for key, array in layer.state_dict().items()}
         assert shapes == {key: array.shape for key, array in plain.state_dict().items()}
+
+
+def test_a_mask_of_padding_is_pointed_to_lengths():
+    encoder = pt.TransformerEncoder(1, D, H, F, rng=0)
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 5\), .* pass lengths"):
+        encoder(np.zeros((B, T, D)), mask=np.ones((B, T), bool))

@@ -1,8 +1,11 @@
 """The `pyx-transformer` command: what it prints, where, and with which exit status."""
 
 import os
+import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -89,7 +92,13 @@ def test_closed_pipe_ends_quietly(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["config"], ["explain"], ["translate", "Yes."], ["translate", *["Yes."] * 700]],
+    [
+        ["--help"],
+        ["config"],
+        ["explain"],
+        ["translate", "Yes."],
+        ["translate", *["Oh no."] * 700],
+    ],
 )
 def test_a_full_device_gets_one_line(arguments, tmp_path):
     """At the end, or in the middle where there is more than a buffer holds."""
@@ -101,6 +110,44 @@ def test_a_full_device_gets_one_line(arguments, tmp_path):
     assert run.returncode == 2
     assert len(err) == 1
     assert err[0].startswith("pyx-transformer") and "No space left on device" in err[0]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a shell that closes streams")
+@pytest.mark.parametrize(
+    ("closed", "status", "out", "err"),
+    [
+        ("2>&-", 0, "私は音楽が好きです。\n", ""),
+        (">&-", 2, "", "pyx-transformer: cannot print: standard output is closed\n"),
+        (">&- 2>&-", 2, "", ""),
+    ],
+)
+def test_nothing_but_results_is_ever_on_standard_output(closed, status, out, err, tmp_path):
+    """With standard error closed, notes would come out above the translation."""
+    command = f"{shlex.join(COMMAND)} translate 'i love music .' {closed}"
+    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
+    answer = subprocess.run(
+        ["sh", "-c", command], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert (answer.returncode, answer.stdout, answer.stderr) == (status, out, err)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGINT")
+def test_ctrl_c_while_the_command_loads_ends_it_quietly(tmp_path):
+    """At ten moments of it, once Python itself has started."""
+    for i in range(10):
+        child = subprocess.Popen(
+            [*COMMAND, "translate"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        time.sleep(0.06 + 0.02 * i)
+        child.send_signal(signal.SIGINT)
+        out, err = child.communicate(timeout=60)
+        assert child.returncode in (-signal.SIGINT, 2) and out == b""
+        assert b"Traceback" not in err, err.decode()
 
 
 def test_terminal_that_cannot_show_chinese_gets_one_line(tmp_path):

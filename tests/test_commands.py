@@ -86,6 +86,55 @@ def test_lines_of_stdin(content, expected, trained, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == expected
 
 
+def test_a_dash_is_standard_input(trained, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"i know .\n")))
+    assert main(["translate", "--model", trained, "-"]) == 0
+    assert capsys.readouterr() == ("ich weiß .\n", "")
+
+
+@pytest.mark.parametrize(
+    ("texts", "says"),
+    [
+        (["train.en"], "train.en is translated as a text; to translate the file: < train.en"),
+        (["i", "know", "."], 'one word each; to translate one sentence: "i know ."'),
+        (["i know zzz .", "you sleep .", "xxx yyy"], "3 unknown words: texts 1, 3"),
+        (["i know .", "--max-length", "2"], "cut off at the maximum length (--max-length): text 1"),
+    ],
+)
+def test_what_was_probably_not_meant_is_told(texts, says, trained, folder, capsys):
+    assert main(["translate", "--model", trained, *texts]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == len([text for text in texts if text not in ("--max-length", "2")])
+    assert f"pyx-transformer: {says}\n" in err or f" {says}\n" in err
+
+
+def test_many_lines_are_counted(trained, monkeypatch, capsys):
+    lines = b"i know .\n" * 2 + b"zzz .\n" * 13
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert main(["translate", "--model", trained, "--max-length", "9"]) == 0
+    numbers = ", ".join(map(str, range(3, 13)))
+    says = f"pyx-transformer: 13 unknown words: lines {numbers} and 3 more\n"
+    assert capsys.readouterr().err.endswith(says)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["translate", "--n-best", "8", "a"], "translate: --n-best is 8, expected at most --beam-"),
+        (["translate", "--beam-size", "0", "a"], "translate: --beam-size is 0"),
+        (["generate", "--max-length", "3"], "expected a TransformerLM; `translate` is for those"),
+    ],
+)
+def test_errors_are_about_what_was_typed(arguments, says, trained, capsys):
+    command, *rest = arguments
+    refused([command, "--model", trained, *rest], capsys, says)
+
+
+def test_models_that_are_not_there(trained, capsys):
+    refused(["translate", "--model", "nosuch", "a"], capsys, "nosuch is missing", "en-ja")
+    refused(["translate", "--model", "run", "a"], capsys, "but run/model is a model")
+
+
 def test_stdin_that_is_not_utf_8_is_named(trained, monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\xff\n")))
     refused(["translate", "--model", trained], capsys, "standard input, line 2 is not UTF-8")
@@ -162,7 +211,7 @@ validate_every = 100
     assert capsys.readouterr().out.startswith("loss 0.")
     arguments = ["evaluate", "--model", "lm/model", "text.txt"]
     refused([*arguments, "text.txt"], capsys, "target was given")
-    refused([*arguments, "--beam-size", "2"], capsys, "beam_size was given")
+    refused([*arguments, "--beam-size", "2"], capsys, "--beam-size was given")
     refused(["translate", "--model", "lm/model", "a"], capsys, "TransformerLM")
 
 
@@ -256,7 +305,7 @@ def test_other_refusals(folder, capsys):
     refused(["vocab", "train.fr", "--output", "v", "--kind", "words"], capsys, "train.fr")
     refused(["vocab", "train.en", "--output", ".", "--kind", "words"], capsys, "folder")
     rare = ["--min-count", "99", "--kind", "words"]
-    refused(["vocab", "train.en", "--output", "v", *rare], capsys, "min_count = 99")
+    refused(["vocab", "train.en", "--output", "v", *rare], capsys, "--min-count = 99")
     assert not (folder / "v").exists()
     pt.Transformer(pt.TransformerConfig(9, 9, d_model=8, num_heads=1), rng=0).save("bare")
     refused(["translate", "--model", "bare", "a"], capsys, "src_tokenizer")
@@ -267,10 +316,10 @@ def test_other_refusals(folder, capsys):
     ("arguments", "says"),
     [
         ([], "--size is missing"),
-        (["--size", "50", "--min-count", "2"], "min_count is 2, expected 1 with sentencepiece"),
+        (["--size", "50", "--min-count", "2"], "--min-count is 2, expected 1 with sentencepiece"),
         (["--size", "50", "--language", "en"], "language is 'en'"),
         (["--kind", "characters", "--language", "en"], "language is 'en'"),
-        (["--kind", "words", "--min-count", "0"], "min_count is 0, expected at least 1"),
+        (["--kind", "words", "--min-count", "0"], "--min-count is 0, expected at least 1"),
     ],
 )
 def test_vocabularies_that_cannot_be_made(arguments, says, folder, capsys):
@@ -317,7 +366,14 @@ def test_interrupting_a_run_leaves_its_checkpoint(folder, capsys, monkeypatch):
 
 def test_a_second_run_into_the_same_folder_is_refused(trained, folder, capsys):
     before = (folder / "run/checkpoint.safetensors").read_bytes()
-    refused(["train", "recipe.toml", "--output", "run"], capsys, "checkpoint.safetensors exists")
+    refused(
+        ["train", "recipe.toml", "--output", "run"],
+        capsys,
+        "checkpoint.safetensors exists: go on with --resume, or name a new folder",
+    )
+    wider = ["--set", "model.d_ff=24", "--set", "model.norm_first=true"]
+    again = ["train", "recipe.toml", "--output", "run", "--resume", *wider]
+    refused(again, capsys, "its config differ from these in ", "norm_first", "d_ff")
     assert (folder / "run/checkpoint.safetensors").read_bytes() == before
 
 

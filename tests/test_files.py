@@ -465,7 +465,7 @@ def test_missing_files_are_named(name, saved):
 
 
 def test_a_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"load: .*nowhere/config.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"load: .*nowhere is missing, expected .*: en-ja"):
         pt.load(tmp_path / "nowhere")
 
 

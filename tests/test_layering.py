@@ -34,7 +34,7 @@ LEVELS = (
     ("_fields",),
     ("ops", "text"),
     ("_checks", "_files", "_runtime"),
-    ("_kernels", "_version"),
+    ("_kernels", "_loading", "_version"),
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}
 DEPENDENCIES = {"numpy", "safetensors"}

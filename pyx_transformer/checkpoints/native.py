@@ -72,6 +72,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
     ValueError, naming the file, for one that is malformed or does not fit the config.
     """
     directory = SHIPPED / directory if is_shipped(directory) else as_path("load", directory)
+    check_folder(directory)
     architecture, config = read_config(directory / CONFIG)
     state = safetensors.read_arrays(directory / WEIGHTS)
     held = sum(array.size for array in state.values())
@@ -96,6 +97,19 @@ def load(directory: str | os.PathLike[str]) -> Model:
             raise ValueError(f"load: {path}: {error}") from error
     sides.load_sides(model, directory)
     return model
+
+
+def check_folder(directory: Path) -> None:
+    """Raise FileNotFoundError, with what was probably meant, where no model can lie there."""
+    if not directory.exists():
+        shipped = ", ".join(SHIPPED_NAMES)
+        raise FileNotFoundError(
+            f"load: {directory} is missing, expected a folder or the name of a model that comes "
+            f"with the package: {shipped}"
+        )
+    inside = directory / "model"
+    if not (directory / CONFIG).exists() and (inside / CONFIG).exists():
+        raise FileNotFoundError(f"load: {directory / CONFIG} is missing, but {inside} is a model")
 
 
 def is_shipped(name: str | os.PathLike[str]) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.pipelines.texts import generated_texts, options_of
 from pyx_transformer.text import as_texts, tokenizer_of
+from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,10 @@ def continue_texts(
     """
     this = "continue_texts"
     if not isinstance(model, TransformerLM):
-        raise TypeError(f"{this}: model is a {type(model).__name__}, expected a TransformerLM")
+        hint = "; `translate` is for those" if isinstance(model, Transformer) else ""
+        raise TypeError(
+            f"{this}: model is a {type(model).__name__}, expected a TransformerLM{hint}"
+        )
     tokenizer = tokenizer_of(this, model, "tgt_tokenizer")
     texts, options = as_texts(this, "prompts", prompts), options_of(this, model, settings)
     if not texts:

@@ -127,7 +127,7 @@ class Trainer:
         for name in (CHECKPOINT, MODEL, LOG):
             if (self.folder / name).exists() and not resume:
                 # Without a checkpoint, resuming would begin anew.
-                advice = "resume that run, or name" if name == CHECKPOINT else "name"
+                advice = "go on with resume=True, or name" if name == CHECKPOINT else "name"
                 raise FileExistsError(f"train: {self.folder / name} exists: {advice} a new folder")
         self.folder.mkdir(parents=True, exist_ok=True)
         for folder in (self.folder, self.folder / MODEL):
@@ -301,7 +301,10 @@ class Trainer:
                 )
         for name, content in self._contents().items():
             if about.get(name) != content:
-                raise ValueError(f"train: {path} is of another run: its {name} differ from these")
+                raise ValueError(
+                    f"train: {path} is of another run: its {name} differ from these"
+                    f"{differing_keys(about.get(name), content)}"
+                )
         optimizer = self.optimizer
         places = {
             "values": self.parameters.values,
@@ -321,6 +324,16 @@ class Trainer:
             place[:] = arrays[name]
         optimizer.steps = updates
         self.progress = progress
+
+
+def differing_keys(held: str | None, now: str) -> str:
+    """The fields in which two configs differ, as the end of a sentence; "" for what is none."""
+    try:
+        before, after = json.loads(held or ""), json.loads(now)
+    except ValueError:
+        return ""
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return f" in {', '.join(keys)}"
 
 
 def check_validation(metric: str, model: Model, validation: Corpus) -> None:
