@@ -174,7 +174,10 @@ def _print_entry(entry):
     step = f"step {entry['step']}"
     part = next((part for part in ("validation", "test") if part in entry), None)
     if part is not None:
-        figures = "  ".join(f"{name} {value:.4g}" for name, value in entry[part].items())
+        figures = "  ".join(
+            f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+            for name, value in entry[part].items()
+        )
         print(f"{step}  {part}: {figures}", flush=True)
     elif "skipped" in entry:
         print(
@@ -206,6 +209,13 @@ def add_evaluate(commands):
         type=float,
         help="scores are divided by length to this power; default: the model's, or 1",
     )
+    command.add_argument(
+        "--bleu-tokenizer",
+        default="auto",
+        choices=("auto", "none", "13a", "char"),
+        help="what BLEU counts: words as they stand, words and punctuation, characters; default: "
+        "words, or the characters of text without spaces",
+    )
     command.set_defaults(run=_evaluate)
 
 
@@ -225,21 +235,18 @@ def _add_search(command, beams):
 
 
 def _evaluate(arguments):
-    from pyx_transformer.metrics import require_bleu
     from pyx_transformer.training.validation import evaluate
 
-    model = pt.load(arguments.model)
-    with_bleu = isinstance(model, pt.Transformer)
-    try:
-        if with_bleu:
-            require_bleu()
-    except ImportError as error:  # there are other figures
-        print(error, file=sys.stderr)
-        with_bleu = False
     settings = _given(arguments, "beam_size", "max_length", "length_penalty")
-    figures = evaluate(model, arguments.source, arguments.target, with_bleu=with_bleu, **settings)
+    figures = evaluate(
+        pt.load(arguments.model),
+        arguments.source,
+        arguments.target,
+        bleu_tokenizer=arguments.bleu_tokenizer,
+        **settings,
+    )
     for name, value in figures.items():
-        print(f"{name} {value:.4f}")
+        print(name, value if isinstance(value, str) else f"{value:.4f}")
 
 
 def _given(arguments, *names):

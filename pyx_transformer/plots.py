@@ -20,7 +20,8 @@ def plot_curves(entries: Sequence[dict], path: str | os.PathLike) -> None:
     """Write a PNG of a log's losses, and of the other figures of its validations, by step."""
     pyplot = _pyplot(path)
     validations = [(e["step"], e["validation"]) for e in entries if "validation" in e]
-    others = sorted({name for _, figures in validations for name in figures} - {"loss"})
+    names = {name for _, figures in validations for name in figures}
+    others = sorted(names - {"loss", "bleu_signature"})
     figure, axes = pyplot.subplots(1 + len(others), sharex=True, squeeze=False)
     losses = [(e["step"], e["loss"]) for e in entries if "loss" in e and "skipped" not in e]
     axes[0, 0].plot(*zip(*losses, strict=True), label="training")

@@ -155,7 +155,9 @@ def test_the_test_is_scored_at_the_end(folder, capsys):
     files = '[data]\ntest_source = "train.en"\ntest_target = "train.de"'
     (folder / "recipe.toml").write_text(RECIPE.replace("[data]", files))
     assert main(["train", "recipe.toml", "--output", "run"]) == 0
-    assert re.search(r"step 120  test: .*exact_match 1  bleu 100\n", capsys.readouterr().out)
+    assert re.search(
+        r"step 120  test: .*exact_match 1  bleu 100  bleu_sig", capsys.readouterr().out
+    )
 
 
 def test_bleu_is_of_texts_as_the_tokenizer_has_them(folder, capsys):
@@ -331,8 +333,15 @@ def test_evaluating_in_python(trained, capsys):
     assert main(["evaluate", "--model", trained, "train.en", "train.de", "--beam-size", "2"]) == 0
     printed = capsys.readouterr().out
     figures = evaluate(pt.load(trained), "train.en", "train.de", beam_size=2)
-    assert printed == "".join(f"{name} {value:.4f}\n" for name, value in figures.items())
+    signature = figures.pop("bleu_signature")
+    rows = "".join(f"{name} {value:.4f}\n" for name, value in figures.items())
+    assert printed == f"{rows}bleu_signature {signature}\n"
     assert list(figures) == ["loss", "exact_match", "bleu"]
+    assert "tok:none" in signature
+    asked = evaluate(pt.load(trained), "train.en", "train.de", bleu_tokenizer="char")
+    assert "tok:char" in asked["bleu_signature"]
+    with pytest.raises(ValueError, match="evaluate: bleu_tokenizer is 'mecab'"):
+        evaluate(pt.load(trained), "train.en", "train.de", bleu_tokenizer="mecab")
     assert "bleu" not in evaluate(pt.load(trained), "train.en", "train.de", with_bleu=False)
     with pytest.raises(ValueError, match="evaluate: target is missing"):
         evaluate(pt.load(trained), "train.en")

@@ -58,7 +58,7 @@ def test_curves(tmp_path):
     entries = [
         {"step": 1, "loss": 3.0},
         {"step": 2, "loss": None, "skipped": [1]},
-        {"step": 2, "validation": {"loss": 2.0, "bleu": 1.0}},
+        {"step": 2, "validation": {"loss": 2.0, "bleu": 1.0, "bleu_signature": "tok:char"}},
         {"step": 2, "test": {"loss": 2.0, "bleu": 1.0}},
     ]
     for count in (1, 2, 3, 4):

@@ -59,7 +59,6 @@ def test_it_is_small_and_says_where_it_comes_from():
 
 def test_it_is_as_good_as_the_readme_says(model, shared_data):
     """BLEU on the 500 sentences of the test, with beam 5, to half a point."""
-    pytest.importorskip("sacrebleu", reason="needs the extra `train`")
     texts, references = (
         (shared_data / "tanaka-en-ja" / f"test.{side}").read_text(encoding="utf-8").splitlines()
         for side in ("en", "ja")

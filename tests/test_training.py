@@ -278,11 +278,11 @@ def test_validation_that_cannot_be(tmp_path):
     for model, examples, validation, metric, says in [
         (new_model(), good, empty, "loss", "validation is empty"),
         (new_model(), good, silent, "loss", r"validation: sources\[1\] is empty and targets\[1\]"),
-        (new_model(), good, good, "bleu", "tgt_tokenizer|sacrebleu"),
+        (new_model(), good, good, "bleu", "tgt_tokenizer"),
         (language_model, texts, texts, "exact_match", "expected 'loss' for a language model"),
         (language_model, good, None, "loss", "expected None for a language model"),
     ]:
-        with pytest.raises((ImportError, ValueError), match=says):
+        with pytest.raises(ValueError, match=says):
             train(model, examples, validation, replace(OPTIONS, metric=metric), tmp_path)
     assert not list(tmp_path.iterdir())
 

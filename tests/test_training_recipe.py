@@ -8,6 +8,7 @@ from runs import some_examples
 from small_task import PAIRS, RECIPE
 
 import pyx_transformer as pt
+from pyx_transformer.cli import main
 from pyx_transformer.pipelines import translate
 from pyx_transformer.training import recipe, validation
 from pyx_transformer.training.log import read as read_log
@@ -44,12 +45,30 @@ def test_bleu_is_that_of_the_translations(folder):
     of_peer = sacrebleu.corpus_bleu(texts, [references], tokenize="none", force=True).score
     assert 0 < of_peer < 100
     assert progress.best == figures[-1]["bleu"] == pytest.approx(of_peer)
+    assert figures[-1]["bleu_signature"] == "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp"
+
+
+@pytest.mark.parametrize("asked", ["auto", "none", "char"])
+def test_text_without_spaces_is_measured_by_characters(asked, folder, capsys):
+    """Unless something else is asked for: as words, sentences without spaces have no BLEU."""
+    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    targets = ["".join(target.split()) for _, target in PAIRS]
+    (folder / "train.de").write_text("".join(f"{one}\n" for one in targets), "utf-8")
+    content = BLEU.replace('"words"', '"sentencepiece"\nsize = 40').replace("= 120", "= 100")
+    (folder / "recipe.toml").write_text(f'{content}bleu_tokenizer = "{asked}"\n')
+    assert main(["train", "recipe.toml", "--output", "run"]) == 0
+    entries = read_log(folder / "run" / "log.jsonl")
+    figures = [entry["validation"] for entry in entries if "validation" in entry][-1]
+    used = "char" if asked == "auto" else asked
+    assert f"tok:{used}|" in figures["bleu_signature"]
+    assert f"bleu_signature {figures['bleu_signature']}\n" in capsys.readouterr().out
+    assert figures["bleu"] > 10 if used == "char" else figures["bleu"] == 0
 
 
 def test_the_best_bleu_decides(folder, monkeypatch):
     """Whatever the loss says: here the second score is the best, and four do not better it."""
     scores = iter([10.0, 50.0, 30.0, 50.0, 49.0, 20.0, 60.0])
-    monkeypatch.setattr(validation, "bleu", lambda texts, references: next(scores))
+    monkeypatch.setattr(validation, "bleu", lambda texts, references, tokenizer: next(scores))
     progress, figures = run(f"{BLEU}patience = 4\n", folder)
     assert [one["bleu"] for one in figures] == [10.0, 50.0, 30.0, 50.0, 49.0, 20.0]
     assert (progress.step, progress.best, progress.worse) == (60, 50.0, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from pyx_transformer import _checks
+from pyx_transformer.metrics import BLEU_TOKENIZERS
 from pyx_transformer.training.masking import MASK_RATE
 from pyx_transformer.training.optimizer import SCHEDULES
 
@@ -41,8 +42,9 @@ class TrainingOptions:
     validate_every: steps between two validations and checkpoints. metric: what decides which
     weights are the best: "loss", "exact_match" or "bleu"; where `patience` validations in a row do
     not better it, training stops; 0 never does. max_length: tokens of a translation for the last
-    two. test_beam_size: of the translations that a recipe's test is scored by. seed: of everything
-    that is drawn.
+    two. bleu_tokenizer: that of `metrics.bleu`, "none", "13a" or "char", or "auto": "char" for
+    targets written without spaces, or else "none". test_beam_size: of the translations that a
+    recipe's test is scored by. seed: of everything that is drawn.
 
     Raises TypeError or ValueError, naming the option.
     """
@@ -64,6 +66,7 @@ class TrainingOptions:
     mask_rate: float = MASK_RATE
     validate_every: int = 1000
     metric: str = "loss"
+    bleu_tokenizer: str = "auto"
     patience: int = 0
     max_length: int = 128
     test_beam_size: int = 5
@@ -82,3 +85,4 @@ class TrainingOptions:
             object.__setattr__(self, field.name, value)
         _checks.as_choice(this, "schedule", self.schedule, SCHEDULES)
         _checks.as_choice(this, "metric", self.metric, METRICS)
+        _checks.as_choice(this, "bleu_tokenizer", self.bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))

@@ -23,7 +23,6 @@ from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints import load
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.metrics import require_bleu
 from pyx_transformer.training import corpus
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from pyx_transformer.checkpoints.native import Model
     from pyx_transformer.text import Tokenizer
     from pyx_transformer.training.corpus import Corpus
+    from pyx_transformer.training.validation import Figures
 
 FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_source", "test_target")
 DEV_SHARE = "dev_share"
@@ -138,19 +138,15 @@ class Recipe:
             )
         return progress
 
-    def test(self, model: Model, examples: Corpus) -> dict[str, float]:
-        """The figures of a model on the test, BLEU among them where sacrebleu is there."""
+    def test(self, model: Model, examples: Corpus) -> Figures:
+        """The figures of a model on the test, a translator's BLEU among them."""
         if not isinstance(model, Transformer):
             return validate(model, examples, with_bleu=False)
-        try:
-            require_bleu()
-            with_bleu = True
-        except ImportError:
-            with_bleu = False
         return validate(
             model,
             examples,
-            with_bleu=with_bleu,
+            with_bleu=True,
+            bleu_tokenizer=self.training.bleu_tokenizer,
             beam_size=self.training.test_beam_size,
             max_length=reachable(model, self.training.max_length),
         )

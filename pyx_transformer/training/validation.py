@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pyx_transformer import _checks
 from pyx_transformer.generation.scoring import score_rows
-from pyx_transformer.metrics import bleu, require_bleu
+from pyx_transformer.metrics import BLEU_TOKENIZERS, bleu, bleu_signature, bleu_tokenizer_for
 from pyx_transformer.pipelines.texts import options_of
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
@@ -25,15 +26,22 @@ if TYPE_CHECKING:
 SCORED = 64  # examples whose rows exist at a time
 
 
-def validate(model: Model, examples: Corpus, *, with_bleu: bool, **settings) -> dict[str, float]:
+Figures = dict[str, Any]  # numbers, and the signature of BLEU
+
+
+def validate(
+    model: Model, examples: Corpus, *, with_bleu: bool, bleu_tokenizer: str = "auto", **settings
+) -> Figures:
     """The figures of a model on examples.
 
     "loss": nats per target token with its end, without label smoothing; of an encoder per masked
     token, the masks being the same at every call and in every run. For a translator also
-    "exact_match", the share of translations that are the target, and with_bleu "bleu". settings:
-    those of `GenerationOptions`, on top of the model's own; greedy unless asked.
+    "exact_match", the share of translations that are the target, and with_bleu "bleu" and its
+    "bleu_signature". bleu_tokenizer: that of `metrics.bleu`, or "auto" for the words or, where the
+    references are written without spaces, their characters. settings: those of
+    `GenerationOptions`, on top of the model's own; greedy unless asked.
     """
-    figures = {"loss": mean_loss(model, examples)}
+    figures: Figures = {"loss": mean_loss(model, examples)}
     if not isinstance(model, Transformer) or not isinstance(examples, Examples):
         return figures
     options = options_of("validate", model, settings)
@@ -46,10 +54,12 @@ def validate(model: Model, examples: Corpus, *, with_bleu: bool, **settings) -> 
                 "validate: examples have no references, expected texts to compare with"
             )
         tokenizer = tokenizer_of("validate", model, "tgt_tokenizer")
-        figures["bleu"] = bleu(
-            [tokenizer.decode(ids, spaced=True) for ids in found],
-            [tokenizer.spaced(text) for text in examples.references],
-        )
+        references = [tokenizer.spaced(text) for text in examples.references]
+        if bleu_tokenizer == "auto":
+            bleu_tokenizer = bleu_tokenizer_for(references)
+        texts = [tokenizer.decode(ids, spaced=True) for ids in found]
+        figures["bleu"] = bleu(texts, references, tokenizer=bleu_tokenizer)
+        figures["bleu_signature"] = bleu_signature(bleu_tokenizer)
     return figures
 
 
@@ -59,23 +69,23 @@ def evaluate(
     target: str | os.PathLike | None = None,
     *,
     with_bleu: bool = True,
+    bleu_tokenizer: str = "auto",
     **settings,
-) -> dict[str, float]:
+) -> Figures:
     """The figures of a translator on a file of sentences and that of their translations, or of a
     language model or an encoder on its text: see `validate`.
 
     Raises ValueError where files or settings are missing or too many for that kind of model, or
-    cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
-    reading the files and `model.generate` raise.
+    cannot be read by it, and what reading the files and `model.generate` raise.
     """
+    _checks.as_choice("evaluate", "bleu_tokenizer", bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))
     if isinstance(model, Transformer):
         if target is None:
             raise ValueError("evaluate: target is missing, expected the file of the translations")
-        if with_bleu:
-            require_bleu()
         examples = corpus.read("evaluate", model, source, target)
     else:
-        for name, value in {"target": target, **settings}.items():
+        asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
+        for name, value in {"target": target, "bleu_tokenizer": asked, **settings}.items():
             if value is not None:
                 raise ValueError(
                     f"evaluate: {name} was given, expected none because the model is "
@@ -83,7 +93,7 @@ def evaluate(
                 )
         examples = corpus.read("evaluate", model, source)
     examples.check("evaluate", model)
-    return validate(model, examples, with_bleu=with_bleu, **settings)
+    return validate(model, examples, with_bleu=with_bleu, bleu_tokenizer=bleu_tokenizer, **settings)
 
 
 def reachable(model: Transformer, max_length: int) -> int:

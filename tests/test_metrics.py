@@ -1,0 +1,74 @@
+"""BLEU: SacreBLEU's numbers and signatures, for every tokenizer."""
+
+import random
+
+import pytest
+import sacrebleu
+
+from pyx_transformer.metrics import BLEU_TOKENIZERS, bleu, bleu_signature, bleu_tokenizer_for
+
+ENGLISH = ["The cat, it sat on the mat.", 'He said: "no" - twice!', "1,000.5 &amp; 3-4 (five)", ""]
+JAPANESE = ["私は音楽が好きです。", "彼は\u3000犬を飼っている 。", "𠮷野家で食べた", "ええ"]
+PAIRS = {
+    "english": (ENGLISH, [f"{text} And so on" for text in ENGLISH]),
+    "japanese": (JAPANESE, ["私は音楽が好きだ。", *JAPANESE[1:]]),
+    "no longer match": (["a b x y z"], ["a b c d e"]),
+    "no match": (["x y z w"], ["a b c d"]),
+    "too short": (["a b c"], ["a b c"]),
+    "empty": (["", " "], ["a b", ""]),
+    "longer than the references": (["a b c d e f g"], ["a b c d"]),
+}
+
+
+def of_peer(texts, references, tokenizer):
+    return sacrebleu.BLEU(tokenize=tokenizer, force=True).corpus_score(texts, [references]).score
+
+
+@pytest.mark.parametrize("tokenizer", BLEU_TOKENIZERS)
+@pytest.mark.parametrize("name", PAIRS)
+def test_it_is_that_of_sacrebleu(name, tokenizer):
+    texts, references = PAIRS[name]
+    expected = of_peer(texts, references, tokenizer)
+    assert bleu(texts, references, tokenizer=tokenizer) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("tokenizer", BLEU_TOKENIZERS)
+def test_it_is_that_of_sacrebleu_on_texts_of_all_kinds(tokenizer):
+    rng = random.Random(0)
+    signs = "ab1 2.,-'\"&;!?()[]{}~`/@:<>\u3000\u00a0\n\tß€日本。\U00020bb7"
+    for _ in range(50):
+        references = ["".join(rng.choices(signs, k=rng.randrange(40))) for _ in range(5)]
+        texts = [text[: rng.randrange(41)] + text[rng.randrange(41) :] for text in references]
+        expected = of_peer(texts, references, tokenizer)
+        assert bleu(texts, references, tokenizer=tokenizer) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("tokenizer", BLEU_TOKENIZERS)
+def test_signatures(tokenizer):
+    peer = sacrebleu.BLEU(tokenize=tokenizer)
+    peer.corpus_score(["a"], [["a"]])
+    signature, _, version = str(peer.get_signature()).rpartition("|")
+    assert version.startswith("version:")
+    assert bleu_signature(tokenizer) == signature
+
+
+def test_texts_without_spaces_are_measured_by_characters():
+    assert bleu_tokenizer_for(JAPANESE) == "char"
+    assert bleu_tokenizer_for([" ".join(text) for text in JAPANESE]) == "none"
+    assert bleu_tokenizer_for([*ENGLISH, "Yes."]) == "none"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "says"),
+    [
+        (("a", ["a"]), TypeError, "bleu: texts is 'a', expected a list of texts"),
+        ((["a"], [3]), TypeError, "bleu: references holds 3"),
+        ((["a"], ["a", "b"]), ValueError, "there are 1 texts and 2 references"),
+        (([], []), ValueError, "there are 0 texts and 0 references"),
+    ],
+)
+def test_bad_input(arguments, error, says):
+    with pytest.raises(error, match=says):
+        bleu(*arguments)
+    with pytest.raises(ValueError, match="bleu: tokenizer is 'mecab', expected"):
+        bleu(["a"], ["a"], tokenizer="mecab")
