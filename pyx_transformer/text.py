@@ -244,8 +244,8 @@ def make(
     """A tokenizer for these texts: "words", "characters" or "sentencepiece".
 
     size: how many tokens at most, the most frequent ones, special ones included; SentencePiece
-    has to be told (byte-pair encoding). min_count: how often a word or character has to occur.
-    language: that of `Words`.
+    has to be told (byte-pair encoding, in no piece of which the sign U+2585 can be). min_count: how
+    often a word or character has to occur. language: that of `Words`.
 
     Raises TypeError or ValueError for bad arguments, those that the kind has no use for among them,
     and for texts that do not suffice; ImportError where sentencepiece is needed and missing.
@@ -412,13 +412,33 @@ PLAIN = str.maketrans(
 )
 
 
+# SentencePiece leaves out longer texts, in bytes, and those with its mark between words.
+LONGEST_TEXT = 1 << 30
+BOUNDARY = "\u2585"
+# What SentencePiece says of texts that do not suffice, and what that means.
+REFUSALS = {
+    r"too high \((\d+)\).*<= (\d+)": "size is {0}, expected at most {1} because of the texts",
+    r"required_chars\. (\d+) vs (\d+)": "size is {0}, expected at least {1}, the characters of the "
+    "texts and the special tokens",
+    r"sentences_\.empty|all_chars_count": "texts have no token, expected some text",
+}
+
+
 def _train_sentencepiece(texts, size):
     import io
 
-    model = io.BytesIO()
+    model, kept = io.BytesIO(), []
+    for i, text in enumerate(as_texts("text.make", "texts", texts)):
+        if len(text) > LONGEST_TEXT // 4 and len(text.encode()) > LONGEST_TEXT:
+            raise ValueError(
+                f"text.make: texts[{i}] has {len(text.encode())} bytes, expected at most "
+                f"{LONGEST_TEXT} for sentencepiece"
+            )
+        kept.append(text.replace(BOUNDARY, " "))
     try:
         _sentencepiece().SentencePieceTrainer.Train(
-            sentence_iterator=iter(texts),
+            sentence_iterator=iter(kept),
+            max_sentence_length=LONGEST_TEXT,
             model_writer=model,
             vocab_size=size,
             model_type="bpe",
@@ -430,6 +450,9 @@ def _train_sentencepiece(texts, size):
             minloglevel=2,
         )
     except RuntimeError as error:
+        for pattern, meaning in REFUSALS.items():
+            if found := re.search(pattern, str(error)):
+                raise ValueError(f"text.make: {meaning.format(*found.groups())}") from error
         raise ValueError(f"text.make: sentencepiece cannot train: {error}") from error
     return model.getvalue()
 

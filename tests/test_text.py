@@ -159,6 +159,38 @@ def test_bad_input(call, error, says):
         call()
 
 
+@pytest.mark.parametrize("line", ["wv " * 1_000 + "wv" * 2_000, "wv \u2585 wv"])
+def test_sentencepiece_leaves_no_line_out(line):
+    """It would: lines of more than 4,192 bytes, and those with its own mark."""
+    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    assert "wv" in text.make("sentencepiece", [*SENTENCES, line], size=40).vocabulary
+    assert "wv" in text.make("sentencepiece", [line], size=7).vocabulary
+
+
+@pytest.mark.parametrize(
+    ("texts", "size", "says"),
+    [
+        (["a b c d e"], 50, "size is 50, expected at most 14 because of the texts$"),
+        (["abcdefgh"], 5, "size is 5, expected at least 12, the characters of"),
+        (["", " "], 20, "texts have no token, expected some text$"),
+        (["\u200b"], 20, "texts have no token, expected some text$"),
+        ([], 20, "texts have no token, expected some text$"),
+        (["a\udcff"], 20, r"texts\[0\] is 'a\\udcff', which is no Unicode text"),
+    ],
+)
+def test_what_sentencepiece_refuses_is_told_in_our_words(texts, size, says):
+    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    with pytest.raises(ValueError, match=rf"^text\.make: {says}"):
+        text.make("sentencepiece", texts, size=size)
+
+
+def test_a_text_too_long_for_sentencepiece_is_refused(monkeypatch):
+    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    monkeypatch.setattr(text, "LONGEST_TEXT", 20)
+    with pytest.raises(ValueError, match=r"texts\[1\] has 21 bytes, expected at most 20"):
+        text.make("sentencepiece", ["a b", "ä" * 10 + "b"], size=20)
+
+
 def test_bad_files(tmp_path, tokenizer):
     (tmp_path / "vocabulary").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match=r"line 1 is not UTF-8|no SentencePiece model"):
