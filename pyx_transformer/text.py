@@ -22,6 +22,7 @@ import numpy as np
 
 from pyx_transformer import _checks
 from pyx_transformer._files import as_text, read_bytes, replace_files
+from pyx_transformer.sentence_pieces import imported, trained
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,7 +183,7 @@ class SentencePiece:
 
     def __init__(self, model: bytes):
         self.model = bytes(model)
-        self._processor = _sentencepiece().SentencePieceProcessor()
+        self._processor = imported().SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(self.model)
         except RuntimeError as error:
@@ -260,7 +261,7 @@ def make(
     if kind == "sentencepiece":
         if size is None:
             raise ValueError(f"{this}: size is None, expected a number for sentencepiece")
-        return SentencePiece(_train_sentencepiece(texts, size))
+        return SentencePiece(trained(as_texts(this, "texts", texts), size))
     counts: Counter[str] = Counter()
     for line in texts:
         if kind == "characters":
@@ -351,7 +352,7 @@ def tokenizer_of(function: str, model: object, attribute: str) -> Tokenizer:
     return tokenizer
 
 
-def as_texts(function: str, name: str, value: Sequence[str]) -> list[str]:
+def as_texts(function: str, name: str, value: Iterable[str]) -> list[str]:
     """A list of texts.
 
     Raises TypeError where it is no list of strings, ValueError where one is no Unicode.
@@ -410,59 +411,3 @@ PLAIN = str.maketrans(
         **dict.fromkeys([0xAD, *range(0x200B, 0x2010), *range(0x2060, 0x2065), 0xFEFF]),
     }
 )
-
-
-# SentencePiece leaves out longer texts, in bytes, and those with its mark between words.
-LONGEST_TEXT = 1 << 30
-BOUNDARY = "\u2585"
-# What SentencePiece says of texts that do not suffice, and what that means.
-REFUSALS = {
-    r"too high \((\d+)\).*<= (\d+)": "size is {0}, expected at most {1} because of the texts",
-    r"required_chars\. (\d+) vs (\d+)": "size is {0}, expected at least {1}, the characters of the "
-    "texts and the special tokens",
-    r"sentences_\.empty|all_chars_count": "texts have no token, expected some text",
-}
-
-
-def _train_sentencepiece(texts, size):
-    import io
-
-    model, kept = io.BytesIO(), []
-    for i, text in enumerate(as_texts("text.make", "texts", texts)):
-        if len(text) > LONGEST_TEXT // 4 and len(text.encode()) > LONGEST_TEXT:
-            raise ValueError(
-                f"text.make: texts[{i}] has {len(text.encode())} bytes, expected at most "
-                f"{LONGEST_TEXT} for sentencepiece"
-            )
-        kept.append(text.replace(BOUNDARY, " "))
-    try:
-        _sentencepiece().SentencePieceTrainer.Train(
-            sentence_iterator=iter(kept),
-            max_sentence_length=LONGEST_TEXT,
-            model_writer=model,
-            vocab_size=size,
-            model_type="bpe",
-            character_coverage=1.0,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        for pattern, meaning in REFUSALS.items():
-            if found := re.search(pattern, str(error)):
-                raise ValueError(f"text.make: {meaning.format(*found.groups())}") from error
-        raise ValueError(f"text.make: sentencepiece cannot train: {error}") from error
-    return model.getvalue()
-
-
-def _sentencepiece():
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise ImportError(
-            "SentencePiece: the package sentencepiece is missing: pip install "
-            "'pyx-transformer[text]'"
-        ) from error
-    return sentencepiece

@@ -33,7 +33,7 @@ LEVELS = (
     ("description",),
     ("_fields",),
     ("ops", "text"),
-    ("_checks", "_files", "_runtime"),
+    ("_checks", "_files", "_runtime", "sentence_pieces"),
     ("_kernels", "_loading", "_version"),
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}

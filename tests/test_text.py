@@ -8,7 +8,7 @@ import pytest
 from models import small_config
 
 import pyx_transformer as pt
-from pyx_transformer import text
+from pyx_transformer import sentence_pieces, text
 
 SENTENCES = ["i don 't know .", "the cat sat .", "the cat knows the dog .", "i know ."]
 KINDS = {
@@ -186,7 +186,7 @@ def test_what_sentencepiece_refuses_is_told_in_our_words(texts, size, says):
 
 def test_a_text_too_long_for_sentencepiece_is_refused(monkeypatch):
     pytest.importorskip("sentencepiece", reason="needs the extra `text`")
-    monkeypatch.setattr(text, "LONGEST_TEXT", 20)
+    monkeypatch.setattr(sentence_pieces, "LONGEST_TEXT", 20)
     with pytest.raises(ValueError, match=r"texts\[1\] has 21 bytes, expected at most 20"):
         text.make("sentencepiece", ["a b", "ä" * 10 + "b"], size=20)
 
