@@ -145,8 +145,7 @@ def as_mask(function: str, name: str, value: object, shape: tuple[int, ...]) -> 
     batch, _, queries, keys = shape
     if array.shape == (batch, keys) and batch not in (1, queries):
         raise ValueError(
-            f"{function}: {name} has shape {array.shape}, (B, S), expected one that broadcasts to "
-            f"(B, H, T, S); to leave padding out, pass lengths"
+            f"{function}: {name} is {array.shape}, not (B, H, T, S); padding is told by lengths"
         )
     ends_early = array.ndim > 0 and 1 < array.shape[-1] < shape[-1]
     check_broadcast(function, name, array.shape, shape, "(B, H, T, S)", ends_early)

@@ -13,6 +13,7 @@ import pyx_transformer as pt
 
 # What errors of Python functions are about, as the commands have it.
 OPTION_OF = {
+    "bleu_tokenizer": "--bleu-tokenizer",
     "beam_size": "--beam-size",
     "length_penalty": "--length-penalty",
     "max_length": "--max-length",
@@ -212,8 +213,8 @@ def add_evaluate(commands):
     command.add_argument(
         "--bleu-tokenizer",
         default="auto",
-        choices=("auto", "none", "13a", "char"),
-        help="what BLEU counts: words as they stand, words and punctuation, characters; default: "
+        metavar="NAME",
+        help="what BLEU counts: none (words as they stand), 13a, intl, char or zh; default, auto: "
         "words, or the characters of text without spaces",
     )
     command.set_defaults(run=_evaluate)
@@ -235,13 +236,23 @@ def _add_search(command, beams):
 
 
 def _evaluate(arguments):
+    from pyx_transformer.metrics import require_bleu
     from pyx_transformer.training.validation import evaluate
 
     settings = _given(arguments, "beam_size", "max_length", "length_penalty")
+    model = pt.load(arguments.model)
+    with_bleu = isinstance(model, pt.Transformer)
+    try:
+        if with_bleu:
+            require_bleu()
+    except ImportError as error:  # there are other figures
+        print(error, file=sys.stderr)
+        with_bleu = False
     figures = evaluate(
-        pt.load(arguments.model),
+        model,
         arguments.source,
         arguments.target,
+        with_bleu=with_bleu,
         bleu_tokenizer=arguments.bleu_tokenizer,
         **settings,
     )

@@ -45,7 +45,7 @@ def test_bleu_is_that_of_the_translations(folder):
     of_peer = sacrebleu.corpus_bleu(texts, [references], tokenize="none", force=True).score
     assert 0 < of_peer < 100
     assert progress.best == figures[-1]["bleu"] == pytest.approx(of_peer)
-    assert figures[-1]["bleu_signature"] == "nrefs:1|case:mixed|eff:no|tok:none|smooth:exp"
+    assert "|tok:none|" in figures[-1]["bleu_signature"]
 
 
 @pytest.mark.parametrize("asked", ["auto", "none", "char"])
@@ -68,7 +68,7 @@ def test_text_without_spaces_is_measured_by_characters(asked, folder, capsys):
 def test_the_best_bleu_decides(folder, monkeypatch):
     """Whatever the loss says: here the second score is the best, and four do not better it."""
     scores = iter([10.0, 50.0, 30.0, 50.0, 49.0, 20.0, 60.0])
-    monkeypatch.setattr(validation, "bleu", lambda texts, references, tokenizer: next(scores))
+    monkeypatch.setattr(validation, "bleu_with_signature", lambda *_: (next(scores), ""))
     progress, figures = run(f"{BLEU}patience = 4\n", folder)
     assert [one["bleu"] for one in figures] == [10.0, 50.0, 30.0, 50.0, 49.0, 20.0]
     assert (progress.step, progress.best, progress.worse) == (60, 50.0, 4)

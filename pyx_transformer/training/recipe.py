@@ -23,6 +23,7 @@ from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints import load
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.metrics import require_bleu
 from pyx_transformer.training import corpus
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
@@ -139,13 +140,18 @@ class Recipe:
         return progress
 
     def test(self, model: Model, examples: Corpus) -> Figures:
-        """The figures of a model on the test, a translator's BLEU among them."""
+        """The figures of a model on the test, BLEU among them where sacrebleu is there."""
+        try:
+            require_bleu()
+            with_bleu = True
+        except ImportError:
+            with_bleu = False
         if not isinstance(model, Transformer):
             return validate(model, examples, with_bleu=False)
         return validate(
             model,
             examples,
-            with_bleu=True,
+            with_bleu=with_bleu,
             bleu_tokenizer=self.training.bleu_tokenizer,
             beam_size=self.training.test_beam_size,
             max_length=reachable(model, self.training.max_length),

@@ -26,6 +26,7 @@ from pyx_transformer._files import STAGED, replace_files
 from pyx_transformer.checkpoints.native import as_config_text
 from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.encoder_model import EncoderModel
+from pyx_transformer.metrics import require_bleu
 from pyx_transformer.parameters import Parameters
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training.batches import Examples
@@ -88,7 +89,8 @@ def train(
 
     Raises TypeError where options or resume are something else, ValueError where the examples do
     not fit the model, or a checkpoint the run, FileExistsError where the folder holds a run and
-    resume is False, OSError where the folder cannot be written to.
+    resume is False, ImportError where "bleu" is the metric and sacrebleu missing, OSError where the
+    folder cannot be written to.
     """
     with _runtime.freed_memory_kept():
         return Trainer(model, examples, validation, options, folder, resume, report).run()
@@ -336,8 +338,8 @@ def differing_keys(held: str | None, now: str) -> str:
 
 
 def check_validation(metric: str, model: Model, validation: Corpus) -> None:
-    """Raise ValueError where validation cannot give that metric, or no finite loss: an empty source
-    has the empty translation only."""
+    """Raise ValueError or ImportError where validation cannot give that metric, or no finite loss:
+    an empty source has the empty translation only."""
     if not isinstance(validation, Examples) or validation.sources is None:
         if metric != "loss":
             raise ValueError(
@@ -351,6 +353,7 @@ def check_validation(metric: str, model: Model, validation: Corpus) -> None:
                 "expected both or none"
             )
     if metric == "bleu":
+        require_bleu()
         tokenizer_of("train", model, "tgt_tokenizer")
         if validation.references is None:
             raise ValueError("train: validation has no references, expected texts to take BLEU of")

@@ -9,7 +9,12 @@ import numpy as np
 
 from pyx_transformer import _checks
 from pyx_transformer.generation.scoring import score_rows
-from pyx_transformer.metrics import BLEU_TOKENIZERS, bleu, bleu_signature, bleu_tokenizer_for
+from pyx_transformer.metrics import (
+    BLEU_TOKENIZERS,
+    bleu_tokenizer_for,
+    bleu_with_signature,
+    require_bleu,
+)
 from pyx_transformer.pipelines.texts import options_of
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training import corpus
@@ -58,8 +63,9 @@ def validate(
         if bleu_tokenizer == "auto":
             bleu_tokenizer = bleu_tokenizer_for(references)
         texts = [tokenizer.decode(ids, spaced=True) for ids in found]
-        figures["bleu"] = bleu(texts, references, tokenizer=bleu_tokenizer)
-        figures["bleu_signature"] = bleu_signature(bleu_tokenizer)
+        figures["bleu"], figures["bleu_signature"] = bleu_with_signature(
+            texts, references, bleu_tokenizer
+        )
     return figures
 
 
@@ -76,12 +82,15 @@ def evaluate(
     language model or an encoder on its text: see `validate`.
 
     Raises ValueError where files or settings are missing or too many for that kind of model, or
-    cannot be read by it, and what reading the files and `model.generate` raise.
+    cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
+    reading the files and `model.generate` raise.
     """
     _checks.as_choice("evaluate", "bleu_tokenizer", bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))
     if isinstance(model, Transformer):
         if target is None:
             raise ValueError("evaluate: target is missing, expected the file of the translations")
+        if with_bleu:
+            require_bleu()
         examples = corpus.read("evaluate", model, source, target)
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
