@@ -443,8 +443,12 @@ def _reason(because: Because) -> str:
 
 
 def brief(value: object) -> str:
-    """The value, shortened to one line; an array only by its dtype and shape."""
+    """The value, shortened to one line; an array only by its dtype and shape, and by its type what
+    cannot be shown, such as lists nested too deeply."""
     if isinstance(value, np.ndarray):
         return f"a {value.dtype} array of shape {_shown(value.shape)}"
-    text = repr(value).replace("\n", " ")
+    try:
+        text = repr(value).replace("\n", " ")
+    except Exception:
+        return f"of type {type(value).__name__}"
     return text if len(text) <= 60 else f"{text[:57]}..."

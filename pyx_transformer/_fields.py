@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 
 from pyx_transformer import _checks
+from pyx_transformer._keys import wrong_keys
 
 
 def set_field(part: object, name: str, value: object) -> None:
@@ -73,12 +74,10 @@ def from_values(kind: typing.Any, values: object, where: str) -> typing.Any:
             f"{where} is {_checks.brief(values)}, expected the fields of {kind.__name__}"
         )
     kinds = _kinds(kind)
-    unknown = sorted(str(name) for name in values.keys() - kinds.keys())
-    missing = sorted(_required(kind) - values.keys())
+    unknown = values.keys() - kinds.keys()
+    missing = _required(kind) - values.keys()
     if unknown or missing:
-        raise ValueError(
-            f"{where}: unknown keys {unknown}, missing keys {missing}; known are {sorted(kinds)}"
-        )
+        raise ValueError(f"{where}: {wrong_keys(unknown, missing, kinds)}")
     read = {name: _read(kinds[name], value, f"{where}.{name}") for name, value in values.items()}
     try:
         return kind(**read)

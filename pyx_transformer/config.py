@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from pyx_transformer import _checks, _runtime
 from pyx_transformer._fields import as_values, check_fields, from_values, set_field
+from pyx_transformer._keys import wrong_keys
 from pyx_transformer.description import (
     MOST_LAYERS,
     NormConfig,
@@ -192,13 +193,11 @@ class TokenConfig:
         for any others."""
         parts = {**dict.fromkeys(cls.stacks, StackConfig), **PARTS}
         known = cls.names()
-        unknown = sorted(values.keys() - known)
+        unknown = values.keys() - known
         required = {f.name for f in fields(cls) if f.default is MISSING} - {*cls.stacks}
-        missing = sorted(required - values.keys())
+        missing = required - values.keys()
         if unknown or missing:
-            raise ValueError(
-                f"{this}: unknown keys {unknown}, missing keys {missing}; known are {sorted(known)}"
-            )
+            raise ValueError(f"{this}: {wrong_keys(unknown, missing, known)}")
         read = {
             name: from_values(parts[name], value, f"{this}: {name}")
             if name in parts and isinstance(value, dict)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._keys import listed, prefix_problem
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,7 +70,7 @@ class Layer:
                 if arrays[key].shape != shapes[key]:
                     misshapen.append(f"{key} is {arrays[key].shape}, expected {shapes[key]}")
         problems = [
-            f"{problem}: {', '.join(sorted(keys))}"
+            f"{problem}: {listed(keys)}"
             for problem, keys in [
                 ("missing", missing),
                 ("unexpected", unexpected),
@@ -78,6 +79,7 @@ class Layer:
             if keys
         ]
         if problems:
+            problems += prefix_problem(state, shapes)
             raise ValueError(f"{who}: {'; '.join(problems)}")
         self._load(arrays)
 

@@ -33,7 +33,8 @@ LEVELS = (
     ("description",),
     ("_fields",),
     ("ops", "text"),
-    ("_checks", "_files", "_runtime", "sentence_pieces"),
+    ("_files", "sentence_pieces"),
+    ("_checks", "_keys", "_runtime"),
     ("_kernels", "_loading", "_version"),
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}

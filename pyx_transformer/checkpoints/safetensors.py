@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import safetensors
 import safetensors.numpy
 
 from pyx_transformer._files import read_bytes
+from pyx_transformer._keys import shortened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +47,8 @@ def as_int8(state: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]
     for key, array in state.items():
         stored[key] = array
         if array.ndim == 2:
+            if not is_finite(array):
+                raise ValueError(f"save: {key} is not finite, expected finite numbers for int8")
             scales = np.abs(array).max(axis=1, keepdims=True) / np.float32(127)
             whole = np.divide(array, scales, out=np.zeros_like(array), where=scales > 0)
             stored[key] = np.rint(whole).astype(np.int8)
@@ -55,20 +59,37 @@ def as_int8(state: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays of a safetensors file, those with scales multiplied by them.
 
-    Raises ValueError where the file is malformed, and what `read_bytes` does.
+    Warns of the first array that holds anything but finite numbers. Raises ValueError where the
+    file is malformed, and what `read_bytes` does.
     """
     content = read_bytes(path, who="load: ")
     try:
+        if content[8:9] not in (b"{", b""):
+            raise ValueError(f"its header begins with {content[8:9]!r}, expected b'{{'")
         tensors = safetensors.deserialize(content)
         arrays = {name: as_array(name, **tensor) for name, tensor in tensors}
         for name in [name for name in arrays if name.endswith(SCALES)]:
             scales, key = arrays.pop(name), name.removesuffix(SCALES)
             if key not in arrays or scales.shape != (*arrays[key].shape[:1], 1):
                 raise ValueError(f"{name} has shape {scales.shape}, which fits no {key}")
-            arrays[key] = arrays[key].astype(np.float32) * scales
-        return arrays
+            with np.errstate(all="ignore"):  # what is not finite is told below
+                arrays[key] = arrays[key].astype(np.float32) * scales
     except (safetensors.SafetensorError, ValueError) as error:
-        raise ValueError(f"load: {path} cannot be read as safetensors: {error}") from error
+        said = shortened(str(error))
+        raise ValueError(f"load: {path} cannot be read as safetensors: {said}") from error
+    for name in sorted(arrays):
+        if not is_finite(arrays[name]):
+            warnings.warn(
+                f"load: {path}: {name} holds values that are not finite as float32", stacklevel=3
+            )
+            break
+    return arrays
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether all of an array is finite as float32."""
+    largest = np.finfo(np.float32).max
+    return not array.size or bool(-largest <= array.min() and array.max() <= largest)
 
 
 def as_array(name: str, dtype: str, shape: list[int], data: bytes) -> NDArray[Any]:

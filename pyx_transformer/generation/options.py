@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from pyx_transformer import _checks
+from pyx_transformer._keys import listed
 from pyx_transformer.config import as_object
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "num_samples", "seed")
@@ -190,8 +191,9 @@ class GenerationOptions:
         this = "GenerationOptions.from_json"
         values = as_object(this, text)
         known = {field.name for field in fields(cls)} - set(OF_ONE_CALL)
-        if unknown := sorted(values.keys() - known):
-            raise ValueError(f"{this}: unknown keys {unknown}; known are {sorted(known)}")
+        if unknown := values.keys() - known:
+            shown = listed(map(repr, unknown))
+            raise ValueError(f"{this}: unknown keys [{shown}]; known are {sorted(known)}")
         try:
             return cls(**values)
         except TypeError as error:
