@@ -142,11 +142,6 @@ def as_mask(function: str, name: str, value: object, shape: tuple[int, ...]) -> 
             f"{function}: {name} has dtype {array.dtype}, expected bool (True where a query may "
             f"attend) or float (added to the scores){hint}"
         )
-    batch, _, queries, keys = shape
-    if array.shape == (batch, keys) and batch not in (1, queries):
-        raise ValueError(
-            f"{function}: {name} is {array.shape}, not (B, H, T, S); padding is told by lengths"
-        )
     ends_early = array.ndim > 0 and 1 < array.shape[-1] < shape[-1]
     check_broadcast(function, name, array.shape, shape, "(B, H, T, S)", ends_early)
     # A broadcast view is cut back to what it repeats, so that converting it repeats nothing.
@@ -213,7 +208,7 @@ def check_broadcast(
     ):
         raise ValueError(
             f"{function}: {name} has shape {_shown(shape)}, expected one that broadcasts to "
-            f"{target_name} = {_shown(target)}"
+            f"{target_name} = {_shown(target)}{'; for padding, pass lengths' * (len(shape) == 2)}"
         )
 
 

@@ -1,32 +1,67 @@
-"""Files as wholes: UTF-8 text, and files that are put in place all at once or not at all."""
+"""Paths, and files as wholes: UTF-8 text, and files put in place all at once or not at all."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from pyx_transformer._checks import brief
+
 STAGED = ".saving."  # begins the names of folders of files on their way
 
 
-def read_text(path: str | os.PathLike[str], *, who: str = "") -> str:
+def as_path(function: str, name: str, path: object) -> Path:
+    """`path` as a Path, a `~` or `~user` that it begins with being that home directory.
+
+    Raises TypeError for what is no path, ValueError for one that no file can have.
+    """
+    if not isinstance(path, (str, os.PathLike)) or isinstance(os.fspath(path), bytes):
+        shown = repr(path) if isinstance(path, bytes) else brief(path)
+        raise TypeError(f"{function}: {name} is {shown}, expected a path")
+    expanded = os.path.expanduser(path)
+    try:
+        can_be = b"\0" not in os.fsencode(expanded)
+    except UnicodeEncodeError:
+        can_be = False
+    if not can_be:
+        raise ValueError(f"{function}: {name} is {path!r}, expected a path")
+    # "./~" is no home directory, and is not to become one when it comes here as a Path.
+    return Path(expanded).absolute() if str(Path(expanded)).startswith("~") else Path(expanded)
+
+
+def read_text(path: Path, *, who: str = "", may_be_pipe: bool = False) -> str:
     """All of a UTF-8 file. Raises what `read_bytes` does, and ValueError as `as_text` does."""
-    return as_text(f"{who}{path}", read_bytes(path, who=who))
+    return as_text(f"{who}{path}", read_bytes(path, who=who, may_be_pipe=may_be_pipe))
 
 
-def read_bytes(path: str | os.PathLike[str], *, who: str = "") -> bytes:
+def read_bytes(path: Path, *, who: str = "", may_be_pipe: bool = False) -> bytes:
     """All of a file. who: what begins an error's message, such as "load: ".
 
-    Raises FileNotFoundError or IsADirectoryError, naming the file.
+    Raises what `check_file` does, and MemoryError, naming the file.
     """
-    path = Path(path)
+    check_file(path, who=who, may_be_pipe=may_be_pipe)
+    try:
+        return path.read_bytes()
+    except MemoryError as error:
+        raise MemoryError(f"{who}no memory for {path}") from error
+
+
+def check_file(path: Path, *, who: str = "", may_be_pipe: bool = False) -> None:
+    """Raise FileNotFoundError, IsADirectoryError or OSError, naming the file, where there is none,
+    or a folder or a device, which may have no end. A pipe can be waited for without end too, and
+    passes where it may be one."""
     if path.is_dir():
         raise IsADirectoryError(f"{who}{path} is a folder, expected a file")
     if not path.exists():
         raise FileNotFoundError(f"{who}{path} is missing")
-    return path.read_bytes()
+    mode = path.stat().st_mode
+    is_pipe = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+    if not stat.S_ISREG(mode) and not (is_pipe and may_be_pipe):
+        raise OSError(f"{who}{path} is a {'pipe' if is_pipe else 'device'}, expected a file")
 
 
 def as_text(name: str, content: bytes) -> str:

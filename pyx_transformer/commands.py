@@ -121,9 +121,8 @@ def add_train(commands):
 
 
 def _train(arguments):
-    from pathlib import Path
-
     from pyx_transformer import plots
+    from pyx_transformer._files import as_path
     from pyx_transformer.training import log
     from pyx_transformer.training.recipe import load_recipe
     from pyx_transformer.training.trainer import LOG, MODEL
@@ -135,7 +134,7 @@ def _train(arguments):
         progress = recipe.run(arguments.output, resume=arguments.resume, report=_reporter())
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
-    folder = Path(arguments.output)
+    folder = as_path("train", "output", arguments.output)
     if arguments.plot:
         _drawn(plots.plot_curves, log.read(folder / LOG), arguments.plot)
     print(f"{progress.step} steps; the best model is in {folder / MODEL}")

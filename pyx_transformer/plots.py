@@ -11,9 +11,9 @@ import re
 import unicodedata
 import warnings
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pyx_transformer._files import as_path
 from pyx_transformer.text import as_texts
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def require(path: str | os.PathLike) -> None:
     Raises ImportError, saying what to install, where matplotlib is missing, and FileNotFoundError
     or IsADirectoryError where path lies in no folder, or is one.
     """
-    path = Path(path)
+    path = as_path("plots", "path", path)
     if path.is_dir():
         raise IsADirectoryError(f"plots: {path} is a folder, expected a file to write")
     if not path.parent.is_dir():
@@ -175,7 +175,7 @@ def _figure(path: str | os.PathLike, size: tuple[float, float] | None = None) ->
         figure = Figure(figsize=size)
         yield figure
         figure.savefig(picture, format="png", dpi=DOTS_PER_INCH, bbox_inches="tight")
-    Path(path).write_bytes(picture.getvalue())
+    as_path("plots", "path", path).write_bytes(picture.getvalue())
     missing = set()
     for warning in caught:
         said = str(warning.message)

@@ -15,13 +15,12 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from pyx_transformer import _checks
-from pyx_transformer._files import as_text, read_bytes, replace_files
+from pyx_transformer._files import as_path, as_text, read_bytes, replace_files
 from pyx_transformer.sentence_pieces import imported, trained
 
 if TYPE_CHECKING:
@@ -295,11 +294,13 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     Raises IsADirectoryError where path is a folder, FileNotFoundError where it lies in none, and
     OSError where it cannot be written.
     """
-    path = Path(path)
+    path = as_path("text.save", "path", path)
     if path.is_dir():
         raise IsADirectoryError(f"text.save: {path} is a folder, expected a file to write")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"text.save: {path} cannot be written: there is no such folder")
+    if path.exists() and not path.is_file():
+        raise OSError(f"text.save: {path} is a pipe or a device, expected a file to write")
     replace_files(path.parent, {path.name: tokenizer.contents()})
 
 
@@ -310,7 +311,8 @@ def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer
     malformed, or for a kind or language that there is not.
     """
     _check_kind("text.load", kind, language)
-    content = read_bytes(path, who="text.load: ")
+    path = as_path("text.load", "path", path)
+    content = read_bytes(path, who="text.load: ", may_be_pipe=True)
     try:
         if kind == "sentencepiece":
             return SentencePiece(content)

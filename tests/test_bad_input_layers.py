@@ -627,5 +627,5 @@ def test_any_integer_is_a_size(name):
 
 def test_a_mask_of_padding_is_pointed_to_lengths():
     encoder = pt.TransformerEncoder(1, D, H, F, rng=0)
-    with pytest.raises(ValueError, match=r"mask is \(2, 5\), .*; padding is told by lengths"):
+    with pytest.raises(ValueError, match=r"mask has shape \(2, 5\), .*; for padding, pass lengths"):
         encoder(np.zeros((B, T, D)), mask=np.ones((B, T), bool))

@@ -11,8 +11,8 @@ import json
 import os
 from pathlib import Path
 
-from pyx_transformer._checks import as_choice
-from pyx_transformer._files import read_text, replace_files
+from pyx_transformer._checks import as_choice, as_kind, brief
+from pyx_transformer._files import as_path, read_text, replace_files
 from pyx_transformer.checkpoints import safetensors, sides
 from pyx_transformer.config import TransformerConfig, TransformerLMConfig, as_object
 from pyx_transformer.encoder_model import EncoderModel
@@ -41,11 +41,12 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
 
     dtype: "float32"; or "int8" for a file of about a quarter of the size, in which each row of a
     matrix is whole numbers from -127 to 127 times a scale, and what is no matrix is float32.
-    Raises OSError where the directory cannot be written to, and TypeError or ValueError for a
-    vocabulary that is no list of lines or does not fit the config, or generation_options of one
-    call.
+    Raises OSError where the directory cannot be written to, TypeError for what is no model or no
+    path, and TypeError or ValueError for a vocabulary that is no list of lines or does not fit the
+    config, generation_options of one call, or a matrix that is not finite and int8.
     """
-    directory = as_path("save", directory)
+    as_kind("save", "model", model, TokenModel)
+    directory = as_path("save", "directory", directory)
     as_choice("save", "dtype", dtype, ("float32", "int8"))
     files = {
         WEIGHTS: safetensors.contents(model.state_dict(), dtype),
@@ -54,10 +55,7 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
     }
     options = getattr(model, "generation_options", None)
     if options is not None:
-        if not isinstance(options, GenerationOptions):
-            raise TypeError(
-                f"save: generation_options is {options!r}, expected GenerationOptions or None"
-            )
+        as_kind("save", "generation_options", options, GenerationOptions)
         files[GENERATION] = options.to_json().encode()
     directory.mkdir(parents=True, exist_ok=True)
     optional = (GENERATION, *sides.FILES)
@@ -68,10 +66,13 @@ def load(directory: str | os.PathLike[str]) -> Model:
     """Read the model that `save` wrote, or the one of that name that comes with the package.
 
     "en-ja" translates English into Japanese; a directory of that name goes before it. Raises
-    FileNotFoundError for a missing file, IsADirectoryError for a folder in its place, and
-    ValueError, naming the file, for one that is malformed or does not fit the config.
+    FileNotFoundError for a missing file, IsADirectoryError for a folder in its place, OSError for
+    a pipe or a device there, ValueError, naming the file, for one that is malformed or does not fit
+    the config, and TypeError for what is no path. Warns of weights that are not finite.
     """
-    directory = SHIPPED / directory if is_shipped(directory) else as_path("load", directory)
+    directory = (
+        SHIPPED / directory if is_shipped(directory) else as_path("load", "directory", directory)
+    )
     check_folder(directory)
     architecture, config = read_config(directory / CONFIG)
     state = safetensors.read_arrays(directory / WEIGHTS)
@@ -134,7 +135,7 @@ def read_config(path: Path):
         name = values.pop("architecture", "Transformer")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
-            raise ValueError(f"architecture is {name!r}, expected one of {known}")
+            raise ValueError(f"architecture is {brief(name)}, expected one of {known}")
         architecture = ARCHITECTURES[name]
         config = architecture.config_type
         if architecture is TransformerLM and "src_vocab_size" in values:
@@ -144,11 +145,3 @@ def read_config(path: Path):
         return architecture, config.from_values(f"{config.__name__}.from_json", values)
     except ValueError as error:
         raise ValueError(f"load: {path}: {error}") from error
-
-
-def as_path(function: str, directory: str | os.PathLike[str]) -> Path:
-    """`directory` as a Path."""
-    try:
-        return Path(directory)
-    except TypeError as error:
-        raise TypeError(f"{function}: directory is {directory!r}, expected a path") from error

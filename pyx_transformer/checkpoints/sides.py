@@ -10,10 +10,13 @@ where none has any.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pyx_transformer._checks import brief
 from pyx_transformer._files import read_bytes, read_text
+from pyx_transformer._keys import wrong_keys
 from pyx_transformer.config import as_object
 from pyx_transformer.text import Characters, SentencePiece, Words, as_lines, from_lines
 
@@ -23,6 +26,9 @@ if TYPE_CHECKING:
     from pyx_transformer.token_model import TokenModel
 
 TOKENIZERS = "tokenizers.json"
+MADE_BY: dict[str, Callable[..., Tokenizer]] = {
+    kind.kind: kind for kind in (Words, Characters, SentencePiece)
+}
 
 
 class Side(NamedTuple):
@@ -105,13 +111,16 @@ def load_sides(model: TokenModel, directory: Path) -> None:
     text = read_text(path, who="load: ")
     try:
         settings = as_object("load", text)
+        known = {side.name for side in SIDES}
+        if unknown := settings.keys() - known:
+            raise ValueError(wrong_keys(unknown, (), known))
         for side in sides_of(model):
             if side.name in settings:
                 tokenizer = tokenizer_of(model, side, dict(settings[side.name]), directory)
                 setattr(model, side.tokenizer, tokenizer)
-        check_tokenizers("load", model)
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {path}: {error}") from error
+    check_tokenizers(f"load: {path}", model)
 
 
 def tokenizer_of(
@@ -119,17 +128,21 @@ def tokenizer_of(
 ) -> Tokenizer:
     """The tokenizer of these settings, on the tokens that the model has."""
     kind = settings.pop("kind", None)
+    if not isinstance(kind, str) or kind not in MADE_BY:
+        known = ", ".join(MADE_BY)
+        raise ValueError(f"{side.name} has kind {brief(kind)}, expected one of {known}")
+    content: Any
     if kind == SentencePiece.kind:
-        content = read_bytes(directory / side.sentencepiece_file, who="load: ")
-        return SentencePiece(content, **settings)
-    if kind not in (Words.kind, Characters.kind):
-        raise ValueError(
-            f"{side.name} has kind {kind!r}, expected words, characters or sentencepiece"
-        )
-    tokens = getattr(model, side.vocabulary)
-    if tokens is None:
-        raise ValueError(f"{side.name} is {kind}, but {side.list_file} is missing")
-    return Words(tokens, **settings) if kind == Words.kind else Characters(tokens, **settings)
+        file = side.sentencepiece_file
+        content = read_bytes(directory / file, who="load: ")
+    else:
+        file, content = side.list_file, getattr(model, side.vocabulary)
+        if content is None:
+            raise ValueError(f"{side.name} is {kind}, but {file} is missing")
+    try:
+        return MADE_BY[kind](content, **settings)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{side.name} with {file}: {error}") from error
 
 
 def check_tokenizers(who: str, model: TokenModel) -> None:
@@ -167,10 +180,10 @@ def check_tokens(who: str, side: Side, tokens: object, config: TokenConfig) -> N
         )
     for token in tokens:
         if not isinstance(token, str):
-            raise TypeError(f"{who} holds {token!r}, expected strings")
+            raise TypeError(f"{who} holds {brief(token)}, expected strings")
         if "\n" in token:
-            raise ValueError(f"{who} holds {token!r}, expected no line breaks")
+            raise ValueError(f"{who} holds {brief(token)}, expected no line breaks")
         try:
             token.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{who} holds {token!r}, which is no Unicode text") from error
+            raise ValueError(f"{who} holds {brief(token)}, which is no Unicode text") from error

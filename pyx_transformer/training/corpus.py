@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from pyx_transformer._files import read_text
+from pyx_transformer._files import as_path, read_text
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.masking import Texts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pyx_transformer.checkpoints.native import Model
     from pyx_transformer.config import TokenConfig
     from pyx_transformer.text import Tokenizer
@@ -18,13 +20,13 @@ if TYPE_CHECKING:
 Corpus = Examples | Texts
 
 
-def read_lines(path: str | os.PathLike) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 file.
 
     Raises FileNotFoundError or IsADirectoryError, and ValueError naming file and line where one is
     empty or not UTF-8.
     """
-    lines = [line.strip() for line in read_text(path).split("\n")]
+    lines = [line.strip() for line in read_text(path, may_be_pipe=True).split("\n")]
     if lines and not lines[-1]:  # after the last line break
         lines.pop()
     for number, text in enumerate(lines, 1):
@@ -35,7 +37,7 @@ def read_lines(path: str | os.PathLike) -> list[str]:
     return lines
 
 
-def read_pairs(source, target) -> tuple[list[str], list[str]]:
+def read_pairs(source: Path, target: Path) -> tuple[list[str], list[str]]:
     """The lines of two files, line n of one being the translation of line n of the other.
 
     Raises ValueError where there are not as many in both, and what `read_lines` does.
@@ -57,34 +59,37 @@ def read(who: str, model: Model, *paths: str | os.PathLike) -> Corpus:
     file and line for a text without tokens or with more than learned positions reach, and what
     reading does.
     """
+    files = [
+        as_path(who, name, path) for name, path in zip(("source", "target"), paths, strict=False)
+    ]
     if not model.has_decoder:
-        return Texts(of_text(paths[0], tokenizer_of(who, model, "src_tokenizer"), model.config, 0))
+        return Texts(of_text(files[0], tokenizer_of(who, model, "src_tokenizer"), model.config, 0))
     tokenizer, config = tokenizer_of(who, model, "tgt_tokenizer"), model.config
     sources = references = None
     if model.has_encoder:
         src_tokenizer = tokenizer_of(who, model, "src_tokenizer")
-        lines, references = read_pairs(*paths)
-        sources = encoded(paths[0], lines, src_tokenizer, config, 0)
-        targets = encoded(paths[1], references, tokenizer, config, 1)
+        lines, references = read_pairs(*files)
+        sources = encoded(files[0], lines, src_tokenizer, config, 0)
+        targets = encoded(files[1], references, tokenizer, config, 1)
     else:
-        targets = of_text(paths[0], tokenizer, config, 1)
+        targets = of_text(files[0], tokenizer, config, 1)
     return Examples(
         sources, targets, start_id=config.start_id, end_id=config.end_id, references=references
     )
 
 
-def of_text(path, tokenizer: Tokenizer, config: TokenConfig, more: int):
+def of_text(path: Path, tokenizer: Tokenizer, config: TokenConfig, more: int):
     """The ids of the examples of a file that stands alone, each read with `more` tokens."""
     if tokenizer.kind != "characters":
         return encoded(path, read_lines(path), tokenizer, config, more)
-    ids = tokenizer.encode(read_text(path))
+    ids = tokenizer.encode(read_text(path, may_be_pipe=True))
     if not len(ids):
         raise ValueError(f"{path} is empty, expected a text")
     size = max(config.max_length - more, 1)
     return [ids[i : i + size] for i in range(0, len(ids), size)]
 
 
-def encoded(path, texts: list[str], tokenizer: Tokenizer, config: TokenConfig, more: int):
+def encoded(path: Path, texts: list[str], tokenizer: Tokenizer, config: TokenConfig, more: int):
     """The ids of texts, each of which, with `more` tokens, the positions have to reach."""
     examples = []
     for number, text in enumerate(texts, 1):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from typing import TYPE_CHECKING
 
-from pyx_transformer._files import replace_files
+from pyx_transformer._checks import brief
+from pyx_transformer._files import as_path, read_bytes, replace_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,7 @@ class Log:
     figures of a test, which are those of a run that has ended."""
 
     def __init__(self, path: Path, step: int, report: Callable[[dict], None] | None):
-        entries = read(path) if step else []
+        entries = read(path, who="train: ") if step else []
         kept = [entry for entry in entries if entry["step"] <= step and "test" not in entry]
         self._path = path
         self._report = report
@@ -35,18 +37,33 @@ class Log:
             self._report(entry)
 
 
-def read(path: Path) -> list[dict]:
-    """The entries of a log, up to a line that was cut off."""
-    entries = []
-    if path.exists():
-        for line in path.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-                entry["step"] += 0
-            except (KeyError, TypeError, ValueError):
-                break
-            entries.append(entry)
-    return entries
+def read(path: str | os.PathLike, *, who: str = "") -> list[dict]:
+    """The entries of a log, without a last line that was cut off; none where there is no file.
+
+    who: what begins an error's message. Raises ValueError, naming file and line, for a line that
+    is no entry, and what reading the file does.
+    """
+    path = as_path("log", "path", path)
+    if not path.exists():
+        return []
+    *lines, last = read_bytes(path, who=who).split(b"\n")
+    entries = [as_entry(f"{who}{path}, line {i}", line) for i, line in enumerate(lines, 1)]
+    try:
+        return [*entries, as_entry("", last)]
+    except ValueError:  # it was cut off, or is what stands after the last line break: nothing
+        return entries
+
+
+def as_entry(where: str, line: bytes) -> dict:
+    """The entry that a line holds. Raises ValueError, saying where, for any other line."""
+    try:
+        entry = json.loads(line)
+        _line(entry)  # what cannot be written again is told here
+    except (RecursionError, ValueError) as error:
+        raise ValueError(f"{where} is not JSON: {error}") from error
+    if not isinstance(entry, dict) or not isinstance(entry.get("step"), int):
+        raise ValueError(f"{where} is {brief(entry)}, expected an object with a step")
+    return entry
 
 
 class Pace:

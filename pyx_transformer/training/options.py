@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from pyx_transformer import _checks
@@ -10,6 +11,7 @@ from pyx_transformer.training.masking import MASK_RATE
 from pyx_transformer.training.optimizer import SCHEDULES
 
 METRICS = ("loss", "exact_match", "bleu")
+MOST = 2**53  # whole numbers up to this are exact as floats
 # What rounds to 1 in float32 is not below it.
 BELOW_ONE = {"below": 1 - 2**-25}
 BOUNDS: dict[str, dict[str, float]] = {
@@ -78,7 +80,8 @@ class TrainingOptions:
             value = getattr(self, field.name)
             if field.type == "int":
                 minimum = 0 if field.name in ("patience", "seed") else 1
-                value = _checks.as_integer(this, field.name, value, minimum=minimum)
+                maximum = math.inf if field.name == "seed" else MOST
+                value = _checks.as_integer(this, field.name, value, minimum, maximum)
             elif field.type == "float":
                 bounds = {"minimum": 0.0} | BOUNDS.get(field.name, {})
                 value = _checks.as_number(this, field.name, value, **bounds)

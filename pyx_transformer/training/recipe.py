@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from pyx_transformer import _checks, text
-from pyx_transformer._files import read_text
+from pyx_transformer._files import as_path, read_text
 from pyx_transformer.checkpoints import load
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
@@ -33,6 +32,7 @@ from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from pyx_transformer.checkpoints.native import Model
     from pyx_transformer.text import Tokenizer
@@ -124,6 +124,7 @@ class Recipe:
         The test, where there is one, is scored with the best model at the end. Raises what reading
         the files, `text.make` and `train` do.
         """
+        folder = as_path("train", "folder", folder)
         model = self.build()
         examples = self.examples(model, "train")
         dev = self.examples(model, "dev") if self.has("dev") else None
@@ -132,11 +133,9 @@ class Recipe:
         test = self.examples(model, "test") if self.has("test") else None
         progress = train(model, examples, dev, self.training, folder, resume=resume, report=report)
         if test is not None:
-            best = load(Path(folder) / MODEL)
+            best = load(folder / MODEL)
             figures = self.test(cast("Transformer | TransformerLM", best), test)
-            Log(Path(folder) / LOG, progress.step, report).write(
-                {"step": progress.step, "test": figures}
-            )
+            Log(folder / LOG, progress.step, report).write({"step": progress.step, "test": figures})
         return progress
 
     def test(self, model: Model, examples: Corpus) -> Figures:
@@ -216,9 +215,10 @@ def sides_of(data: dict[str, Any], part: str) -> tuple[str, ...]:
 
 def texts_of(path: str, kind: str) -> list[str]:
     """What a tokenizer is made from: the lines of a file or, of characters, the whole."""
+    file = as_path("texts", "path", path)
     if kind == text.Characters.kind:
-        return [read_text(path)]
-    return corpus.read_lines(path)
+        return [read_text(file, may_be_pipe=True)]
+    return corpus.read_lines(file)
 
 
 def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = None) -> Recipe:
@@ -230,7 +230,8 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = Non
     """
     values = {}
     if path is not None:
-        values = parsed(Path(path))
+        path = as_path("recipe", "path", path)
+        values = parsed(path)
     try:
         for key, value in (changes or {}).items():
             *sections, name = key.split(".")
@@ -254,9 +255,10 @@ def parsed(path: Path) -> dict:
             raise ImportError(
                 "recipe: the package tomli is missing: pip install 'pyx-transformer[train]'"
             ) from error
+    content = read_text(path, may_be_pipe=True)
     try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
+        return tomllib.loads(content)
+    except ValueError as error:  # a number of thousands of digits is no TOMLDecodeError
         raise ValueError(f"recipe {path} is not TOML: {error}") from error
     except RecursionError as error:
         raise ValueError(f"recipe {path} is not TOML: it is nested too deeply") from error
@@ -313,14 +315,14 @@ def as_recipe(values: dict) -> Recipe:
 def table(values: dict, section: str) -> dict:
     """A table of a recipe, an empty one where there is none."""
     if not isinstance(values.setdefault(section, {}), dict):
-        raise ValueError(f"{section} is {values[section]!r}, expected a table")
+        raise ValueError(f"{section} is {_checks.brief(values[section])}, expected a table")
     return values[section]
 
 
 def check_path(where: str, name: str, value: object) -> None:
     """Raise ValueError unless value can be the path of a file."""
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{where}: {name} is {value!r}, expected the path of a file")
+        raise ValueError(f"{where}: {name} is {_checks.brief(value)}, expected the path of a file")
 
 
 def names_of(options: type) -> set[str]:
@@ -332,4 +334,6 @@ def check_keys(where: str, values: dict, known) -> None:
     """Raise ValueError for a key that is not known."""
     for key in values:
         if key not in known:
-            raise ValueError(f"{where} has {key!r}, expected one of {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{where} has {_checks.brief(key)}, expected one of {', '.join(sorted(known))}"
+            )

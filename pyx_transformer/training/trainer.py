@@ -13,8 +13,7 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +21,11 @@ import safetensors
 import safetensors.numpy
 
 from pyx_transformer import _checks, _runtime, checkpoints
-from pyx_transformer._files import STAGED, replace_files
+from pyx_transformer._files import STAGED, as_path, check_file, replace_files
+from pyx_transformer._keys import shortened
 from pyx_transformer.checkpoints.native import as_config_text
 from pyx_transformer.checkpoints.sides import check_tokenizers
+from pyx_transformer.config import as_object
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.parameters import Parameters
@@ -35,7 +36,7 @@ from pyx_transformer.training.interrupts import Interrupts
 from pyx_transformer.training.log import Log, Pace
 from pyx_transformer.training.masking import masked
 from pyx_transformer.training.optimizer import AdamW, as_schedule
-from pyx_transformer.training.options import TrainingOptions
+from pyx_transformer.training.options import MOST, TrainingOptions
 from pyx_transformer.training.validation import reachable, validate
 
 if TYPE_CHECKING:
@@ -62,6 +63,14 @@ class Progress:
     best: float | None = None
     worse: int = 0  # validations since the best one
     skipped: int = 0  # steps whose gradients could not be taken
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "int":
+                _checks.as_integer("Progress", field.name, value, 0, MOST)
+            elif value is not None:
+                _checks.as_number("Progress", field.name, value)
 
 
 def train(
@@ -112,7 +121,7 @@ class Trainer:
         self.examples = examples
         self.validation = validation
         self.options = options
-        self.folder = Path(folder)
+        self.folder = as_path("train", "folder", folder)
         self.parameters = Parameters(model)
         self.optimizer = AdamW(
             self.parameters,
@@ -282,24 +291,26 @@ class Trainer:
         }
 
     def _restore(self, path):
+        check_file(path, who="train: ")
         try:
             with safetensors.safe_open(path, "np") as file:
                 about = file.metadata() or {}
                 arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            options = json.loads(about["options"])
-            progress = Progress(**json.loads(about["progress"]))
-            updates = int(about["updates"])
+            # What older runs do not tell is as it is by default.
+            options = {"bleu_tokenizer": "auto", **as_object("options", about["options"])}
+            progress = Progress(**as_object("progress", about["progress"]))
+            updates = _checks.as_integer("updates", "number", int(about["updates"]), 0, MOST)
         except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"train: {path} is no checkpoint: {error!r}") from error
+            said = shortened(repr(error))
+            raise ValueError(f"train: {path} is no checkpoint: {said}") from error
         now = asdict(self.options)
         may_change = {"patience", "test_beam_size"}
         if self.options.schedule != "cosine":
             may_change.add("steps")
         for name in now:
             if now[name] != options.get(name) and name not in may_change:
-                raise ValueError(
-                    f"train: {name} is {now[name]}, expected {options.get(name)} as in {path}"
-                )
+                own, expected = map(_checks.brief, (now[name], options.get(name)))
+                raise ValueError(f"train: {name} is {own}, expected {expected} as in {path}")
         for name, content in self._contents().items():
             if about.get(name) != content:
                 raise ValueError(
@@ -316,13 +327,15 @@ class Trainer:
         for name, place in places.items():
             if place is None:
                 continue
-            found = arrays[name].shape if name in arrays else None
-            if found != place.shape:
+            array = arrays.get(name)
+            if array is None:
+                raise ValueError(f"train: {path} has no {name}")
+            if array.dtype != place.dtype or array.shape != place.shape:
                 raise ValueError(
-                    f"train: {name} in {path} has shape {found}, expected {place.shape} because of "
-                    "the model"
+                    f"train: {name} in {path} is {_checks.brief(array)}, expected "
+                    f"{_checks.brief(place)} because of the model"
                 )
-            place[:] = arrays[name]
+            place[:] = array
         optimizer.steps = updates
         self.progress = progress
 
