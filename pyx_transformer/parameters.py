@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
-from pyx_transformer._keys import listed, prefix_problem
+from pyx_transformer._keys import listed, norm_problem, prefix_problem
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -79,7 +79,7 @@ class Layer:
             if keys
         ]
         if problems:
-            problems += prefix_problem(state, shapes)
+            problems += prefix_problem(state, shapes) + norm_problem(unexpected)
             raise ValueError(f"{who}: {'; '.join(problems)}")
         self._load(arrays)
 
