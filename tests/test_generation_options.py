@@ -67,6 +67,8 @@ LEAST = {
     "max_batch_tokens": 1,
 }
 NUMBERS = {
+    "max_length_factor": [0, -1.5],
+    "max_length_offset": [],
     "length_penalty": [],
     "patience": [0, -1.0],
     "coverage_penalty": [-1e-9],
@@ -148,6 +150,10 @@ def test_wrong_values(name):
             "num_hypotheses is 4, expected at most beam_size = 3",
         ),
         ({"min_length": 4, "max_length": 3}, "min_length is 4, expected at most max_length = 3"),
+        (
+            {"max_length_offset": 2},
+            "max_length_offset is 2.0, expected 0 because there is no max_length_factor",
+        ),
         ({"prefix_bias": 0.5}, "prefix_bias is 0.5, expected 0 because there is no prefix"),
         *(
             (
@@ -791,6 +797,45 @@ def test_nothing_to_translate(setting, shape):
     assert found.scores.tolist() == [0.0] * shape[0]
     assert found.is_finished.dtype == bool
     assert found.is_finished.tolist() == [True] * shape[0]
+
+
+@each_setting
+@pytest.mark.parametrize(
+    ("changes", "limits"),
+    [
+        ({"max_length_factor": 0.5, "max_length_offset": 1}, [5, 3, 1, 4]),
+        ({"max_length_factor": 3, "max_length_offset": -2}, [12, 10, 1, 12]),
+        ({"max_length_factor": 1, "min_length": 5}, [9, 5, 5, 7]),
+        ({"max_length_factor": 0.01}, [1, 1, 1, 1]),
+        ({"max_length_factor": 1e38, "max_length_offset": -1e38}, [12, 12, 1, 12]),
+        ({"max_length_factor": 1, "prefix": [[3], [4, 5], [], [3]]}, [9, 4, 1, 7]),
+        ({"max_length_factor": 1, "early_stopping": "never", "max_batch_tokens": 1}, [9, 4, 1, 7]),
+    ],
+    ids=str,
+)
+def test_limits_in_proportion_to_the_source(setting, changes, limits):
+    """Each sentence is what it is alone with its own limit."""
+    settings = {**SETTINGS[setting], **changes, **ASKED_FOR}
+    found = generate(max_length=12, **settings).hypotheses
+    if "max_batch_tokens" not in settings:
+        completed = MODEL.generate_as_completed(SRC, LENGTHS, max_length=12, **settings)
+        assert {n: [one.score for one in own] for n, own in completed} == {
+            n: [one.score for one in own] for n, own in enumerate(found)
+        }
+    for name in ("max_length_factor", "max_length_offset"):
+        settings.pop(name, None)
+    for b, limit in enumerate(limits):
+        own = {**settings, "max_length": limit}
+        if "prefix" in own:
+            own["prefix"] = own["prefix"][b : b + 1]
+        (alone,) = generate(SRC[b : b + 1], LENGTHS[b : b + 1], **own).hypotheses
+        assert len(found[b]) == len(alone)
+        for one, expected in zip(found[b], alone, strict=True):
+            assert one.is_finished == expected.is_finished
+            assert one.score == expected.score
+            np.testing.assert_array_equal(one.sequence, expected.sequence)
+            np.testing.assert_array_equal(one.token_scores, expected.token_scores)
+            np.testing.assert_array_equal(one.attention, expected.attention)
 
 
 @each_setting

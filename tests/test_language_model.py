@@ -507,6 +507,7 @@ def test_what_is_said_of_a_prompt_s_tokens_counts(tgt):
 @pytest.mark.parametrize(
     "settings",
     [
+        {"max_length_factor": 1.5},
         {"prefix": [[3]] * 4},
         {"prefix": [[3]] * 4, "prefix_bias": 0.5},
         {"coverage_penalty": 0.1},

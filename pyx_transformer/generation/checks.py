@@ -100,3 +100,11 @@ def as_max_length(
             "positions are learned"
         )
     return max_length
+
+
+def limit_of(options: GenerationOptions, max_length: int, source_length: int) -> int:
+    """How many tokens the translation of a source may have, of max_length that any may have."""
+    if options.max_length_factor is None:
+        return max_length
+    limit = options.max_length_factor * source_length + options.max_length_offset
+    return min(max_length, max(int(min(limit, max_length)), options.min_length, 1))

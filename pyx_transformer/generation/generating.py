@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer.generation.attention import with_attention
-from pyx_transformer.generation.checks import as_max_length, as_prefixes, check_fit
+from pyx_transformer.generation.checks import as_max_length, as_prefixes, check_fit, limit_of
 from pyx_transformer.generation.results import Generation, Hypothesis, kept
 from pyx_transformer.generation.search import Searching, Waiting
 
@@ -52,17 +52,18 @@ def begun(
 
     def found() -> Found:
         source_ids = np.split(ids, sources.starts[1:]) if batch else []
-        sentences = []
+        sentences: dict[int, list[Waiting]] = {}  # by their limits
         for number, (source, prefix) in enumerate(zip(source_ids, prefixes, strict=True)):
             if len(source):
-                sentences.append(Waiting(number, source, prefix))
+                limit = limit_of(options, max_length, len(source))
+                sentences.setdefault(limit, []).append(Waiting(number, source, prefix))
             else:
                 yield number, kept([empty_translation(model)], options)
-        searching = Searching(model, options, max_length)
-        for number, hypotheses in searching.hypotheses(sentences):
-            if options.return_attention:
-                hypotheses = with_attention(model, source_ids[number], hypotheses)
-            yield number, kept(hypotheses, options)
+        for limit, waiting in sentences.items():
+            for number, hypotheses in Searching(model, options, limit).hypotheses(waiting):
+                if options.return_attention:
+                    hypotheses = with_attention(model, source_ids[number], hypotheses)
+                yield number, kept(hypotheses, options)
 
     return batch, found()
 
@@ -75,7 +76,7 @@ def begun_alone(
     options: GenerationOptions,
 ) -> tuple[int, Found]:
     """`begun` without a source: hypotheses that begin with prompt (B, T)."""
-    for name in ("prefix", "coverage_penalty", "return_attention"):
+    for name in ("max_length_factor", "prefix", "coverage_penalty", "return_attention"):
         if getattr(options, name):
             raise ValueError(
                 f"{this}: {name} is {getattr(options, name)!r}, expected none because a language "

@@ -31,8 +31,10 @@ class GenerationOptions:
     end tokens among the first beam_size finish a hypothesis, and the first beam_size others go on.
     num_hypotheses: how many of the best to return, at most beam_size; with patience below 1 there
     may be fewer. max_length: 256, or as far as learned positions reach, unless given; what goes on
-    until then is cut off, and ranks with what is finished. min_length: no end before so many
-    tokens.
+    until then is cut off, and ranks with what is finished. With max_length_factor a, the limit of a
+    source of S tokens is a S + max_length_offset, rounded down, where that is less than max_length
+    (fairseq's max_len_a and max_len_b), but at least 1 and min_length; sentences of one limit are
+    searched together. min_length: no end before so many tokens.
 
     Score: the sum of log-probabilities, divided by length ** length_penalty; the end token counts
     (Wu et al. 2016 with the plain power). coverage_penalty c adds c sum_j log(min(sum_t a_tj, 1)),
@@ -83,6 +85,8 @@ class GenerationOptions:
     beam_size: int = 1
     num_hypotheses: int = 1
     max_length: int | None = None
+    max_length_factor: float | None = None
+    max_length_offset: float = 0.0
     min_length: int = 0
     length_penalty: float = 1.0
     early_stopping: bool | Literal["never"] = True
@@ -124,6 +128,8 @@ class GenerationOptions:
             yield "min_length", f"at most max_length = {self.max_length}"
         if not self.return_alternatives and self.num_hypotheses > self.beam_size:
             yield "num_hypotheses", f"at most beam_size = {self.beam_size}"
+        if self.max_length_offset and self.max_length_factor is None:
+            yield "max_length_offset", "0 because there is no max_length_factor"
         if self.prefix_bias and self.prefix is None:
             yield "prefix_bias", "0 because there is no prefix"
         if self.end_tokens == ():
@@ -213,6 +219,8 @@ INTEGERS = {
     "max_batch_tokens": 1,
 }
 NUMBERS = {
+    "max_length_factor": {"above": 0},
+    "max_length_offset": {},
     "length_penalty": {},
     "patience": {"above": 0},
     "coverage_penalty": {"minimum": 0},
