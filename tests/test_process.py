@@ -173,7 +173,7 @@ for _ in range(3):
 # Threads that cannot be had, and cores that others hold.
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="this system has no limits")
+@pytest.mark.skipif(not _runtime.cpu.openmp_version(), reason="built without OpenMP")
 @pytest.mark.parametrize("limit", ("processes", "memory"))
 def test_one_thread_works_where_no_more_are_to_be_had(limit):
     """With one warning; OpenMP by itself would end the process."""

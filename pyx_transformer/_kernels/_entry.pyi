@@ -295,12 +295,12 @@ class Search:
         *,
         start_id: int,
         end_tokens: Iterable[int],
-        max_length: int,
     ) -> None: ...
     def add(
         self,
         number: int,
         prefix: _Integers,
+        max_length: int,
         memory: Past | None,
         keys: NDArray[np.uint64] | None,
     ) -> None: ...

@@ -140,11 +140,12 @@ cdef double per_length(double total, Py_ssize_t length, double penalty) noexcept
 
 
 cdef class Sentence:
-    """What is decoded, by its caller's number: forced prefix, memory or None, and its units."""
+    """What is decoded, by its caller's number: memory or None, what is forced, and units."""
     cdef readonly Py_ssize_t number
     cdef Past memory
     cdef const int64_t[::1] lean    # what its hypotheses are biased towards
     cdef Py_ssize_t prefix_length   # of what is forced
+    cdef Py_ssize_t max_length      # tokens after that, at most
     cdef list units, made           # units; all rows that there have been
     cdef readonly list found        # what each unit found, best first; None before all are done
 

@@ -13,22 +13,22 @@ USUAL_LENGTH = 256      # tokens that a hypothesis is expected to have, at most
 cdef class Search:
     """Steps for the sentences in play.
 
-    options are `GenerationOptions`; max_length and end_tokens are what they come to. hooks has the
-    functions that Python is entered for: see `generation.hooks`.
+    options are `GenerationOptions`; end_tokens are what they come to. hooks has the functions that
+    Python is entered for: see `generation.hooks`.
     """
     cdef Steps steps
     cdef object hooks
     cdef bint has_stop, has_listener, has_bias
     cdef Kept kept
     cdef const int64_t[::1] end_tokens
-    cdef Py_ssize_t beams, branches, enough, most, max_length
+    cdef Py_ssize_t beams, branches, enough, most
     cdef bint is_sampling, has_alternatives, stops_early, hopes
     cdef double length_penalty, coverage_penalty
     cdef list sentences, units, done    # in play, those with rows in play, and those that are done
 
     def __init__(
         self, Cache cache not None, PackedLinear projection not None, options, hooks, *,
-        int64_t start_id, end_tokens, Py_ssize_t max_length,
+        int64_t start_id, end_tokens,
     ):
         cdef Py_ssize_t vocabulary = projection.out_features
         cdef double top_p = 0.0 if options.top_p is None else options.top_p
@@ -38,7 +38,6 @@ cdef class Search:
         self.has_listener = options.on_token is not None
         self.has_bias = options.prefix_bias > 0
         self.end_tokens = self.steps.end_tokens
-        self.max_length = max_length
         self.kept = Kept(options.top_k or 0, 0.0 if top_p == 1.0 else top_p, options.min_p or 0.0)
         self.beams, self.branches = options.beam_size, options.branches
         self.is_sampling, self.has_alternatives = options.is_sampling, options.return_alternatives
@@ -55,13 +54,14 @@ cdef class Search:
         self.most = min(self.most, vocabulary * self.beams)
         self.sentences, self.units, self.done = [], [], []
 
-    def add(self, Py_ssize_t number, const int64_t[::1] prefix not None, Past memory,
-            const uint64_t[:, ::1] keys):
-        """Begin with a sentence; keys (branches, 2), those of its random numbers, or None."""
+    def add(self, Py_ssize_t number, const int64_t[::1] prefix not None, Py_ssize_t max_length,
+            Past memory, const uint64_t[:, ::1] keys):
+        """Begin with a sentence of at most max_length tokens after its prefix; keys (branches, 2),
+        those of its random numbers, or None."""
         cdef Sentence sentence = Sentence()
         cdef Unit unit
         cdef Row row
-        sentence.number, sentence.memory = number, memory
+        sentence.number, sentence.max_length, sentence.memory = number, max_length, memory
         sentence.units = [Unit(sentence, branch) for branch in range(self.branches)]
         sentence.made = []
         if self.has_bias:
@@ -80,7 +80,7 @@ cdef class Search:
         if self.coverage_penalty and memory is not None:
             row.coverage = np.zeros(memory.length)
         self.sentences.append(sentence)
-        if self.max_length > 0:
+        if max_length > 0:
             unit.rows.append(row)
             self.units.append(unit)
         else:
@@ -112,7 +112,7 @@ cdef class Search:
             total += 0 if sentence.memory is None else sentence.memory.length
             for unit in sentence.units:
                 total += self.beams * (sentence.prefix_length + min(
-                    self.max_length, max(2 * unit.count, usual)))
+                    sentence.max_length, max(2 * unit.count, usual)))
         return total
 
     def close(self):
@@ -321,7 +321,7 @@ cdef class Search:
                 else:
                     stays.append(row)
             unit.rows = stays
-        if unit.count == self.max_length:
+        if unit.count == unit.sentence.max_length:
             for row in unit.rows:
                 self.keep(unit, row, False)
             unit.rows = []
@@ -336,7 +336,7 @@ cdef class Search:
     cdef bint has_enough(self, Unit unit) except -1:
         """Whether a unit with rows in play needs none of them any more."""
         cdef list found = unit.found
-        cdef Py_ssize_t length = self.max_length if self.hopes else unit.count
+        cdef Py_ssize_t length = unit.sentence.max_length if self.hopes else unit.count
         if len(found) < self.enough:
             return False
         if self.stops_early:

@@ -52,18 +52,17 @@ def begun(
 
     def found() -> Found:
         source_ids = np.split(ids, sources.starts[1:]) if batch else []
-        sentences: dict[int, list[Waiting]] = {}  # by their limits
+        sentences = []
         for number, (source, prefix) in enumerate(zip(source_ids, prefixes, strict=True)):
             if len(source):
-                limit = limit_of(options, max_length, len(source))
-                sentences.setdefault(limit, []).append(Waiting(number, source, prefix))
+                longest = limit_of(options, max_length, len(source))
+                sentences.append(Waiting(number, source, prefix, longest))
             else:
                 yield number, kept([empty_translation(model)], options)
-        for limit, waiting in sentences.items():
-            for number, hypotheses in Searching(model, options, limit).hypotheses(waiting):
-                if options.return_attention:
-                    hypotheses = with_attention(model, source_ids[number], hypotheses)
-                yield number, kept(hypotheses, options)
+        for number, hypotheses in Searching(model, options).hypotheses(sentences):
+            if options.return_attention:
+                hypotheses = with_attention(model, source_ids[number], hypotheses)
+            yield number, kept(hypotheses, options)
 
     return batch, found()
 
@@ -88,8 +87,8 @@ def begun_alone(
     max_length = as_max_length(this, model, options, "prompt", prefixes)
 
     def found() -> Found:
-        sentences = [Waiting(number, ids, ids) for number, ids in enumerate(prefixes)]
-        for number, hypotheses in Searching(model, options, max_length).hypotheses(sentences):
+        sentences = [Waiting(number, ids, ids, max_length) for number, ids in enumerate(prefixes)]
+        for number, hypotheses in Searching(model, options).hypotheses(sentences):
             yield number, kept(hypotheses, options)
 
     return len(prefixes), found()

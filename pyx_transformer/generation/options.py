@@ -33,8 +33,8 @@ class GenerationOptions:
     may be fewer. max_length: 256, or as far as learned positions reach, unless given; what goes on
     until then is cut off, and ranks with what is finished. With max_length_factor a, the limit of a
     source of S tokens is a S + max_length_offset, rounded down, where that is less than max_length
-    (fairseq's max_len_a and max_len_b), but at least 1 and min_length; sentences of one limit are
-    searched together. min_length: no end before so many tokens.
+    (fairseq's max_len_a and max_len_b), but at least 1 and min_length. min_length: no end before
+    so many tokens.
 
     Score: the sum of log-probabilities, divided by length ** length_penalty; the end token counts
     (Wu et al. 2016 with the plain power). coverage_penalty c adds c sum_j log(min(sum_t a_tj, 1)),

@@ -35,21 +35,21 @@ LONGEST = 1 << 60
 
 class Waiting(NamedTuple):
     """A sentence to decode: the caller's number, the source's ids (a language model's are the
-    prompt), and what its hypotheses begin with."""
+    prompt), what its hypotheses begin with, and how many tokens may follow."""
 
     number: int
     source: NDArray[np.int64]
     prefix: NDArray[np.int64]
+    max_length: int
 
 
 class Searching:
     """One generation: see `hypotheses`."""
 
-    def __init__(self, model: Decoding, options: GenerationOptions, max_length: int):
+    def __init__(self, model: Decoding, options: GenerationOptions):
         self.model = model
         self.options = options
         self.width = options.branches * options.beam_size
-        self.length = min(max_length, LONGEST)
         self.most_tokens = options.max_batch_tokens or MOST_TOKENS
         self.cache = decoder_cache(model)
         self.seed = secrets.randbits(64) if options.seed is None else options.seed
@@ -60,7 +60,6 @@ class Searching:
             Hooks(options),
             start_id=model.config.start_id,
             end_tokens=options.end_tokens or (model.config.end_id,),
-            max_length=self.length,
         )
 
     def hypotheses(self, sentences: Iterable[Waiting]) -> Iterator[tuple[int, list[Hypothesis]]]:
@@ -90,7 +89,8 @@ class Searching:
         while waiting:
             source, prefix = len(waiting[0].source), len(waiting[0].prefix)
             rows += self.width
-            held += self.width * (prefix + min(self.length, _runtime.kernels.USUAL_LENGTH))
+            usual = min(waiting[0].max_length, _runtime.kernels.USUAL_LENGTH)
+            held += self.width * (prefix + usual)
             held += source if self.model.has_encoder else 0
             tokens += max(source, prefix)
             is_first = rows == self.width
@@ -116,7 +116,8 @@ class Searching:
             keys = None
             if self.options.is_sampling:
                 keys = random_keys(self.seed, one.source, self.options.branches)
-            self.search.add(one.number, one.prefix, memory, keys)
+            longest = min(one.max_length, LONGEST)
+            self.search.add(one.number, one.prefix, longest, memory, keys)
 
     def _best(self, found) -> list[Hypothesis]:
         """The hypotheses asked for, of what each unit found."""
