@@ -305,6 +305,7 @@ class TransformerLMConfig(TokenConfig):
     @classmethod
     def of_decoder(cls, config: TransformerConfig) -> TransformerLMConfig:
         """What a `TransformerConfig` says of the target's side, without cross-attention."""
+        _checks.as_kind(f"{cls.__name__}.of_decoder", "config", config, TransformerConfig)
         values = {field.name: getattr(config, field.name) for field in fields(cls)}
         return cls(**{**values, "decoder": without_memory(config.decoder)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyx_transformer import _checks
-from pyx_transformer.text import as_texts
+from pyx_transformer._kinds import as_texts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,8 +13,9 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from pyx_transformer._checks import as_float32, as_kind
 from pyx_transformer._files import as_path
-from pyx_transformer.text import as_texts
+from pyx_transformer._kinds import as_list, as_texts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -55,8 +56,11 @@ INSTALLABLE = {
 def plot_curves(entries: Sequence[dict], path: str | os.PathLike) -> None:
     """Write a PNG of a log's losses, and of the other figures of its validations, by step.
 
-    Raises what `require` does.
+    Raises TypeError where entries is no list of a log's entries, and what `require` does.
     """
+    entries = as_list("plot_curves", "entries", entries, "entries of a log")
+    for i, entry in enumerate(entries):
+        as_kind("plot_curves", f"entries[{i}]", entry, dict)
     require(path)
     validations = [(e["step"], e["validation"]) for e in entries if "validation" in e]
     names = {name for _, figures in validations for name in figures}
@@ -92,11 +96,8 @@ def plot_attention(
     this = "plot_attention"
     require(path)
     sides = {"target": as_texts(this, "target", target), "source": as_texts(this, "source", source)}
-    if weights.ndim != 4 or weights.shape[2:] != (len(target), len(source)):
-        raise ValueError(
-            f"{this}: weights has shape {weights.shape}, expected (layers, heads, {len(target)}, "
-            f"{len(source)}) because of {len(target)} target and {len(source)} source tokens"
-        )
+    shape = ("layers", "H", len(sides["target"]), len(sides["source"]))
+    weights = as_float32(this, "weights", weights, shape)
     layers, heads = weights.shape[:2]
     if not weights.size:
         raise ValueError(f"{this}: weights has shape {weights.shape}, expected something to draw")

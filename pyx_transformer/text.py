@@ -21,6 +21,7 @@ import numpy as np
 
 from pyx_transformer import _checks
 from pyx_transformer._files import as_path, as_text, read_bytes, replace_files
+from pyx_transformer._kinds import as_ids, as_string, as_texts, each_text
 from pyx_transformer.sentence_pieces import imported, trained
 
 if TYPE_CHECKING:
@@ -76,8 +77,8 @@ class _Listed:
     unknown_id, start_id, end_id = range(3)
 
     def __init__(self, vocabulary: Sequence[str]):
-        self.vocabulary = list(vocabulary)
         name = type(self).__name__
+        self.vocabulary = as_texts(name, "vocabulary", vocabulary)
         if tuple(self.vocabulary[:3]) != SPECIAL:
             raise ValueError(
                 f"{name}: vocabulary begins with {self.vocabulary[:3]}, expected {list(SPECIAL)}"
@@ -95,14 +96,14 @@ class _Listed:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The token of each id."""
-        return [self.vocabulary[i] for i in ids]
+        return [self.vocabulary[i] for i in as_ids(type(self).__name__, ids, self.vocab_size)]
 
     def contents(self) -> bytes:
         """What `save` writes: a token per line."""
         return as_lines(self.vocabulary)
 
     def _known(self, ids):
-        return [self.vocabulary[i] for i in ids if i not in (self.start_id, self.end_id)]
+        return [token for token in self.tokens(ids) if token not in SPECIAL[1:]]
 
     def _encoded(self, tokens):
         return np.array([self._ids.get(token, self.unknown_id) for token in tokens], np.int64)
@@ -134,6 +135,7 @@ class Words(_Listed):
 
     def spaced(self, text: str) -> str:
         """The words of a text with one space between them."""
+        text = as_string("Words", "text", text)
         return " ".join((english(text) if self.language == "en" else text).split())
 
     @property
@@ -181,7 +183,7 @@ class SentencePiece:
     unknown_id, start_id, end_id = range(3)
 
     def __init__(self, model: bytes):
-        self.model = bytes(model)
+        self.model = bytes(_checks.as_kind("SentencePiece", "model", model, bytes, bytearray))
         self._processor = imported().SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(self.model)
@@ -206,11 +208,13 @@ class SentencePiece:
 
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of the pieces of a text."""
-        return np.array(self._processor.EncodeAsIds(text), np.int64)
+        return np.array(
+            self._processor.EncodeAsIds(as_string("SentencePiece", "text", text)), np.int64
+        )
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The text of these pieces, the same with spaced."""
-        return self._processor.DecodeIds([int(i) for i in ids])
+        return self._processor.DecodeIds(as_ids(type(self).__name__, ids, self.vocab_size))
 
     def spaced(self, text: str) -> str:
         """The text as its pieces give it back."""
@@ -218,7 +222,9 @@ class SentencePiece:
 
     def tokens(self, ids: Iterable[int]) -> list[str]:
         """The piece of each id."""
-        return [self._processor.IdToPiece(int(i)) for i in ids]
+        return [
+            self._processor.IdToPiece(i) for i in as_ids(type(self).__name__, ids, self.vocab_size)
+        ]
 
     def __reduce__(self):
         return SentencePiece, (self.model,)
@@ -257,6 +263,7 @@ def make(
         raise ValueError(f"{this}: min_count is {min_count}, expected 1 with sentencepiece")
     if size is not None:
         size = _checks.as_integer(this, "size", size, minimum=4)
+    texts = each_text(this, "texts", texts)
     if kind == "sentencepiece":
         if size is None:
             raise ValueError(f"{this}: size is None, expected a number for sentencepiece")
@@ -285,6 +292,7 @@ def _check_kind(function, kind, language):
 
 def escaped(text: str) -> list[str]:
     """The characters of a text, line breaks as backslash and n."""
+    text = as_string("Characters", "text", text)
     return ["\\n" if character == "\n" else character for character in text]
 
 
@@ -294,6 +302,7 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     Raises IsADirectoryError where path is a folder, FileNotFoundError where it lies in none, and
     OSError where it cannot be written.
     """
+    as_tokenizer("text.save", "tokenizer", tokenizer)
     path = as_path("text.save", "path", path)
     if path.is_dir():
         raise IsADirectoryError(f"text.save: {path} is a folder, expected a file to write")
@@ -345,33 +354,24 @@ class Vocabulary:
 
 
 def tokenizer_of(function: str, model: object, attribute: str) -> Tokenizer:
-    """A model's tokenizer of that name. Raises ValueError where it has none."""
+    """A model's tokenizer of that name. Raises ValueError where it has none, TypeError where it is
+    something else."""
     tokenizer: Tokenizer | None = getattr(model, attribute, None)
     if tokenizer is None:
         raise ValueError(
             f"{function}: model has no {attribute}, expected one of pyx_transformer.text"
         )
-    return tokenizer
+    return as_tokenizer(function, attribute, tokenizer)
 
 
-def as_texts(function: str, name: str, value: Iterable[str]) -> list[str]:
-    """A list of texts.
-
-    Raises TypeError where it is no list of strings, ValueError where one is no Unicode.
-    """
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"{function}: {name} is {value!r}, expected a list of texts")
-    texts = list(value)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"{function}: {name} holds {text!r}, expected strings")
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise ValueError(
-                f"{function}: {name}[{i}] is {text!r}, which is no Unicode text"
-            ) from error
-    return texts
+def as_tokenizer(function: str, name: str, value: Tokenizer) -> Tokenizer:
+    """`value`, if it has what a tokenizer has."""
+    methods = ("encode", "decode", "contents")
+    if isinstance(value, type) or not all(hasattr(value, method) for method in methods):
+        raise TypeError(
+            f"{function}: {name} is {_checks.brief(value)}, expected one of pyx_transformer.text"
+        )
+    return value
 
 
 def as_lines(tokens: Sequence[str]) -> bytes:
@@ -392,7 +392,8 @@ def english(text: str) -> str:
     Double quotes become two apostrophes; an apostrophe that begins no contraction stands alone, as
     in "my parents ' house" and "say ' but '"; dashes become spaces.
     """
-    text = unicodedata.normalize("NFKC", text.replace("´", "'")).translate(PLAIN).lower()
+    text = as_string("english", "text", text).replace("´", "'")
+    text = unicodedata.normalize("NFKC", text).translate(PLAIN).lower()
     text = re.sub(r"--+|(?<!\S)-+(?!\S)", " ", text.replace("''", '"'))
     text = re.sub(rf"(?<![^\W_])'(?={LETTER})(?!(?:{CONTRACTIONS})\b)", "' ", text)  # opens a quote
     text = re.sub(rf"(?<=[^\W_])'(?={LETTER})", " '", text)

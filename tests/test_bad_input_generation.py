@@ -125,9 +125,9 @@ def test_what_does_not_fit_a_cache(changes, error, says):
 @pytest.mark.parametrize(
     ("scores", "error", "says"),
     [
-        (None, TypeError, "scores is None, expected what `score` gave"),
-        (0.5, TypeError, "scores is 0.5, expected what `score` gave"),
-        ("a", TypeError, "scores is 'a', expected what `score` gave"),
+        (None, TypeError, "scores is None, expected a list of what `score` gave"),
+        (0.5, TypeError, "scores is 0.5, expected a list of what `score` gave"),
+        ("a", TypeError, "scores is 'a', expected a list of what `score` gave"),
         (["a"], TypeError, "scores[0] has dtype <U1, expected real numbers"),
         ([[-1.0], None], TypeError, "scores[1] is None, expected an array"),
         ([[-1.0], -2.0], ValueError, "scores[1] has shape (), expected (T,)"),

@@ -33,7 +33,7 @@ LEVELS = (
     ("description",),
     ("_fields",),
     ("ops", "text"),
-    ("_files", "sentence_pieces"),
+    ("_files", "_kinds", "sentence_pieces"),
     ("_checks", "_keys", "_runtime"),
     ("_kernels", "_loading", "_version"),
 )

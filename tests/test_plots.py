@@ -80,11 +80,11 @@ def test_a_sentence_too_long_for_a_picture(shape, tmp_path):
 @pytest.mark.parametrize(
     ("shape", "source", "error", "says"),
     [
-        ((1, 1, 2, 3), ["a"], ValueError, r"expected \(layers, heads, 2, 1\)"),
+        ((1, 1, 2, 3), ["a"], ValueError, r"expected \(layers, H, 2, 1\)"),
         ((2, 3), ["a"] * 3, ValueError, r"weights has shape \(2, 3\)"),
         ((1, 0, 2, 3), ["a"] * 3, ValueError, "expected something to draw"),
         ((1, 1, 2, 3), "abc", TypeError, "source is 'abc', expected a list of texts"),
-        ((1, 1, 2, 2), ["a", 3], TypeError, "source holds 3, expected strings"),
+        ((1, 1, 2, 2), ["a", 3], TypeError, r"source\[1\] is 3"),
     ],
 )
 def test_tokens_that_do_not_fit(shape, source, error, says, tmp_path):

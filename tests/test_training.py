@@ -250,11 +250,11 @@ def test_options_are_checked():
         ({"sources": [[3.5]], "targets": [[3]]}, r"sources\[0\] has dtype float64"),
         (
             {"sources": [[3]], "targets": [[[3]]]},
-            r"targets\[0\] has dtype int64 and shape \(1, 1\)",
+            r"targets\[0\] has shape \(1, 1\), expected \(T,\)",
         ),
         ({"sources": [[10**9]], "targets": [[3]]}, "from 1000000000 .*, expected 0 to 22"),
         ({"sources": [[3]], "targets": [[3, 19]]}, "targets has token ids from 3 to 19"),
-        ({"sources": [[3]], "targets": [[-1]]}, "targets has token ids from -1"),
+        ({"sources": [[3]], "targets": [[-1]]}, r"targets\[0\]\[0\] is -1, expected 0 to"),
         ({"sources": None, "targets": [[3]]}, "sources is None"),
         ({"sources": [], "targets": []}, "examples is empty"),
         ({"sources": [[3] * 98], "targets": [[3]]}, "max_length = 97"),

@@ -47,8 +47,8 @@ CALLS = {"translate": (translate, translator), "continue_texts": (continue_texts
     [
         (["a", "b\udcff"], ValueError, r"texts\[1\] is 'b\\udcff', which is no Unicode text"),
         ("a b", TypeError, "texts is 'a b', expected a list of texts"),
-        (["a", 3], TypeError, "texts holds 3, expected strings"),
-        ([None], TypeError, "texts holds None"),
+        (["a", 3], TypeError, r"texts\[1\] is 3, expected a string"),
+        ([None], TypeError, r"texts\[0\] is None, expected a string"),
         (3, TypeError, "texts is 3, expected a list of texts"),
     ],
 )

@@ -18,7 +18,14 @@ from pyx_transformer._checks import brief
 from pyx_transformer._files import read_bytes, read_text
 from pyx_transformer._keys import wrong_keys
 from pyx_transformer.config import as_object
-from pyx_transformer.text import Characters, SentencePiece, Words, as_lines, from_lines
+from pyx_transformer.text import (
+    Characters,
+    SentencePiece,
+    Words,
+    as_lines,
+    as_tokenizer,
+    from_lines,
+)
 
 if TYPE_CHECKING:
     from pyx_transformer.config import TokenConfig
@@ -146,12 +153,14 @@ def tokenizer_of(
 
 
 def check_tokenizers(who: str, model: TokenModel) -> None:
-    """Raise ValueError unless the ids of a model's tokenizers are those of its config."""
+    """Raise TypeError or ValueError unless a model's tokenizers are such, with the ids of its
+    config."""
     config = model.config
     for side in sides_of(model):
         tokenizer = getattr(model, side.tokenizer)
         if tokenizer is None:
             continue
+        as_tokenizer(who, side.tokenizer, tokenizer)
         size = getattr(config, side.vocab_size)
         if getattr(config, "mask_id", None) == size - 1 == tokenizer.vocab_size:
             continue  # masks are the model's own token

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._kinds import as_list
+from pyx_transformer.generation.checks import check_model
+from pyx_transformer.sequences import KeysValues
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pyx_transformer.generation.protocols import Decoding
-    from pyx_transformer.sequences import KeysValues, Sequences
+    from pyx_transformer.sequences import Sequences
 
 
 class KeyValueCache:
@@ -27,7 +30,12 @@ class KeyValueCache:
         """Raises TypeError or ValueError for a number and a memory that do not fit the model or
         each other; MemoryError where there is no room for it."""
         this = "KeyValueCache"
+        check_model(this, model)
         sequences = _checks.as_integer(this, "sequences", sequences, minimum=0)
+        if memory is not None:
+            memory = as_list(this, "memory", memory, "keys and values")
+            for i, known in enumerate(memory):
+                _checks.as_kind(this, f"memory[{i}]", known, KeysValues)
         check_memory(this, model, sequences, memory)
         self.model = model
         self._cache = decoder_cache(model)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer._checks import brief
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -13,6 +15,15 @@ if TYPE_CHECKING:
     from pyx_transformer.generation.protocols import Decoding
 
 DEFAULT_LENGTH = 256
+
+
+def check_model(this: str, model: Decoding, *, has_encoder: bool | None = None) -> None:
+    """Raise TypeError unless this is a model that gives the next token of a target, with an
+    encoder or without where it has to be."""
+    is_one = not isinstance(model, type) and getattr(model, "has_decoder", False)
+    if not is_one or has_encoder not in (None, model.has_encoder):
+        kinds = {True: "Transformer", False: "TransformerLM", None: "Transformer or TransformerLM"}
+        raise TypeError(f"{this}: model is {brief(model)}, expected {kinds[has_encoder]}")
 
 
 def as_prefixes(

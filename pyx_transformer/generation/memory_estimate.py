@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer.generation.checks import check_model
 from pyx_transformer.generation.search import MOST_ROWS, MOST_TOKENS, PASS_TOKENS
-from pyx_transformer.stacks import FIRST_TABLE
+from pyx_transformer.stacks import FIRST_TABLE, Stack
 
 if TYPE_CHECKING:
     from pyx_transformer.config import TokenConfig
     from pyx_transformer.generation.protocols import Decoding
-    from pyx_transformer.stacks import Stack
 
 FLOAT, INT64 = 4, 8
 RESULT = 800  # bytes of a hypothesis' objects, without its tokens and scores
@@ -31,7 +31,11 @@ def memory_estimate(
     of each prompt. beam_size: hypotheses in play per sentence, samples or alternatives included.
     Raises TypeError or ValueError for what is no such number.
     """
-    this = f"{type(model).__name__}.memory_estimate"
+    this = "memory_estimate"
+    check_model(this, model)
+    this = f"{type(model).__name__}.{this}"
+    if encoder is not None:
+        _checks.as_kind(this, "encoder", encoder, Stack)
     batch = _checks.as_integer(this, "batch", batch, minimum=0)
     src_name = "prompt_len" if encoder is None else "src_len"
     src_len = _checks.as_integer(this, src_name, src_len, minimum=0)

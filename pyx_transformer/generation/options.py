@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 
 from pyx_transformer import _checks
 from pyx_transformer._keys import listed
+from pyx_transformer._kinds import as_list, check_function
 from pyx_transformer.config import as_object
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "num_samples", "seed")
@@ -164,7 +165,9 @@ class GenerationOptions:
             ("generation_options", model.generation_options),
         ):
             if value is not None and not isinstance(value, cls):
-                raise TypeError(f"{this}: {name} is {value!r}, expected GenerationOptions")
+                raise TypeError(
+                    f"{this}: {name} is {_checks.brief(value)}, expected GenerationOptions"
+                )
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise TypeError(f"{this}: unknown options {unknown}; known are {sorted(known)}")
@@ -243,7 +246,9 @@ def _checked(this, name, value, default):
         is_flag = isinstance(value, (bool, np.bool_))
         if not is_flag and not (isinstance(value, str) and value == "never"):
             error = ValueError if isinstance(value, str) else TypeError
-            raise error(f"{this}: {name} is {value!r}, expected True, False or 'never'")
+            raise error(
+                f"{this}: {name} is {_checks.brief(value)}, expected True, False or 'never'"
+            )
         return bool(value) if is_flag else value
     if isinstance(default, bool):
         return _checks.as_flag(this, name, value)
@@ -251,8 +256,7 @@ def _checked(this, name, value, default):
         return _token_ids(this, name, value)
     if name in ("suppress_sequences", "prefix"):
         return _sequences(this, name, value, shortest=0 if name == "prefix" else 1)
-    if not callable(value):
-        raise TypeError(f"{this}: {name} is {value!r}, expected a function")
+    check_function(this, name, value)
     return value
 
 
@@ -262,9 +266,8 @@ def _token_ids(this, name, value):
 
 
 def _sequences(this, name, value, shortest):
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise TypeError(f"{this}: {name} is {value!r}, expected sequences of token ids")
-    sequences = tuple(_token_ids(this, f"{name}[{i}]", ids) for i, ids in enumerate(value))
+    given = as_list(this, name, value, "sequences of token ids")
+    sequences = tuple(_token_ids(this, f"{name}[{i}]", ids) for i, ids in enumerate(given))
     for i, ids in enumerate(sequences):
         if len(ids) < shortest:
             raise ValueError(f"{this}: {name}[{i}] is empty, expected token ids")

@@ -19,6 +19,7 @@ class Decoding(Protocol):
 
     config: Any  # with decoder, tgt_vocab_size, start_id, end_id, longest, max_length
     has_encoder: ClassVar[bool]
+    has_decoder: ClassVar[bool]
     generation_options: Any
     decoder: TransformerDecoder
     output_projection: Linear

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyx_transformer import _checks, ops
+from pyx_transformer._kinds import as_list
+from pyx_transformer.generation.checks import check_model
 from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -36,6 +37,7 @@ def score(
     naming the argument, also where learned positions do not reach the end of tgt.
     """
     this = "Transformer.score"
+    check_model(this, model, has_encoder=True)
     ids, sources = model.sequences(this, "src", src, src_lengths)
     tgt_ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths, len(sources.counts))
     memory = model.decoder.project(
@@ -55,6 +57,7 @@ def score_alone(
 ) -> list[NDArray[np.float32]]:
     """`score` without a source."""
     this = "TransformerLM.score"
+    check_model(this, model, has_encoder=False)
     ids, targets = model.sequences(this, "tgt", tgt, tgt_lengths)
     return score_targets(
         this, model, ids, targets, lambda rows, own: model.decoder.apply(rows, own)
@@ -100,9 +103,10 @@ def perplexity(scores: Iterable[ArrayLike]) -> float:
     Raises TypeError for anything else, ValueError where there is not a single one.
     """
     this = "perplexity"
-    if isinstance(scores, (str, bytes)) or not isinstance(scores, Iterable):
-        raise TypeError(f"{this}: scores is {scores!r}, expected what `score` gave")
-    arrays = [_checks.as_float32(this, f"scores[{i}]", one, ("T",)) for i, one in enumerate(scores)]
+    arrays = [
+        _checks.as_float32(this, f"scores[{i}]", one, ("T",))
+        for i, one in enumerate(as_list(this, "scores", scores, "what `score` gave"))
+    ]
     if not sum(map(len, arrays)):
         raise ValueError(f"{this}: scores is empty, expected what `score` gave")
     with np.errstate(over="ignore"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pyx_transformer._checks import as_flag
+from pyx_transformer._kinds import as_texts
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.pipelines.texts import generated_texts, options_of
-from pyx_transformer.text import as_texts, tokenizer_of
+from pyx_transformer.text import tokenizer_of
 from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ def translate(
     if not isinstance(model, Transformer):
         hint = "; `continue_texts` is for those" if isinstance(model, TransformerLM) else ""
         raise TypeError(f"{this}: model is a {type(model).__name__}, expected a Transformer{hint}")
+    as_flag(this, "spaced", spaced)
     source, target = (tokenizer_of(this, model, f"{side}_tokenizer") for side in ("src", "tgt"))
     texts, options = as_texts(this, "texts", texts), options_of(this, model, settings)
     if not texts:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks
+from pyx_transformer._kinds import as_list, as_texts
 from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ class Examples:
 
     Each target is read after start_id and ends with end_id, which it does not hold itself.
     references: the texts of the targets, if known, for scores that compare texts. Raises TypeError
-    or ValueError where the lists are not of equal length or hold anything but whole numbers, or an
-    id is no whole number of at least 0.
+    or ValueError for what is no list, lists that are not of equal length or hold anything but whole
+    numbers of at least 0 (references: texts), and ids that are none.
     """
 
     def __init__(
@@ -57,7 +58,9 @@ class Examples:
     ):
         self.targets = as_id_arrays("targets", targets)
         self.sources = None if sources is None else as_id_arrays("sources", sources)
-        self.references = references
+        self.references = (
+            None if references is None else as_texts("Examples", "references", references)
+        )
         for name in ("sources", "references"):
             others = getattr(self, name)
             if others is not None and len(others) != len(self.targets):
@@ -173,16 +176,10 @@ def as_id_arrays(
     name: str, sequences: Sequence[ArrayLike], who: str = "Examples"
 ) -> list[NDArray[np.int64]]:
     """Each sequence as an int64 array (T,)."""
-    arrays = []
-    for number, sequence in enumerate(sequences):
-        ids = np.asarray(sequence)
-        if ids.ndim != 1 or (ids.size and ids.dtype.kind not in "iu"):
-            raise TypeError(
-                f"{who}: {name}[{number}] has dtype {ids.dtype} and shape {ids.shape}, expected "
-                "whole numbers (T,)"
-            )
-        arrays.append(ids.astype(np.int64, copy=False))
-    return arrays
+    return [
+        _checks.as_integers(who, f"{name}[{i}]", ids, 0, np.inf, ("T",))
+        for i, ids in enumerate(as_list(who, name, sequences, "sequences of token ids"))
+    ]
 
 
 def as_rows(sequences: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Sequences]:

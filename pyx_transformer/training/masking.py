@@ -32,7 +32,7 @@ HIDDEN, RANDOM = 0.8, 0.1
 class Texts:
     """A corpus of token ids, a list of arrays (S,): what an encoder learns masked tokens of.
 
-    Raises TypeError where one holds anything but whole numbers.
+    Raises TypeError or ValueError for what is no list of lists of whole numbers of at least 0.
     """
 
     def __init__(self, texts: Sequence[ArrayLike]):

@@ -74,6 +74,9 @@ class TextOptions:
         _checks.as_choice(this, "kind", self.kind, text.KINDS)
         _checks.as_integer(this, "min_count", self.min_count, minimum=1)
         _checks.as_flag(this, "shared", self.shared)
+        for side in SHORT:
+            name = f"{side}_language"
+            _checks.as_choice(this, name, getattr(self, name), text.LANGUAGES)
         if self.size is not None:
             _checks.as_integer(this, "size", self.size, minimum=4)
         for name in ("source_vocabulary", "target_vocabulary"):
@@ -233,7 +236,9 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = Non
         path = as_path("recipe", "path", path)
         values = parsed(path)
     try:
-        for key, value in (changes or {}).items():
+        changes = {} if changes is None else _checks.as_kind("recipe", "changes", changes, dict)
+        for key, value in changes.items():
+            _checks.as_kind("recipe", "a key of changes", key, str)
             *sections, name = key.split(".")
             inner = values
             for section in sections:

@@ -23,6 +23,7 @@ import safetensors.numpy
 from pyx_transformer import _checks, _runtime, checkpoints
 from pyx_transformer._files import STAGED, as_path, check_file, replace_files
 from pyx_transformer._keys import shortened
+from pyx_transformer._kinds import check_function
 from pyx_transformer.checkpoints.native import as_config_text
 from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.config import as_object
@@ -30,11 +31,12 @@ from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.parameters import Parameters
 from pyx_transformer.text import tokenizer_of
+from pyx_transformer.token_model import TokenModel
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.interrupts import Interrupts
 from pyx_transformer.training.log import Log, Pace
-from pyx_transformer.training.masking import masked
+from pyx_transformer.training.masking import Texts, masked
 from pyx_transformer.training.optimizer import AdamW, as_schedule
 from pyx_transformer.training.options import MOST, TrainingOptions
 from pyx_transformer.training.validation import reachable, validate
@@ -96,7 +98,7 @@ def train(
     belongs to it, is finished and a checkpoint saved before KeyboardInterrupt is raised; a second
     Ctrl-C raises it at once.
 
-    Raises TypeError where options or resume are something else, ValueError where the examples do
+    Raises TypeError where an argument is something else, ValueError where the examples do
     not fit the model, or a checkpoint the run, FileExistsError where the folder holds a run and
     resume is False, ImportError where "bleu" is the metric and sacrebleu missing, OSError where the
     folder cannot be written to.
@@ -109,9 +111,13 @@ class Trainer:
     """One run: see `train`."""
 
     def __init__(self, model, examples, validation, options, folder, resume, report):
-        if not isinstance(options, TrainingOptions):
-            raise TypeError(f"train: options is {options!r}, expected TrainingOptions")
+        _checks.as_kind("train", "model", model, TokenModel)
+        _checks.as_kind("train", "examples", examples, Examples, Texts)
+        if validation is not None:
+            _checks.as_kind("train", "validation", validation, Examples, Texts)
+        _checks.as_kind("train", "options", options, TrainingOptions)
         _checks.as_flag("train", "resume", resume)
+        check_function("train", "report", report)
         check_tokenizers("train", model)
         examples.check("train: examples", model)
         if validation is not None:

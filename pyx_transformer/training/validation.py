@@ -17,6 +17,7 @@ from pyx_transformer.metrics import (
 )
 from pyx_transformer.pipelines.texts import options_of
 from pyx_transformer.text import tokenizer_of
+from pyx_transformer.token_model import TokenModel
 from pyx_transformer.training import corpus
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.masking import MASK_RATE, Texts, masked
@@ -85,6 +86,8 @@ def evaluate(
     cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
     reading the files and `model.generate` raise.
     """
+    _checks.as_kind("evaluate", "model", model, TokenModel)
+    _checks.as_flag("evaluate", "with_bleu", with_bleu)
     _checks.as_choice("evaluate", "bleu_tokenizer", bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))
     if isinstance(model, Transformer):
         if target is None:
