@@ -175,11 +175,17 @@ def contents_of(sequences: Sequence[NDArray[np.int64]]) -> Iterator[bytes]:
 def as_id_arrays(
     name: str, sequences: Sequence[ArrayLike], who: str = "Examples"
 ) -> list[NDArray[np.int64]]:
-    """Each sequence as an int64 array (T,)."""
-    return [
-        _checks.as_integers(who, f"{name}[{i}]", ids, 0, np.inf, ("T",))
+    """Each sequence as an int64 array (T,) of ids of at least 0."""
+    arrays = [
+        ids
+        if isinstance(ids, np.ndarray) and ids.dtype == np.int64 and ids.ndim == 1
+        else _checks.as_integers(who, f"{name}[{i}]", ids, -np.inf, np.inf, ("T",))
         for i, ids in enumerate(as_list(who, name, sequences, "sequences of token ids"))
     ]
+    if arrays and np.concatenate(arrays).min(initial=0) < 0:
+        for i, ids in enumerate(arrays):
+            _checks.as_integers(who, f"{name}[{i}]", ids, 0, np.inf)
+    return arrays
 
 
 def as_rows(sequences: list[NDArray[np.int64]]) -> tuple[NDArray[np.int64], Sequences]:
