@@ -41,6 +41,15 @@ def test_the_first_command(capsys):
     assert err == "en-ja is a small model, trained on short sentences: expect mistakes.\n"
 
 
+@pytest.mark.parametrize(("word", "expected"), [("music", "音楽"), ("dog", "犬"), ("wait", "待")])
+def test_a_bare_word_is_not_repeated(word, expected, model, capsys):
+    """It was trained on whole sentences: the limit is 4 times the source's tokens, less 3."""
+    ((best,),) = translate(model, [word])
+    assert (best.text, best.hypothesis.is_finished) == (expected, False)
+    assert main(["translate", word]) == 0
+    assert "cut off at the maximum length (--max-length): text 1\n" in capsys.readouterr().err
+
+
 def test_a_folder_of_that_name_goes_before_it(tmp_path, monkeypatch, model):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "en-ja").mkdir()

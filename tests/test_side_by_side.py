@@ -73,8 +73,8 @@ def test_no_more_rows_are_in_play_than_may_be(monkeypatch):
 def searching(model):
     """A search for sentences whose pages can be looked at."""
     options = pt.GenerationOptions(beam_size=2)
-    made = search.Searching(model, options, 20)
-    ids = [search.Waiting(i, ids, ids[:0]) for i, ids in enumerate(sentences())]
+    made = search.Searching(model, options)
+    ids = [search.Waiting(i, ids, ids[:0], 20) for i, ids in enumerate(sentences())]
     return made, made.hypotheses(ids)
 
 

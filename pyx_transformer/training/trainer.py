@@ -319,9 +319,9 @@ class Trainer:
                 raise ValueError(f"train: {name} is {own}, expected {expected} as in {path}")
         for name, content in self._contents().items():
             if about.get(name) != content:
+                keys = differing_keys(about.get(name), content) if name == "config" else ""
                 raise ValueError(
-                    f"train: {path} is of another run: its {name} differ from these"
-                    f"{differing_keys(about.get(name), content)}"
+                    f"train: {path} is of another run: its {name} differ from these{keys}"
                 )
         optimizer = self.optimizer
         places = {
@@ -347,9 +347,9 @@ class Trainer:
 
 
 def differing_keys(held: str | None, now: str) -> str:
-    """The fields in which two configs differ, as the end of a sentence; "" for what is none."""
+    """The fields in which two configs differ, as the end of a sentence; "" where one is none."""
     try:
-        before, after = json.loads(held or ""), json.loads(now)
+        before, after = as_object("config", held or ""), as_object("config", now)
     except ValueError:
         return ""
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
