@@ -42,13 +42,6 @@ def prefix_problem(state: Mapping[str, object], expected: Mapping[str, object]) 
     return []
 
 
-def norm_problem(unexpected: Collection[str]) -> list[str]:
-    """What to say where all that is too much is the norm behind the last layer."""
-    ends = {".".join(key.split(".")[-2:]) for key in unexpected}
-    is_norm = bool(ends) and ends <= {"norm.weight", "norm.bias"}
-    return ["expected these with final_norm=True only"] if is_norm else []
-
-
 def prefixes_of(key: str) -> list[str]:
     """What a dotted name begins with, the dot included: a. and a.b. for a.b.c."""
     return [key[: i + 1] for i, character in enumerate(key) if character == "."]

@@ -436,10 +436,13 @@ def _generate(arguments):
     from pyx_transformer.pipelines import continue_texts
 
     names = ("max_length", "beam_size", "temperature", "top_k", "top_p", "num_samples", "seed")
+    model: Any = pt.load(arguments.model)
+    prompts = arguments.prompts or [""]
     found = continue_texts(
-        pt.load(arguments.model),
-        arguments.prompts or [""],
+        model,
+        prompts,
         return_scores=arguments.scores,
         **_given(arguments, *names),
     )
     _print_texts(found, arguments.scores)
+    _note_losses(model.tgt_tokenizer, prompts, found, "text")

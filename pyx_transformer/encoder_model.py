@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class EncoderModel(TokenModel):
 
     config_type = EncoderConfig
     has_encoder, has_decoder = True, False
+    switches: ClassVar = {"pooler.weight": "pooler"}
     config: EncoderConfig
     src_vocabulary = Vocabulary()
 

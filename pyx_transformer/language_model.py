@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -43,6 +43,7 @@ class TransformerLM(TokenModel):
 
     config_type = TransformerLMConfig
     has_encoder, has_decoder = False, True
+    switches: ClassVar = {"output_projection.bias": "output_bias"}
     config: TransformerLMConfig
     tgt_vocabulary = Vocabulary()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
-from pyx_transformer._keys import listed, norm_problem, prefix_problem
+from pyx_transformer._keys import listed, prefix_problem
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -39,6 +39,8 @@ class Layer:
 
     # Counts what is set on any layer, so that what was compiled before can be told.
     changes: ClassVar[int] = 0
+    # The argument that says whether there is a parameter of that key.
+    switches: ClassVar[Mapping[str, str]] = {}
 
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -79,9 +81,21 @@ class Layer:
             if keys
         ]
         if problems:
-            problems += prefix_problem(state, shapes) + norm_problem(unexpected)
+            problems += prefix_problem(state, shapes) or self._advice(missing, unexpected)
             raise ValueError(f"{who}: {'; '.join(problems)}")
         self._load(arrays)
+
+    def _advice(self, missing: list[str], unexpected: list[str]) -> list[str]:
+        """With which arguments these keys are there, or are not."""
+        advice = []
+        for prefix, layer in self.named_layers():
+            for name, argument in layer.switches.items():
+                key = f"{prefix}{name}"
+                if key in unexpected:
+                    advice.append(f"{key} is there with {argument}=True")
+                elif key in missing:
+                    advice.append(f"{key} is not there with {argument}=False")
+        return advice
 
     @property
     def num_parameters(self) -> int:

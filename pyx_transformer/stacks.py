@@ -37,6 +37,7 @@ class Stack(Layer):
     _compiled: tuple[int, _entry.CompiledStack] | None = None
 
     takes_memory: ClassVar[bool] = True
+    switches: ClassVar = {"norm.weight": "final_norm"}
 
     @classmethod
     def of(cls, config: StackConfig, rng: Rng = None):

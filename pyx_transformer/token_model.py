@@ -82,7 +82,7 @@ class TokenModel(Layer):
         """Raise ValueError where learned positions do not reach as far as `length`."""
         if length > self.config.longest:
             raise ValueError(
-                f"{function}: {what} {length}, expected at most max_length = "
+                f"{function}: {what} {length}, expected at most the config's max_length = "
                 f"{self.config.max_length} because positions are learned"
             )
 

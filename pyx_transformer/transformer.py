@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -65,6 +65,7 @@ class Transformer(TokenModel):
 
     config_type = TransformerConfig
     has_encoder = has_decoder = True
+    switches: ClassVar = {"output_projection.bias": "output_bias"}
     config: TransformerConfig
     src_embedding: Embedding
     tgt_embedding: Embedding

@@ -352,6 +352,24 @@ def test_every_misshapen_key_is_listed():
     )
 
 
+def test_the_argument_that_a_key_depends_on_is_named():
+    def stack(**changes):
+        return pt.TransformerEncoder(1, 8, 2, 16, **changes)
+
+    with pytest.raises(ValueError, match=r"; norm.weight is there with final_norm=True$"):
+        stack().load_state_dict(stack(final_norm=True).state_dict())
+    with pytest.raises(ValueError, match=r"; norm.weight is not there with final_norm=False$"):
+        stack(final_norm=True).load_state_dict(stack().state_dict())
+
+    def model(**changes):
+        return pt.Transformer(pt.TransformerConfig(9, 9, d_model=8, **changes), rng=0)
+
+    with pytest.raises(ValueError, match=r"; decoder.norm.weight is there with final_norm=True"):
+        model().load_state_dict(model(final_norm=True).state_dict())
+    with pytest.raises(ValueError, match=r"; output_projection.bias is .* output_bias=False$"):
+        model().load_state_dict(model(output_bias=False).state_dict())
+
+
 @each_layer
 def test_parameters_are_real_numbers(name):
     layer = randomised(built(name))

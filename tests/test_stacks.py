@@ -376,11 +376,6 @@ def test_all_layers_read_the_memory_or_none():
         StackConfig(D, 4, (alone, crossing, alone))
 
 
-def test_a_norm_too_much_points_to_final_norm():
-    with_norm = pt.TransformerEncoder(1, 8, 2, 8, final_norm=True, rng=0)
-    without = pt.TransformerEncoder(1, 8, 2, 8, rng=0)
-    says = "unexpected: norm.bias, norm.weight; expected these with final_norm=True only"
-    with pytest.raises(ValueError, match=says):
-        without.load_state_dict(with_norm.state_dict())
+def test_an_unknown_argument_is_told_with_the_name_of_the_class():
     with pytest.raises(TypeError, match=r"^TransformerEncoder.__init__\(\) .*'nhead'"):
         pt.TransformerEncoder(1, 8, nhead=2, d_ff=8)

@@ -98,8 +98,8 @@ def encoded(path: Path, texts: list[str], tokenizer: Tokenizer, config: TokenCon
             raise ValueError(f"{path}, line {number} has no token, expected a sentence")
         if len(ids) + more > config.longest:
             raise ValueError(
-                f"{path}, line {number} has {len(ids) + more} tokens, expected at most max_length ="
-                f" {config.max_length} because positions are learned"
+                f"{path}, line {number} has {len(ids) + more} tokens, expected at most the config's"
+                f" max_length = {config.max_length} because positions are learned"
             )
         examples.append(ids)
     return examples

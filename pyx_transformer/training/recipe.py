@@ -308,13 +308,22 @@ def as_recipe(values: dict) -> Recipe:
             raise ValueError(f"[data] has {DEV_SHARE} and files of dev, expected one of them")
     recipe = Recipe(
         data,
-        TextOptions(**values["text"]),
+        as_options("text", TextOptions, values),
         values["model"],
-        TrainingOptions(**values["training"]),
+        as_options("training", TrainingOptions, values),
     )
     # Wrong values are told before there are tokenizers.
     recipe.config(*(UNKNOWN_SIZE for _ in sides))
     return recipe
+
+
+def as_options(name: str, options: type, values: dict):
+    """A dataclass of the table of that name, which its errors name."""
+    try:
+        return options(**values[name])
+    except (TypeError, ValueError) as error:
+        said = str(error).replace(f"{options.__name__}:", f"[{name}]", 1)
+        raise type(error)(said) from error
 
 
 def table(values: dict, section: str) -> dict:
