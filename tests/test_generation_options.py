@@ -233,8 +233,8 @@ def test_learned_positions_have_an_end():
         with pytest.raises(ValueError) as error:
             generate(model=model, **settings)
         assert str(error.value) == (
-            f"Transformer.generate: {message}, expected at most max_length = 9 because positions "
-            "are learned"
+            f"Transformer.generate: {message}, expected at most the config's max_length = 9 "
+            "because positions are learned"
         )
     found = generate(model=model, prefix=[[3] * 5] * 4, max_length=None, suppress_tokens=[END])
     assert [len(row) for row in found] == [9] * 4

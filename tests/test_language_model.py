@@ -538,7 +538,7 @@ def test_a_prompt_holds_no_end(tgt):
 def test_learned_positions_have_an_end(tgt):
     """What is decoded last stands at place prompt + max_length, the start being at 0."""
     model = lively_model(positions="learned", max_length=9)
-    reason = "expected at most max_length = 9 because positions are learned"
+    reason = "expected at most the config's max_length = 9 because positions are learned"
     end = [model.config.end_id]
     assert [len(row) for row in model.generate(tgt, max_length=2, suppress_tokens=end)] == [9] * 4
     # As far as it goes, unless told; the longest prompt decides.

@@ -170,7 +170,7 @@ def test_learned_positions_have_an_end(rng):
     src, tgt = token_ids(rng, 23, 1, 6), token_ids(rng, 19, 1, 6)
     assert_close(model(src, tgt), expected_of(model, src, tgt))
     longer = rng.integers(3, 19, (1, 7))
-    reason = "7, expected at most max_length = 6 because positions are learned"
+    reason = "7, expected at most the config's max_length = 6 because positions are learned"
     for name, call in {
         "Transformer: src": lambda: model(longer, tgt),
         "Transformer: tgt": lambda: model(src, longer),

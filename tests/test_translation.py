@@ -146,7 +146,7 @@ def test_commands_take_models_as_they_are(name, has, folder, capsys):
     assert main(COMMANDS[name]) == 0
     out, err = capsys.readouterr()
     is_told = "pyx-transformer: cut off at the maximum length (--max-length): texts 1, 2"
-    assert err.startswith(is_told) if name == "translate" else err == ""
+    assert err == "" if name == "evaluate" else err.startswith(is_told)
     if name != "evaluate":
         function = CALLS["translate" if name == "translate" else "continue_texts"][0]
         beam = {"beam_size": 4} if (name, has) == ("translate", "short positions") else {}
