@@ -46,22 +46,21 @@ cdef inline int threads_for(double work, int n_threads) noexcept nogil:
 cdef inline void in_parallel(Part work, const void* job, int parts) noexcept nogil:
     """work(job, part, parts) for each part, all at once.
 
-    One part is a plain call: a parallel region of one thread still wakes whoever waits for it,
-    which takes a microsecond.
+    One part makes no region: one of a single thread still wakes whoever waits for it, which takes a
+    microsecond. `work` is compiled into both ways.
     """
     cdef Team* team = own_team()
     cdef double seconds[MOST_THREADS]
     cdef double begin
     cdef int part
-    if parts == 1 and team.alone <= 0.0:
-        work(job, 0, 1)
-        return
-    begin = seconds_now()
     if parts == 1 or not has_threads(team, parts):
+        begin = seconds_now() if team.alone > 0.0 else 0.0
         for part in range(parts):
             work(job, part, parts)
-        team.alone -= seconds_now() - begin
+        if team.alone > 0.0:
+            team.alone -= seconds_now() - begin
         return
+    begin = seconds_now()
     for part in prange(parts, num_threads=parts, schedule="static", chunksize=1):
         run_part(work, job, part, parts, seconds)
     settle(team, seconds, parts, seconds_now() - begin)
