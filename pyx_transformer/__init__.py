@@ -3,7 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from pyx_transformer import _loading, ops, saving  # noqa: F401 - the first and last do something
+from pyx_transformer import _ctrl_c, ops, saving  # noqa: F401 - the first and last do something
 from pyx_transformer._runtime import get_num_threads, set_num_threads, show_config
 from pyx_transformer._version import __version__ as __version__
 from pyx_transformer.attention import MultiheadAttention

@@ -11,23 +11,25 @@ import argparse
 import os
 import re
 import sys
+import warnings
 
 import pyx_transformer as pt
-from pyx_transformer import commands
-from pyx_transformer._loading import handle_interrupts
+from pyx_transformer import _ctrl_c, commands
+from pyx_transformer.commands import note
+
+INTERRUPTED = 128 + 2  # as a shell has it of a process that SIGINT ended
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command with `argv` (default: the process's arguments) and return its exit status.
 
     0 if it did what was asked, 1 if nobody read all of it or the terminal's encoding lacks a
-    character, 2 if it was asked wrongly, failed or was interrupted.
+    character, 2 if it was asked wrongly or failed, 130 if it was interrupted.
     """
-    handle_interrupts()
     if sys.stderr is None:  # closed: what is opened next would take its place, and its messages
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process is
     if sys.stdout is None:
-        print("pyx-transformer: cannot print: standard output is closed", file=sys.stderr)
+        note("cannot print: standard output is closed")
         return 2
     status = 0
     try:
@@ -39,13 +41,12 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):  # the reader, `head` for one, has seen enough
             return status or 1
         if status == 0:
-            print(f"pyx-transformer: cannot print: {one_line(error)}", file=sys.stderr)
+            note(f"cannot print: {one_line(error)}")
         return 2
     except UnicodeEncodeError as error:
-        print(
-            f"pyx-transformer: cannot print in the terminal's encoding, {error.encoding}: "
+        note(
+            f"cannot print in the terminal's encoding, {error.encoding}: "
             "set PYTHONIOENCODING=utf-8",
-            file=sys.stderr,
         )
         return 1
     return status
@@ -56,22 +57,22 @@ def _run(argv):
         arguments = _parser().parse_args(argv)
     except SystemExit as exit_:  # argparse ends so, after --help and --version too
         return exit_.code
+    command = arguments.command
     try:
-        arguments.run(arguments)
+        with _ctrl_c.heard(), warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: note(one_line(message))
+            arguments.run(arguments)
     except (ImportError, MemoryError, OSError, TypeError, ValueError) as error:
         if isinstance(error, (BrokenPipeError, UnicodeEncodeError)):
             raise
         said = one_line(error)
-        for function in (arguments.command, "continue_texts"):
+        for function in (command, "continue_texts"):
             said = said.removeprefix(f"{function}: ")
-        said = in_options(said, arguments)
-        print(f"pyx-transformer {arguments.command}: {said}", file=sys.stderr)
+        note(in_options(said, arguments), command)
         return 2
     except KeyboardInterrupt as error:
-        print(
-            f"pyx-transformer {arguments.command}: {str(error) or 'interrupted'}", file=sys.stderr
-        )
-        return 2
+        note(str(error) or "interrupted", command)
+        return INTERRUPTED
     return 0
 
 
@@ -83,8 +84,8 @@ def in_options(message: str, arguments: argparse.Namespace) -> str:
     return message
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, without line breaks."""
+def one_line(error: Exception | str) -> str:
+    """What an error or a warning says, without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

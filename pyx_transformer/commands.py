@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import textwrap
-import warnings
 from typing import Any
 
 import pyx_transformer as pt
@@ -24,13 +24,20 @@ OPTION_OF = {
     "top_k": "--top-k",
     "top_p": "--top-p",
 }
-MOST_LINES = 10  # that a note names
+
+
+def note(text: str, command: str = "") -> None:
+    """Say something beside the results, on standard error. Where that is full they still come."""
+    try:
+        print(f"{f'pyx-transformer {command}'.rstrip()}: {text}", file=sys.stderr, flush=True)
+    except OSError:  # Python flushes it once more as it ends; that must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def path(text: str) -> str:
     """The name of a file or folder, as an argument."""
-    if not text:
-        raise argparse.ArgumentTypeError("is empty, expected a path")
+    if text in ("", "-"):
+        raise argparse.ArgumentTypeError(f"is {text!r}, expected a path")
     return text
 
 
@@ -136,7 +143,7 @@ def _train(arguments):
         raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
     folder = as_path("train", "output", arguments.output)
     if arguments.plot:
-        _drawn(plots.plot_curves, log.read(folder / LOG), arguments.plot)
+        plots.plot_curves(log.read(folder / LOG), arguments.plot)
     print(f"{progress.step} steps; the best model is in {folder / MODEL}")
 
 
@@ -180,11 +187,9 @@ def _print_entry(entry):
         )
         print(f"{step}  {part}: {figures}", flush=True)
     elif "skipped" in entry:
-        print(
+        note(
             f"{step} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']}; "
-            f"examples {entry['skipped']}",
-            file=sys.stderr,
-            flush=True,
+            f"examples {entry['skipped']}"
         )
     else:
         left = round(entry["seconds_left"])
@@ -245,7 +250,7 @@ def _evaluate(arguments):
         if with_bleu:
             require_bleu()
     except ImportError as error:  # there are other figures
-        print(error, file=sys.stderr)
+        note(str(error))
         with_bleu = False
     figures = evaluate(
         model,
@@ -304,18 +309,12 @@ def _translate(arguments):
 
     if arguments.attention:
         plots.require(arguments.attention)
-    if arguments.attention and len(arguments.texts) != 1:
-        raise ValueError(f"--attention draws one TEXT, and {len(arguments.texts)} were given")
+    texts, unit = _texts_of(arguments.texts or ["-"], "translate", "one sentence")
+    if arguments.attention and len(texts) != 1:
+        raise ValueError(f"--attention draws one TEXT, and {len(texts)} were given")
     model: Any = pt.load(arguments.model)
     if is_shipped(arguments.model):
-        print(
-            f"{arguments.model} is a small model, trained on short sentences: expect mistakes.",
-            file=sys.stderr,
-        )
-    from_stdin = arguments.texts in ([], ["-"])
-    texts = _lines_of_stdin() if from_stdin else arguments.texts
-    if not from_stdin:
-        _note_what_was_meant(texts)
+        note(f"{arguments.model} is a small model, trained on short sentences: expect mistakes")
     settings = _given(arguments, "beam_size", "max_length", "num_hypotheses")
     if getattr(model, "generation_options", None) is None:
         settings.setdefault("beam_size", 4)
@@ -329,45 +328,39 @@ def _translate(arguments):
     if arguments.attention and not len(found[0][0].hypothesis.sequence):
         raise ValueError("--attention: the translation is empty, and there is nothing to draw")
     _print_texts(found, arguments.scores, arguments.num_hypotheses)
-    _note_losses(model.src_tokenizer, texts, found, "line" if from_stdin else "text")
+    _note_losses(model.src_tokenizer, texts, found, unit)
     if arguments.attention:
         _draw_attention(model, texts[0], found[0][0].hypothesis, arguments.attention)
 
 
-def _note_what_was_meant(texts):
-    """Tell, of texts that were given as arguments, what they may have been taken for."""
-    from pathlib import Path
+def _texts_of(arguments, verb, one):
+    """The texts that arguments are or, of -, the lines of standard input; "text" or "line".
 
-    for text in texts:
-        if Path(text).is_file():
-            _note(f"{text} is translated as a text; to translate the file: < {text}")
-    if len(texts) > 1 and not any(len(text.split()) > 1 for text in texts):
-        sentence = textwrap.shorten(" ".join(texts), 60, placeholder=" ...")
-        _note(f'{len(texts)} texts of one word each; to translate one sentence: "{sentence}"')
+    Tells what they may have been taken for.
+    """
+    if arguments == ["-"]:
+        return _lines_of_stdin(), "line"
+    if "-" in arguments:
+        raise ValueError("- is among other texts, expected it alone: the lines of standard input")
+    for text in arguments:
+        if os.path.isfile(text):
+            note(f"{text} is taken as a text; to {verb} the lines of the file: - < {text}")
+    if len(arguments) > 1 and not any(len(text.split()) > 1 for text in arguments):
+        words = textwrap.shorten(" ".join(arguments), 60, placeholder=" ...")
+        note(f'{len(arguments)} texts of one word each; to {verb} {one}: "{words}"')
+    return arguments, "text"
 
 
-def _note_losses(tokenizer, texts, found, name):
+def _note_losses(tokenizer, texts, found, unit):
     """Tell which texts were cut off, and which have words that the vocabulary lacks."""
+    from pyx_transformer.pipelines.texts import numbered, told_unknown
+
     is_cut = [not all(one.hypothesis.is_finished for one in of_text) for of_text in found]
     cut = [i for i, value in enumerate(is_cut) if value]
     if cut:
-        _note(f"cut off at the maximum length (--max-length): {_numbers(name, cut)}")
-    counts = [sum(i == tokenizer.unknown_id for i in tokenizer.encode(text)) for text in texts]
-    unknown = [i for i, count in enumerate(counts) if count]
-    if unknown:
-        words = f"{sum(counts)} unknown words" if sum(counts) > 1 else "1 unknown word"
-        _note(f"{words}: {_numbers(name, unknown)}")
-
-
-def _numbers(name, indices):
-    """Numbers from 1 on, the first ones if there are many."""
-    shown = ", ".join(str(i + 1) for i in indices[:MOST_LINES])
-    more = f" and {len(indices) - MOST_LINES} more" if len(indices) > MOST_LINES else ""
-    return f"{name if len(indices) == 1 else name + 's'} {shown}{more}"
-
-
-def _note(text):
-    print(f"pyx-transformer: {text}", file=sys.stderr)
+        note(f"cut off at the maximum length (--max-length): {numbered(unit, cut)}")
+    if unknown := told_unknown(tokenizer, map(tokenizer.encode, texts), unit):
+        note(unknown)
 
 
 def _draw_attention(model, text, best, file):
@@ -376,7 +369,7 @@ def _draw_attention(model, text, best, file):
 
     source = model.src_tokenizer.tokens(model.src_tokenizer.encode(text))
     target = [*model.tgt_tokenizer.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
-    _drawn(plots.plot_attention, best.attention, source, target, file)
+    plots.plot_attention(best.attention, source, target, file)
 
 
 def _lines_of_stdin():
@@ -397,20 +390,14 @@ def _print_texts(found, with_scores, count=None):
             print(f"{score:.4f}\t{text}" if with_scores else text)
 
 
-def _drawn(plot, *arguments):
-    """plot(*arguments), its warnings as plain lines."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        plot(*arguments)
-    for warning in caught:
-        print(warning.message, file=sys.stderr)
-
-
 def add_generate(commands):
     """Declare `generate`."""
     command = commands.add_parser("generate", help="continue texts with a language model")
     command.add_argument(
-        "prompts", nargs="*", metavar="PROMPT", help="texts to continue; default: one that is empty"
+        "prompts",
+        nargs="*",
+        metavar="PROMPT",
+        help="texts to continue; default: one that is empty; -: the lines of standard input",
     )
     command.add_argument("--model", required=True, type=path, help="a folder")
     _add_search(command, beams="1")
@@ -437,7 +424,7 @@ def _generate(arguments):
 
     names = ("max_length", "beam_size", "temperature", "top_k", "top_p", "num_samples", "seed")
     model: Any = pt.load(arguments.model)
-    prompts = arguments.prompts or [""]
+    prompts, unit = _texts_of(arguments.prompts or [""], "continue", "one text")
     found = continue_texts(
         model,
         prompts,
@@ -445,4 +432,4 @@ def _generate(arguments):
         **_given(arguments, *names),
     )
     _print_texts(found, arguments.scores)
-    _note_losses(model.tgt_tokenizer, prompts, found, "text")
+    _note_losses(model.tgt_tokenizer, prompts, found, unit)

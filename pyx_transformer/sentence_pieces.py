@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 
+from pyx_transformer import _ctrl_c
+
 # SentencePiece leaves out longer texts, in bytes, and those with its mark between words.
 LONGEST_TEXT = 1 << 30
 BOUNDARY = "\u2585"
@@ -32,19 +34,20 @@ def trained(texts: list[str], size: int) -> bytes:
             )
         kept.append(text.replace(BOUNDARY, " "))
     try:
-        imported().SentencePieceTrainer.Train(
-            sentence_iterator=iter(kept),
-            max_sentence_length=LONGEST_TEXT,
-            model_writer=model,
-            vocab_size=size,
-            model_type="bpe",
-            character_coverage=1.0,
-            unk_id=0,
-            bos_id=1,
-            eos_id=2,
-            pad_id=-1,
-            minloglevel=2,
-        )
+        with _ctrl_c.ending_at_once():
+            imported().SentencePieceTrainer.Train(
+                sentence_iterator=iter(kept),
+                max_sentence_length=LONGEST_TEXT,
+                model_writer=model,
+                vocab_size=size,
+                model_type="bpe",
+                character_coverage=1.0,
+                unk_id=0,
+                bos_id=1,
+                eos_id=2,
+                pad_id=-1,
+                minloglevel=2,
+            )
     except RuntimeError as error:
         for pattern, meaning in REFUSALS.items():
             if found := re.search(pattern, str(error)):

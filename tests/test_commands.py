@@ -95,10 +95,14 @@ def test_a_dash_is_standard_input(trained, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("texts", "says"),
     [
-        (["train.en"], "train.en is translated as a text; to translate the file: < train.en"),
+        (
+            ["train.en"],
+            "train.en is taken as a text; to translate the lines of the file: - < train.en",
+        ),
         (["i", "know", "."], 'one word each; to translate one sentence: "i know ."'),
         (["i know zzz .", "you sleep .", "xxx yyy"], "3 unknown words: texts 1, 3"),
         (["i know .", "--max-length", "2"], "cut off at the maximum length (--max-length): text 1"),
+        ([" ".join(["zzz"] * 200)], "200 unknown words: text 1"),
     ],
 )
 def test_what_was_probably_not_meant_is_told(texts, says, trained, folder, capsys):
@@ -117,11 +121,22 @@ def test_many_lines_are_counted(trained, monkeypatch, capsys):
     assert capsys.readouterr().err.endswith(says)
 
 
+def test_evaluating_tells_what_is_lost(trained, folder, capsys):
+    (folder / "source").write_text("i know .\nyou zzz .\nxxx yyy .\n")
+    (folder / "target").write_text("ich weiß .\nich weiß .\nich weiß .\n", "utf-8")
+    assert main(["evaluate", "--model", trained, "source", "target", "--max-length", "3"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "pyx-transformer: source has 3 unknown words: lines 2, 3\n"
+    assert "cut_off 1.0000\n" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["translate", "--n-best", "8", "a"], "translate: --n-best is 8, expected at most --beam-"),
         (["translate", "--beam-size", "0", "a"], "translate: --beam-size is 0"),
+        (["translate", "a", "-"], "- is among other texts, expected it alone"),
+        (["translate", "a", "--attention", "-"], "--attention: is '-', expected a path"),
         (["generate", "--max-length", "3"], "expected a TransformerLM; `translate` is for those"),
     ],
 )
@@ -156,7 +171,7 @@ def test_the_test_is_scored_at_the_end(folder, capsys):
     (folder / "recipe.toml").write_text(RECIPE.replace("[data]", files))
     assert main(["train", "recipe.toml", "--output", "run"]) == 0
     assert re.search(
-        r"step 120  test: .*exact_match 1  bleu 100  bleu_sig", capsys.readouterr().out
+        r"step 120  test: .*exact_match 1  cut_off 0  bleu 100  bleu_sig", capsys.readouterr().out
     )
 
 
@@ -336,7 +351,7 @@ def test_evaluating_in_python(trained, capsys):
     signature = figures.pop("bleu_signature")
     rows = "".join(f"{name} {value:.4f}\n" for name, value in figures.items())
     assert printed == f"{rows}bleu_signature {signature}\n"
-    assert list(figures) == ["loss", "exact_match", "bleu"]
+    assert list(figures) == ["loss", "exact_match", "cut_off", "bleu"]
     assert "tok:none" in signature
     asked = evaluate(pt.load(trained), "train.en", "train.de", bleu_tokenizer="char")
     assert "tok:char" in asked["bleu_signature"]
@@ -369,7 +384,8 @@ def test_interrupting_a_run_leaves_its_checkpoint(folder, capsys, monkeypatch):
     capsys.readouterr()
     monkeypatch.setattr(trainer.Trainer, "run", interrupted)
     arguments = ["train", "recipe.toml", "--output", "run", "--resume"]
-    assert "interrupted" in refused(arguments, capsys)
+    assert main(arguments) == 130
+    assert capsys.readouterr() == ("", "pyx-transformer train: interrupted\n")
     assert (folder / "run/checkpoint.safetensors").read_bytes() == before
 
 

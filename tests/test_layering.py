@@ -35,7 +35,7 @@ LEVELS = (
     ("ops", "text"),
     ("_files", "_kinds", "sentence_pieces"),
     ("_checks", "_keys", "_runtime"),
-    ("_kernels", "_loading", "_version"),
+    ("_kernels", "_ctrl_c", "_version"),
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}
 DEPENDENCIES = {"numpy", "safetensors"}

@@ -38,7 +38,10 @@ def test_the_first_command(capsys):
     assert main(["translate", "i love music ."]) == 0
     out, err = capsys.readouterr()
     assert "音楽" in out and out.count("\n") == 1
-    assert err == "en-ja is a small model, trained on short sentences: expect mistakes.\n"
+    assert (
+        err
+        == "pyx-transformer: en-ja is a small model, trained on short sentences: expect mistakes\n"
+    )
 
 
 @pytest.mark.parametrize(("word", "expected"), [("music", "音楽"), ("dog", "犬"), ("wait", "待")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pyx_transformer.metrics import (
     bleu_with_signature,
     require_bleu,
 )
-from pyx_transformer.pipelines.texts import options_of
+from pyx_transformer.pipelines.texts import options_of, told_unknown
 from pyx_transformer.text import tokenizer_of
 from pyx_transformer.token_model import TokenModel
 from pyx_transformer.training import corpus
@@ -42,18 +43,21 @@ def validate(
 
     "loss": nats per target token with its end, without label smoothing; of an encoder per masked
     token, the masks being the same at every call and in every run. For a translator also
-    "exact_match", the share of translations that are the target, and with_bleu "bleu" and its
-    "bleu_signature". bleu_tokenizer: that of `metrics.bleu`, or "auto" for the words or, where the
-    references are written without spaces, their characters. settings: those of
-    `GenerationOptions`, on top of the model's own; greedy unless asked.
+    "exact_match", the share of translations that are the target, "cut_off", the share that ended at
+    the maximum length only, and with_bleu "bleu" and its "bleu_signature". bleu_tokenizer: that of
+    `metrics.bleu`, or "auto" for the words or, where the references are written without spaces,
+    their characters. settings: those of `GenerationOptions`, on top of the model's own; greedy
+    unless asked.
     """
     figures: Figures = {"loss": mean_loss(model, examples)}
     if not isinstance(model, Transformer) or not isinstance(examples, Examples):
         return figures
     options = options_of("validate", model, settings)
-    found = model.generate(examples.sources or [], options=options).sequences
+    generation = model.generate(examples.sources or [], options=options)
+    found = generation.sequences
     same = [np.array_equal(*pair) for pair in zip(found, examples.targets, strict=True)]
     figures["exact_match"] = float(np.mean(same))
+    figures["cut_off"] = 1 - float(np.mean(generation.is_finished))
     if with_bleu:
         if examples.references is None:
             raise ValueError(
@@ -80,7 +84,7 @@ def evaluate(
     **settings,
 ) -> Figures:
     """The figures of a translator on a file of sentences and that of their translations, or of a
-    language model or an encoder on its text: see `validate`.
+    language model or an encoder on its text: see `validate`. Warns of unknown words in a source.
 
     Raises ValueError where files or settings are missing or too many for that kind of model, or
     cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
@@ -95,6 +99,10 @@ def evaluate(
         if with_bleu:
             require_bleu()
         examples = corpus.read("evaluate", model, source, target)
+        assert isinstance(examples, Examples) and examples.sources is not None
+        src_tokenizer = tokenizer_of("evaluate", model, "src_tokenizer")
+        if unknown := told_unknown(src_tokenizer, examples.sources, "line"):
+            warnings.warn(f"{source} has {unknown}", stacklevel=2)
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
         for name, value in {"target": target, "bleu_tokenizer": asked, **settings}.items():
