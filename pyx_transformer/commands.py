@@ -37,7 +37,7 @@ def note(text: str, command: str = "") -> None:
 def path(text: str) -> str:
     """The name of a file or folder, as an argument."""
     if text in ("", "-"):
-        raise argparse.ArgumentTypeError(f"is {text!r}, expected a path")
+        raise argparse.ArgumentTypeError(f"is {text or 'empty'}, expected a path")
     return text
 
 

@@ -136,7 +136,7 @@ def test_evaluating_tells_what_is_lost(trained, folder, capsys):
         (["translate", "--n-best", "8", "a"], "translate: --n-best is 8, expected at most --beam-"),
         (["translate", "--beam-size", "0", "a"], "translate: --beam-size is 0"),
         (["translate", "a", "-"], "- is among other texts, expected it alone"),
-        (["translate", "a", "--attention", "-"], "--attention: is '-', expected a path"),
+        (["translate", "a", "--attention", "-"], "--attention: is -, expected a path"),
         (["generate", "--max-length", "3"], "expected a TransformerLM; `translate` is for those"),
     ],
 )

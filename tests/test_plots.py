@@ -119,7 +119,7 @@ def test_the_command_says_so_in_one_plain_line(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out.count("\n") == 1
     *_, line = err.splitlines()
-    assert line.startswith("a.png: no font here has all the characters")
+    assert line.startswith("pyx-transformer: a.png: no font here has all the characters")
 
 
 @pytest.mark.parametrize(
