@@ -11,8 +11,8 @@ from pyx_transformer._kernels.activation cimport exponential
 from pyx_transformer._kernels.attention_job cimport Attention, capped_and_biased
 from pyx_transformer._kernels.scratch cimport ensure
 from pyx_transformer._kernels.simd cimport (
-    LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane, prefetch,
-    select_less, store, store_part, transpose_lanes, tree_sum, vf,
+    LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane,
+    prefetch_second, select_less, store, store_part, transpose_lanes, tree_sum, vf,
 )
 from pyx_transformer._kernels.tile cimport BLOCK_K, CHAIN, LINE, copy_tile
 
@@ -81,7 +81,7 @@ cdef inline void ask_for(
     for s in range(begin, end):
         i = 0
         while i < size:
-            prefetch(base + places[s] + i)
+            prefetch_second(base + places[s] + i)
             i += LINE
 
 

@@ -82,6 +82,8 @@ typedef float unaligned_half_vf __attribute__((vector_size(VF * 2), aligned(4), 
 
 /* Starts fetching the cache line at p, which may lie past the array: then nothing happens. */
 #define prefetch(p) __builtin_prefetch(p)
+/* The same, into the second-level cache. */
+#define prefetch_second(p) __builtin_prefetch(p, 0, 2)
 
 static inline vf load(const float *p) { return *(const unaligned_vf *)p; }
 static inline void store(float *p, vf v) { *(unaligned_vf *)p = v; }

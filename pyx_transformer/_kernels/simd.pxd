@@ -12,6 +12,7 @@ cdef extern from "simd.h" nogil:
         TILE_ROWS   # rows of the largest tile that the registers hold
 
     void prefetch(const float* p)
+    void prefetch_second(const float* p)
     void pin(vf x)
     vf load(const float* p)
     void store(float* p, vf v)
