@@ -309,12 +309,12 @@ def _translate(arguments):
 
     if arguments.attention:
         plots.require(arguments.attention)
-    texts, unit = _texts_of(arguments.texts or ["-"], "translate", "one sentence")
-    if arguments.attention and len(texts) != 1:
-        raise ValueError(f"--attention draws one TEXT, and {len(texts)} were given")
     model: Any = pt.load(arguments.model)
     if is_shipped(arguments.model):
         note(f"{arguments.model} is a small model, trained on short sentences: expect mistakes")
+    texts, unit = _texts_of(arguments.texts or ["-"], "translate", "one sentence")
+    if arguments.attention and len(texts) != 1:
+        raise ValueError(f"--attention draws one TEXT, and {len(texts)} were given")
     settings = _given(arguments, "beam_size", "max_length", "num_hypotheses")
     if getattr(model, "generation_options", None) is None:
         settings.setdefault("beam_size", 4)
