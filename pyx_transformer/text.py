@@ -131,6 +131,7 @@ class Words(_Listed):
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The words of these ids, spaces between them unless the language has none."""
+        spaced = _checks.as_flag("Words", "spaced", spaced)
         return ("" if self.language == "ja" and not spaced else " ").join(self._known(ids))
 
     def spaced(self, text: str) -> str:
@@ -158,7 +159,7 @@ class Characters(_Listed):
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The characters of these ids; spaced: with spaces between them."""
-        if spaced:
+        if _checks.as_flag("Characters", "spaced", spaced):
             return " ".join(self._known(ids))
         return "".join("\n" if token == "\\n" else token for token in self._known(ids))
 
@@ -214,6 +215,7 @@ class SentencePiece:
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The text of these pieces, the same with spaced."""
+        _checks.as_flag("SentencePiece", "spaced", spaced)
         return self._processor.DecodeIds(as_ids(type(self).__name__, ids, self.vocab_size))
 
     def spaced(self, text: str) -> str:

@@ -1,5 +1,6 @@
 """Runs that are stopped, or that nobody listens to any more."""
 
+import io
 import os
 import re
 import signal
@@ -14,7 +15,7 @@ from safetensors.numpy import load_file
 
 import pyx_transformer as pt
 from pyx_transformer.cli import main
-from pyx_transformer.training.interrupts import Interrupts
+from pyx_transformer.training.interrupts import ANSWER, Interrupts
 from pyx_transformer.training.log import read
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
@@ -55,7 +56,7 @@ def test_a_run_stopped_by_ctrl_c_goes_on_to_the_same_bits(folder, capsys):
     run.send_signal(signal.SIGINT)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    says = rb"pyx-transformer train: interrupted at step (\d+); --resume goes on\n"
+    says = ANSWER + rb"pyx-transformer train: interrupted at step (\d+); --resume goes on\n"
     step = int(re.fullmatch(says, err)[1])
     assert step < 400
 
@@ -104,7 +105,7 @@ def test_ctrl_c_ends_vocab_while_sentencepiece_works(folder):
     assert run.returncode == -signal.SIGINT and not (folder / "v").exists()
 
 
-def test_ctrl_c_is_kept_once():
+def test_ctrl_c_is_kept_once(capfd):
     with Interrupts() as interrupts:
         assert not interrupts.came
         signal.raise_signal(signal.SIGINT)
@@ -113,6 +114,17 @@ def test_ctrl_c_is_kept_once():
             signal.raise_signal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
+    assert capfd.readouterr().err == ANSWER.decode()
+
+
+def test_ctrl_c_is_kept_where_nothing_can_be_said(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed, io.StringIO()):
+        monkeypatch.setattr(sys, "stderr", stream)
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGINT)
+            assert interrupts.came
 
 
 def test_other_handlers_stay(monkeypatch):

@@ -1,6 +1,7 @@
 """What `memory_estimate` says against the peak of a process that generates, and nothing else."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -91,7 +92,13 @@ CASES = {
         1,
     ),
     "prompts": ("TransformerLM", {}, 128, 200, 30, 1),
+    "beams share a prompt": ("TransformerLM", {}, 6, 900, 100, 4),
+    "one long source": ("Transformer", {"max_length": 8000}, 1, 6000, 20, 1),
+    "many sentences after one another": ("Transformer", {}, 3000, 10, 20, 1),
+    "few sentences": ("Transformer", {}, 5, 20, 64, 4),
 }
+# What a call gives back goes to the system at once: the next one cannot use it unseen.
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc to read the peak from")
@@ -101,11 +108,15 @@ def test_the_peak_is_as_estimated(name):
     kind, changes, *sizes = CASES[name]
     arguments = json.dumps([kind, {**CONFIG, **changes}, *sizes])
     answer = subprocess.run(
-        [sys.executable, "-c", CODE, arguments], capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", CODE, arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **MALLOC},
     )
     assert answer.returncode == 0, answer.stderr
     measured, estimated = json.loads(answer.stdout)
-    assert measured >= 35e6, f"{measured / 1e6:.0f} MB are too few to measure"
+    assert measured >= 5e6, f"{measured / 1e6:.1f} MB are too few to measure"
     assert estimated == pytest.approx(measured, rel=0.1)
 
 

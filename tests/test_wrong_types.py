@@ -145,7 +145,7 @@ CASES = [
         for case in (
             (tokenizer.encode, {"text": "a"}, {"text": NO_TEXT}),
             (tokenizer.spaced, {"text": "a"}, {"text": NO_TEXT}),
-            (tokenizer.decode, {"ids": [3]}, {"ids": NO_LIST_OF_IDS}),
+            (tokenizer.decode, {"ids": [3]}, {"ids": NO_LIST_OF_IDS, "spaced": NO_FLAG}),
             (tokenizer.tokens, {"ids": [3]}, {"ids": NO_LIST_OF_IDS}),
         )
     ),

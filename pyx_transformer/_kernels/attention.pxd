@@ -22,7 +22,7 @@ from pyx_transformer._kernels.attention_job cimport (
     Attention, capped_and_biased, end_key, first_key, mask_place, masked, may_attend, score_work,
 )
 from pyx_transformer._kernels.attention_step cimport (
-    BLOCK_KEYS, attend_one, divided, exponentials, is_one_plain_query,
+    BLOCK_KEYS, Coming, attend_one, divided, exponentials, is_one_plain_query,
 )
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
 from pyx_transformer._kernels.scratch cimport ensure, scratch
@@ -248,7 +248,7 @@ cdef inline void normalise_weights(
 
 cdef inline void attend(
     const Attention* job, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t_begin, Py_ssize_t t_end,
-    float* workspace,
+    float* workspace, Coming* coming,
 ) noexcept nogil:
     """The outputs of queries t_begin ... t_end - 1 of one head of one sequence."""
     cdef float* scores = <float*>scratch(TILE_ROWS * TILE_STRIDE * sizeof(float))
@@ -290,7 +290,8 @@ cdef inline void attend(
     ensure(BLOCK_KEYS % CHAIN == 0)
     if is_one_plain_query(job, queries):
         attend_one(job, out + t_begin * job.out_row, query + t_begin * job.query_row, key, value,
-                   key_rows, h, job.offsets[b] + t_begin, first_key(job, b, t_begin), item_end)
+                   key_rows, h, job.offsets[b] + t_begin, first_key(job, b, t_begin), item_end,
+                   coming)
         return
     for t in range(queries):
         tops[t] = -INFINITY
@@ -385,6 +386,17 @@ cdef inline bint next_item(const Attention* job, Item* item, Py_ssize_t queries)
     return item.b < job.batch
 
 
+cdef inline Coming what_comes(const Attention* job, const Item* item, bint more) noexcept nogil:
+    """What an item reads, of which nothing has been asked for; nothing where keys are in no pages
+    or there are no more items."""
+    cdef Py_ssize_t kv_head = item.h // job.group
+    if not more or job.key_rows == NULL:
+        return Coming(NULL, NULL, NULL, 0, 0)
+    return Coming(job.key + kv_head * job.key_head, job.value + kv_head * job.value_head,
+                  job.key_rows[item.b], first_key(job, item.b, item.t),
+                  end_key(job, item.b, item.t))
+
+
 cdef struct Items:
     # The next `work` operations from `item` on; an item is a run of `queries`, and a thread has
     # `size` floats of the workspace.
@@ -400,16 +412,20 @@ cdef inline void attend_share(const void* work, int part, int parts) noexcept no
     """One thread's share."""
     cdef const Items* job = <const Items*>work
     cdef const Attention* attention = job.attention
-    cdef Item item = job.item
+    cdef Item item, next = job.item
+    cdef Coming coming
     cdef double done = 0.0
     cdef Py_ssize_t t_end
-    cdef bint more = item.b < attention.batch
+    cdef bint more = next.b < attention.batch
     while more and done < job.work:
+        item = next
+        more = next_item(attention, &next, job.queries)
         t_end = min(item.t + job.queries, <Py_ssize_t>attention.query_counts[item.b])
         if <int>(done * parts / job.work) == part:
-            attend(attention, item.b, item.h, item.t, t_end, job.workspace + part * job.size)
+            coming = what_comes(attention, &next, more)
+            attend(attention, item.b, item.h, item.t, t_end, job.workspace + part * job.size,
+                   &coming)
         done += item_work(attention, item.b, item.t, t_end)
-        more = next_item(attention, &item, job.queries)
 
 
 cdef inline int attention(

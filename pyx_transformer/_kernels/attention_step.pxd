@@ -73,16 +73,29 @@ cdef inline const float* row_of(
     return base + (s if rows == NULL else rows[s]) * stride
 
 
-cdef inline void ask_for(
-    const float* base, const int64_t* places, Py_ssize_t begin, Py_ssize_t end, Py_ssize_t size,
-) noexcept nogil:
-    """Rows begin ... end - 1 in pages, which no pattern tells the processor to fetch."""
-    cdef Py_ssize_t s, i
-    for s in range(begin, end):
+cdef struct Coming:
+    # Keys and values in pages that another head or sequence is to read next; those from `first` to
+    # `end` - 1 have not been asked for. No pattern tells the processor to fetch them.
+    const float* key
+    const float* value
+    const int64_t* places
+    Py_ssize_t first
+    Py_ssize_t end
+
+
+cdef inline void ask_for(Coming* coming, Py_ssize_t count, const Attention* job) noexcept nogil:
+    """So many keys more, and their values, come to the second-level cache."""
+    cdef Py_ssize_t end = min(coming.first + count, coming.end), s, i
+    for s in range(coming.first, end):
         i = 0
-        while i < size:
-            prefetch_second(base + places[s] + i)
+        while i < job.key_size:
+            prefetch_second(coming.key + coming.places[s] + i)
             i += LINE
+        i = 0
+        while i < job.value_size:
+            prefetch_second(coming.value + coming.places[s] + i)
+            i += LINE
+    coming.first = max(coming.first, end)
 
 
 cdef inline void weigh_values(
@@ -117,9 +130,11 @@ cdef inline void weigh_values(
 cdef inline void attend_one(
     const Attention* job, float* out, const float* query, const float* key, const float* value,
     const int64_t* key_rows, Py_ssize_t h, Py_ssize_t place, Py_ssize_t begin, Py_ssize_t end,
+    Coming* coming,
 ) noexcept nogil:
     """One query of head h, at a place among its keys, that sees keys begin ... end - 1: a step of
-    decoding. The sums are those of `attend`, in the same order, but nothing is packed."""
+    decoding. The sums are those of `attend`, in the same order, but nothing is packed. Meanwhile
+    what is coming is asked for."""
     cdef float scaled[BLOCK_K]
     cdef float scores[BLOCK_KEYS]
     cdef float sums[ONE_VALUE]
@@ -130,9 +145,6 @@ cdef inline void attend_one(
     cdef Py_ssize_t first_block = begin // BLOCK_KEYS * BLOCK_KEYS
     cdef Py_ssize_t block = first_block, size = job.key_size
     cdef Py_ssize_t hidden, keys, start, stop, i, c, group, count
-    # Whether the next head has keys of its own, in pages.
-    cdef bint is_followed = (
-        key_rows != NULL and (h + 1) % job.group == 0 and h + 1 < job.heads)
     cdef int r
     if end <= begin:
         memset(out, 0, job.value_size * sizeof(float))
@@ -151,21 +163,23 @@ cdef inline void attend_one(
             store(scores + i, fill(-INFINITY))
             i += VF
         while group < keys:  # VF keys at once, each in a lane
-            if is_followed:
-                ask_for(key + job.key_head, key_rows, block + group,
-                        min(block + group + VF, end), size)
-                ask_for(value + job.value_head, key_rows, block + group,
-                        min(block + group + VF, end), job.value_size)
+            ask_for(coming, VF, job)
             total = fill(0.0)
             chain = fill(0.0)
             i = 0
             while i < size:
                 count = min(size - i, <Py_ssize_t>VF)
-                for r in range(VF):
-                    rows[r] = fill(0.0)
-                    if hidden <= group + r < keys:
-                        rows[r] = load_part(
-                            row_of(key, key_rows, job.key_row, block + group + r) + i, count, 0.0)
+                if count == VF and hidden <= group and group + VF <= keys:
+                    for r in range(VF):
+                        rows[r] = load(
+                            row_of(key, key_rows, job.key_row, block + group + r) + i)
+                else:
+                    for r in range(VF):
+                        rows[r] = fill(0.0)
+                        if hidden <= group + r < keys:
+                            rows[r] = load_part(
+                                row_of(key, key_rows, job.key_row, block + group + r) + i, count,
+                                0.0)
                 transpose_lanes(rows)
                 if count == VF:  # so that the rows stay in registers
                     for r in range(VF):

@@ -32,7 +32,7 @@ cdef enum:
     # In nanoseconds: what regions may lose on a machine that was quiet until then; what they may
     # when threads are tried again, since those have to wake; the longest part without any work.
     MOST_CREDIT = 20_000_000
-    TRIAL_CREDIT = 1_000_000
+    TRIAL_CREDIT = 5_000_000
     EMPTY_PART = 500
     # One thread works alone for so many times what was lost.
     PATIENCE = 10
@@ -98,6 +98,8 @@ cdef inline bint has_threads(Team* team, int parts) noexcept nogil:
         if is_first_refusal():
             warn_of_refusal()
         return False
+    if team.size == 0:
+        team.credit = 1e-9 * TRIAL_CREDIT
     team.size = parts
     return True
 

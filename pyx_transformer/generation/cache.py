@@ -113,6 +113,7 @@ def remember(cache, model: Decoding, rows: NDArray[np.float32], sources: Sequenc
         if layer.cross_attention is not None:
             known = layer.cross_attention.project(rows, sources)
             cache.remember(number, memories, known.keys, known.values)
+            del known  # before the next layer's are there
     return memories
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pyx_transformer.generation.protocols import Decoding
 
 FLOAT, INT64 = 4, 8
-RESULT = 800  # bytes of a hypothesis' objects, without its tokens and scores
+SENTENCE = 1900  # bytes of the objects for a sentence and its result, without tokens and scores
 
 
 def memory_estimate(
@@ -25,7 +25,8 @@ def memory_estimate(
     max_length: int,
     beam_size: int,
 ) -> int:
-    """Bytes at the peak of decoding max_length tokens, beyond the model and the interpreter.
+    """Bytes at the peak of decoding max_length tokens, beyond the interpreter and a model that has
+    generated before.
 
     encoder: the model's, None for a language model. src_len: of each source or, without an encoder,
     of each prompt. beam_size: hypotheses in play per sentence, samples or alternatives included.
@@ -52,46 +53,53 @@ def memory_estimate(
     begun = max(1, min(at_once, PASS_TOKENS // max(src_len, 1)))  # sentences that begin together
     at_once = min(at_once, begun * max(max_length, 1))  # a step later come the next ones
     rows = at_once * beam_size
+    threads = _runtime.get_num_threads()
 
     cache = _runtime.kernels.Cache(decoder.compiled(), None)
-    own = rows * cache.own.bytes_of(length)
+    shared = cache.own.bytes_of(prompt + 1) - cache.own.bytes_of(1)  # whole pages of a prompt
+    own = at_once * shared + rows * (cache.own.bytes_of(length) - shared)
     memory = at_once * cache.memory.bytes_of(src_len) if encoder is not None else 0
     # Tokens, scores and places, with room for half as many more.
     tables = rows * length * (2 * INT64 + FLOAT) * 3 // 2
-    step = layer_pass(decoder, rows) + rows * config.tgt_vocab_size * FLOAT
-    results = batch * (length * (INT64 + FLOAT) + RESULT)
+    logits = rows * config.tgt_vocab_size * FLOAT
+    # Only the queries of a beam, of which several meet one memory, need their threads' workspace.
+    at_work = threads if beam_size > 1 and encoder is not None else 0
+    step = layer_pass(decoder, rows, at_work) + logits
+    results = batch * (length * (INT64 + FLOAT) + SENTENCE)
     table, growing = table_of_sinusoids(config, src_len, length)
     decoding = memory + own + tables + max(step + table, growing)
     if encoder is None:
         # Prompts are read some at a time, while those before have theirs.
-        there = rows * cache.own.bytes_of(length if batch > at_once else prompt)
-        beginning = there + layer_pass(decoder, begun * (src_len + 1)) + table
+        there = at_once * cache.own.bytes_of(prompt)
+        if batch > at_once:
+            there = own + tables + logits
+        beginning = there + layer_pass(decoder, begun * (src_len + 1), threads) + table
     else:
         row, tokens = config.d_model * FLOAT, begun * src_len
         widest = max((layer.memory_size for layer in decoder.in_order), default=0)
-        encoding = tokens * row + layer_pass(encoder, tokens)
+        encoding = tokens * row + layer_pass(encoder, tokens, threads)
         projecting = tokens * (row + 2 * decoder.num_kv_heads * widest * FLOAT)
         before = (at_once - begun) * cache.memory.bytes_of(src_len)
         if batch > at_once:  # the pages of those that have ended are there
-            before = own + memory
+            before = own + memory + tables + logits
         beginning = table + max(before + encoding, before + projecting, memory + projecting)
     return results + max(decoding, beginning)
 
 
-def layer_pass(stack: Stack, rows: int) -> int:
+def layer_pass(stack: Stack, rows: int, threads: int) -> int:
     """Bytes for the rows that come out of a stack, and its workspace."""
     if rows == 0:
         return 0
-    threads = _runtime.get_num_threads()
     return rows * stack.d_model * FLOAT + stack.compiled().workspace(rows, threads)
 
 
 def table_of_sinusoids(config: TokenConfig, src_len: int, length: int) -> tuple[int, int]:
-    """Bytes of the table for so many places, and at the peak of its last growth."""
+    """Bytes of the table for so many places beyond the first one, and at the peak of its last
+    growth."""
     if config.positions != "sinusoidal":
         return 0, 0
     places = first = max(FIRST_TABLE, src_len)
     while places < length:
         places *= 2
-    table = places * config.d_model * FLOAT
-    return table, 0 if places == first else table * 3 // 2  # the old one is there too
+    table = (places - FIRST_TABLE) * config.d_model * FLOAT
+    return table, 0 if places == first else table + places // 2 * config.d_model * FLOAT

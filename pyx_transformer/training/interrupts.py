@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import sys
 import threading
+
+ANSWER = b"the step is finished and saved first; Ctrl-C again stops at once\n"
 
 
 class Interrupts:
-    """Within `with`, the first Ctrl-C is kept in `came`; the next one is heard at once.
+    """Within `with`, the first Ctrl-C is kept in `came` and answered on standard error; the next
+    one is heard at once.
 
     Only where Ctrl-C would raise KeyboardInterrupt: in the main thread, and with no other handler.
     """
@@ -30,3 +36,8 @@ class Interrupts:
     def _keep(self, *_):
         self.came = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if sys.stderr is None:
+            return
+        with contextlib.suppress(OSError, ValueError):  # closed, full, or no file
+            # Past its buffer: this may have come into a write to it.
+            os.write(sys.stderr.fileno(), ANSWER)
