@@ -9,7 +9,6 @@ from pyx_transformer._version import __version__ as __version__
 from pyx_transformer.attention import MultiheadAttention
 from pyx_transformer.config import (
     EncoderConfig,
-    MaskedLMConfig,
     TransformerConfig,
     TransformerLMConfig,
 )
@@ -25,6 +24,7 @@ from pyx_transformer.description import (
 )
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.feed_forward import FeedForward
+from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.layers import Embedding, LayerNorm, Linear, RMSNorm
 from pyx_transformer.positions import sinusoidal_positions
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AttentionConfig",
     "AttentionWeights",
+    "ClassifierConfig",
     "DistanceBiasConfig",
     "Embedding",
     "EncoderConfig",

@@ -78,15 +78,17 @@ def from_values(kind: typing.Any, values: object, where: str) -> typing.Any:
     missing = _required(kind) - values.keys()
     if unknown or missing:
         raise ValueError(f"{where}: {wrong_keys(unknown, missing, kinds)}")
-    read = {name: _read(kinds[name], value, f"{where}.{name}") for name, value in values.items()}
+    read = {
+        name: read_part(kinds[name], value, f"{where}.{name}") for name, value in values.items()
+    }
     try:
         return kind(**read)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
 
 
-def _read(kinds, value, where):
-    """What one field holds."""
+def read_part(kinds: tuple[typing.Any, ...], value: object, where: str) -> typing.Any:
+    """What one field holds that can be of these types. Raises ValueError, saying where."""
     parts = [kind for kind in kinds if is_dataclass(kind)]
     if parts and isinstance(value, dict):
         fitting = [part for part in parts if _required(part) <= value.keys()]

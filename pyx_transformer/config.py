@@ -11,8 +11,8 @@ import math
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
-from pyx_transformer import _checks, _runtime
-from pyx_transformer._fields import as_values, check_fields, from_values, set_field
+from pyx_transformer import _checks
+from pyx_transformer._fields import as_values, check_fields, read_part, set_field
 from pyx_transformer._keys import wrong_keys
 from pyx_transformer.description import (
     MOST_LAYERS,
@@ -22,6 +22,7 @@ from pyx_transformer.description import (
     plain_stack,
     without_memory,
 )
+from pyx_transformer.head_configs import ClassifierConfig, Head, MaskedLMConfig
 from pyx_transformer.positions import FREQUENCIES, LAYOUTS
 from pyx_transformer.sizes import num_parameters
 
@@ -37,7 +38,14 @@ PLAIN = {
 }
 PLAIN_LAYERS = 6
 # The least that a whole number may be, where that is not 1.
-LEAST = {"position_start": 0, "start_id": 0, "end_id": 0, "mask_id": 0, "num_token_types": 0}
+LEAST = {
+    "position_start": 0,
+    "start_id": 0,
+    "end_id": 0,
+    "mask_id": 0,
+    "num_token_types": 0,
+    "logits_softcap": _checks.FLOAT32_TINY,
+}
 
 
 @dataclass(frozen=True, init=False)
@@ -191,7 +199,7 @@ class TokenConfig:
     def from_values(cls, this: str, values: dict):
         """The config with these fields, descriptions being tables. Raises ValueError, as `this`,
         for any others."""
-        parts = {**dict.fromkeys(cls.stacks, StackConfig), **PARTS}
+        parts = {**dict.fromkeys(cls.stacks, (StackConfig,)), **PARTS}
         known = cls.names()
         unknown = values.keys() - known
         required = {f.name for f in fields(cls) if f.default is MISSING} - {*cls.stacks}
@@ -199,9 +207,7 @@ class TokenConfig:
         if unknown or missing:
             raise ValueError(f"{this}: {wrong_keys(unknown, missing, known)}")
         read = {
-            name: from_values(parts[name], value, f"{this}: {name}")
-            if name in parts and isinstance(value, dict)
-            else value
+            name: read_part(parts[name], value, f"{this}: {name}") if name in parts else value
             for name, value in values.items()
         }
         try:
@@ -286,6 +292,8 @@ class TransformerLMConfig(TokenConfig):
 
     decoder: its description, without cross-attention; or in its place num_decoder_layers=6 and the
     paper's sizes as in `TransformerConfig`, as are the other fields, of the target's side.
+    logits_softcap: logits are softcap tanh(logits / softcap) (Gemma Team 2024); None for none.
+    start_id: None where nothing comes before a text: its first token is given, never predicted.
 
     Raises TypeError or ValueError, naming the field, also for fields that do not fit each other.
     """
@@ -294,7 +302,8 @@ class TransformerLMConfig(TokenConfig):
     decoder: StackConfig
     tie_output: bool = False
     output_bias: bool = True
-    start_id: int = 1
+    logits_softcap: float | None = None
+    start_id: int | None = 1
     end_id: int = 2
 
     stacks: ClassVar = {"decoder": ("num_decoder_layers", {"is_causal": True})}
@@ -306,7 +315,8 @@ class TransformerLMConfig(TokenConfig):
     def of_decoder(cls, config: TransformerConfig) -> TransformerLMConfig:
         """What a `TransformerConfig` says of the target's side, without cross-attention."""
         _checks.as_kind(f"{cls.__name__}.of_decoder", "config", config, TransformerConfig)
-        values = {field.name: getattr(config, field.name) for field in fields(cls)}
+        names = {field.name for field in fields(config)}
+        values = {name: getattr(config, name) for name in cls.names() & names}
         return cls(**{**values, "decoder": without_memory(config.decoder)})
 
     def _check(self, this):
@@ -320,25 +330,6 @@ class TransformerLMConfig(TokenConfig):
         vocab = self.tgt_vocab_size
         output = vocab * self.d_model * (not self.tie_output) + vocab * self.output_bias
         return self._stack_parameters() + self._side_parameters(vocab) + output
-
-
-BERT_NORM = NormConfig(eps=1e-12)
-
-
-@dataclass(frozen=True)
-class MaskedLMConfig:
-    """The head that says which tokens stood in masked places (Devlin et al. 2019).
-
-    logits = norm(activation(x W^T + b)) E^T + c, with E the token embeddings.
-    """
-
-    activation: str | None = "gelu"
-    norm: NormConfig | None = BERT_NORM
-
-    def __post_init__(self):
-        check_fields("MaskedLMConfig", self)
-        activations = _runtime.kernels.ACTIVATIONS
-        _checks.as_choice("MaskedLMConfig", "activation", self.activation, activations)
 
 
 @dataclass(frozen=True, init=False, kw_only=True)
@@ -360,7 +351,7 @@ class EncoderConfig(TokenConfig):
     num_token_types: int = 0
     embedding_size: int | None = None
     pooler: bool = False
-    head: MaskedLMConfig | None = None
+    head: Head | None = None
     mask_id: int | None = None
 
     stacks: ClassVar = {"encoder": ("num_encoder_layers", {})}
@@ -389,14 +380,26 @@ class EncoderConfig(TokenConfig):
         total = self._stack_parameters() + self._side_parameters(self.src_vocab_size)
         total += self.num_token_types * width + d * (width + 1) * (self.embedding_size is not None)
         total += d * (d + 1) * self.pooler
-        if self.head is not None:
-            norm = self.head.norm
-            norms = 0 if norm is None else norm.weight + bool(norm.bias)
-            total += width * (d + 1 + norms) + self.src_vocab_size
+        if isinstance(self.head, MaskedLMConfig):
+            total += self._dense_parameters(width) + self.src_vocab_size
+            total += self.src_vocab_size * width * (not self.head.tied)
+        if isinstance(self.head, ClassifierConfig):
+            total += self._dense_parameters(d) * self.head.dense + len(self.head.labels) * (d + 1)
         return total
 
+    def _dense_parameters(self, width: int) -> int:
+        """Of the head's first map, to rows of that width, and its norm."""
+        assert self.head is not None
+        norm = self.head.norm
+        norms = 0 if norm is None else norm.weight + bool(norm.bias)
+        return width * (self.d_model + self.head.bias + norms)
 
-PARTS = {"embedding_norm": NormConfig, "head": MaskedLMConfig}
+
+# What a table in the place of a field is; of two, the one whose required fields it has.
+PARTS: dict[str, tuple[type, ...]] = {
+    "embedding_norm": (NormConfig,),
+    "head": (ClassifierConfig, MaskedLMConfig),
+}
 
 
 def check_encoder(this: str, stack: StackConfig) -> None:
@@ -424,7 +427,7 @@ def check_decoder(this: str, stack: StackConfig, *, has_memory: bool) -> None:
 def check_ids(this: str, config: TransformerConfig | TransformerLMConfig) -> None:
     """Raise ValueError for a start or end token that the vocabulary lacks."""
     for name in ("start_id", "end_id"):
-        if getattr(config, name) >= config.tgt_vocab_size:
+        if (getattr(config, name) or 0) >= config.tgt_vocab_size:
             raise ValueError(
                 f"{this}: {name} is {getattr(config, name)}, expected a token id below "
                 f"tgt_vocab_size = {config.tgt_vocab_size}"

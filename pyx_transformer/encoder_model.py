@@ -9,7 +9,8 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer.config import EncoderConfig
 from pyx_transformer.embeddings import TokenEmbeddings
-from pyx_transformer.heads import MaskedLMHead
+from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
+from pyx_transformer.heads import ClassifierHead, MaskedLMHead, tanh
 from pyx_transformer.layers import Embedding, Linear
 from pyx_transformer.parameters import Parameters, Rng
 from pyx_transformer.sequences import Sequences
@@ -34,7 +35,8 @@ class EncoderModel(TokenModel):
     src_embedding.weight; src_positions.weight where positions are learned, src_embedding_norm.*,
     token_type_embedding.weight, embedding_projection.*, pooler.*, where the config has them; of the
     masked-token head head.dense.*, head.norm.*, output_projection.bias, and the embedding's weight
-    as output_projection.weight.
+    as output_projection.weight unless that is its own; of a classifier head.dense.*, head.norm.*
+    where there are such, and head.classifier.*.
 
     src_tokenizer is one of `text`, or None; src_vocabulary is its list of tokens, or a list set in
     its place, or None. Both are saved and loaded with the model.
@@ -53,7 +55,8 @@ class EncoderModel(TokenModel):
     def _build(self, rng):
         config, width = self.config, self.config.embedding_width
         self._embeddings(rng, "src")
-        self.token_type_embedding = self.embedding_projection = self.pooler = self.head = None
+        self.token_type_embedding = self.embedding_projection = self.pooler = None
+        self.head: MaskedLMHead | ClassifierHead | None = None
         if config.num_token_types:
             self.token_type_embedding = Embedding(config.num_token_types, width, rng=rng)
         if config.embedding_size is not None:
@@ -70,9 +73,11 @@ class EncoderModel(TokenModel):
         self.encoder = TransformerEncoder.of(config.encoder, rng)
         if config.pooler:
             self.pooler = Linear(config.d_model, config.d_model, rng=rng)
-        if config.head is not None:
+        if isinstance(config.head, MaskedLMConfig):
             self.head = MaskedLMHead(config.head, config.d_model, width, rng)
             self.output_projection = Linear(width, config.src_vocab_size, rng=rng)
+        elif config.head is not None:
+            self.head = ClassifierHead(config.head, config.d_model, rng)
 
     def __call__(
         self,
@@ -83,7 +88,9 @@ class EncoderModel(TokenModel):
         return_attention: bool = False,
         return_hidden_states: bool = False,
     ):
-        """src (B, S) token ids -> the head's logits (B, S, V) float32, zeros in the padding.
+        """src (B, S) token ids -> the head's logits: (B, S, V) float32, zeros in the padding, for
+        masked tokens, with as many labels as V for a classifier of tokens, (B, labels) for one of
+        sequences, zeros where one is empty.
 
         Arguments, and what else is given, as for `encode`. Raises as that does, and ValueError for
         a model without a head.
@@ -94,8 +101,15 @@ class EncoderModel(TokenModel):
         rows, sources, extra = self._encoded(
             this, src, src_lengths, token_types, return_attention, return_hidden_states
         )
-        logits = self.output_projection.apply(self.head.apply(rows))
-        return given(sources.padded(logits), *extra)
+        if isinstance(self.head, MaskedLMHead):
+            logits = sources.padded(self.output_projection.apply(self.head.apply(rows)))
+        elif self.head.config.of_tokens:
+            logits = sources.padded(self.head.apply(rows))
+        else:
+            logits = np.zeros((len(sources.counts), len(self.head.config.labels)), np.float32)
+            real = sources.counts > 0
+            logits[real] = self.head.apply(self._of_sequences(rows, sources, real))
+        return given(logits, *extra)
 
     def encode(
         self,
@@ -141,9 +155,16 @@ class EncoderModel(TokenModel):
         rows, sources, _ = self._encoded(this, src, src_lengths, token_types, False, False)
         out = np.zeros((len(sources.counts), self.config.d_model), np.float32)
         real = sources.counts > 0
-        # In float64, whose last bits may differ between machines, and rounded once.
-        out[real] = np.tanh(self.pooler.apply(rows[sources.starts[real]]), dtype=np.float64)
+        out[real] = tanh(self.pooler.apply(rows[sources.starts[real]]))
         return out
+
+    def _of_sequences(self, rows, sources, real):
+        """A row for each real sequence, as the classifier's pooling says."""
+        assert isinstance(self.config.head, ClassifierConfig)
+        if self.config.head.pooling == "mean":
+            return means(rows, sources.starts[real], sources.counts[real])
+        first = rows[sources.starts[real]]
+        return first if self.pooler is None else tanh(self.pooler.apply(first))
 
     def _encoded(self, this, src, src_lengths, token_types, return_attention, return_hidden):
         """The last rows, their sequences, and attention and hidden states as asked for."""
@@ -173,8 +194,11 @@ class EncoderModel(TokenModel):
     def forward(self, batch, parameters: Parameters, drop):
         """The head's rows at the places of a training `Batch`; back takes their gradient and gives
         nothing."""
-        if self.head is None:
-            raise ValueError("EncoderModel.forward: it has no head, expected one to train it with")
+        if not isinstance(self.head, MaskedLMHead):
+            raise ValueError(
+                "EncoderModel.forward: it has no head for masked tokens, expected one to train it "
+                "with"
+            )
         run = TrainingPass(parameters, drop, batch.input_sequences)
         types = None if self.token_type_embedding is None else np.zeros_like(batch.inputs)
         rows, embed_back = self.side("src").forward(batch.inputs, run, types)
@@ -191,4 +215,11 @@ class EncoderModel(TokenModel):
 
     def ties(self):
         tied = {"output_projection.weight": "src_embedding.weight"}
-        return tied if self.config.head is not None else {}
+        head = self.config.head
+        return tied if isinstance(head, MaskedLMConfig) and head.tied else {}
+
+
+def means(rows, starts, counts):
+    """The mean of each run of rows, added up in float64."""
+    sums = np.add.reduceat(rows.astype(np.float64), starts, axis=0)
+    return (sums / counts[:, None]).astype(np.float32)

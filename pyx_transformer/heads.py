@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _runtime
-from pyx_transformer.config import MaskedLMConfig
+from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
 from pyx_transformer.layers import Linear, norm_of
 from pyx_transformer.parameters import Layer, Rng
 
@@ -23,7 +23,7 @@ class MaskedLMHead(Layer):
 
     def __init__(self, config: MaskedLMConfig, d_model: int, width: int, rng: Rng):
         self.config = config
-        self.dense = Linear(d_model, width, rng=rng)
+        self.dense = Linear(d_model, width, bias=config.bias, rng=rng)
         self.norm = norm_of(config.norm, width, rng)
 
     def apply(self, rows):
@@ -47,3 +47,34 @@ class MaskedLMHead(Layer):
             return dense_back(grad)
 
         return out, back
+
+
+class ClassifierHead(Layer):
+    """norm(activation(x W1^T + b1)) W2^T + b2, the first part where the config has it.
+
+    Parameters: dense.*, norm.* where there are such, classifier.*.
+    """
+
+    def __init__(self, config: ClassifierConfig, d_model: int, rng: Rng):
+        self.config = config
+        self.dense = None
+        if config.dense:
+            self.dense = Linear(d_model, d_model, bias=config.bias, rng=rng)
+        self.norm = norm_of(config.norm, d_model, rng)
+        self.classifier = Linear(d_model, len(config.labels), rng=rng)
+
+    def apply(self, rows):
+        """rows (N, d_model) -> logits (N, labels)."""
+        if self.dense is not None:
+            if self.config.activation == "tanh":
+                rows = tanh(self.dense.apply(rows))
+            else:
+                rows = self.dense.apply(rows, self.config.activation)
+        if self.norm is not None:
+            rows = self.norm.apply(rows)
+        return self.classifier.apply(rows)
+
+
+def tanh(rows):
+    """In float64, whose last bits may differ between machines, and rounded once."""
+    return np.tanh(rows, dtype=np.float64).astype(np.float32)

@@ -59,7 +59,11 @@ class TransformerLM(TokenModel):
         self._embeddings(rng, "tgt")
         self.decoder = TransformerDecoder.of(config.decoder, rng)
         self.output_projection = Linear(
-            config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
+            config.d_model,
+            config.tgt_vocab_size,
+            bias=config.output_bias,
+            softcap=config.logits_softcap,
+            rng=rng,
         )
 
     def __call__(
@@ -100,9 +104,9 @@ class TransformerLM(TokenModel):
         """Hypotheses that begin with prompt (B, T) token ids, real up to prompt_lengths (B,).
 
         prompt may also be a list of sequences of different lengths.
-        Before the prompt comes config.start_id; a prompt may be empty. It is read in one pass, and
-        plays the part of a forced prefix: it is returned, but counts in no score and no length, and
-        holds no end token.
+        Before the prompt comes config.start_id; a prompt may then be empty. It is read in one pass,
+        and plays the part of a forced prefix: it is returned, but counts in no score and no length,
+        and holds no end token, except first where start_id is None.
         options and single settings: see `GenerationOptions`; neither coverage_penalty nor prefix
         nor return_attention.
 
@@ -137,7 +141,9 @@ class TransformerLM(TokenModel):
     ) -> list[NDArray[np.float32]]:
         """Log-probability of every token of tgt (B, T), after config.start_id, and of the end.
 
-        -> one float32 array (tgt_lengths[b] + 1,) per sequence. Raises as calling the model does.
+        -> one float32 array (tgt_lengths[b] + 1,) per sequence; where start_id is None, of every
+        token but the first and of the end, (tgt_lengths[b],). Raises as calling the model does,
+        and ValueError for an empty sequence where start_id is None.
         """
         from pyx_transformer import generation
 

@@ -44,14 +44,28 @@ if TYPE_CHECKING:
 class Linear(Layer):
     """activation(x W^T + b) with packed weights. Parameters: weight (out, in), bias (out,).
 
-    Initialised as in Glorot and Bengio 2010 (uniform), bias 0, drawn from rng: a generator, a seed
-    or None. Raises TypeError or ValueError, naming the argument.
+    With softcap the activation is softcap tanh(y / softcap) unless another is given (Gemma Team
+    2024). Initialised as in Glorot and Bengio 2010 (uniform), bias 0, drawn from rng: a generator,
+    a seed or None. Raises TypeError or ValueError, naming the argument.
     """
 
-    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, rng: Rng = None):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        bias: bool = True,
+        softcap: float | None = None,
+        rng: Rng = None,
+    ):
         self.in_features = _checks.as_size("Linear", "in_features", in_features)
         self.out_features = _checks.as_size("Linear", "out_features", out_features)
         self.has_bias = _checks.as_flag("Linear", "bias", bias)
+        self.softcap = softcap
+        if softcap is not None:
+            self.softcap = _checks.as_number(
+                "Linear", "softcap", softcap, minimum=_checks.FLOAT32_TINY
+            )
         generator = as_generator("Linear", rng)
         if isinstance(generator, Uninitialised):
             return
@@ -98,7 +112,9 @@ class Linear(Layer):
 
     def _load_own(self, arrays):
         bias = arrays["bias"] if self.has_bias else None
-        self.packed = _runtime.kernels.PackedLinear(arrays["weight"], bias)
+        self.packed = _runtime.kernels.PackedLinear(
+            arrays["weight"], bias, False, _runtime.get_num_threads(), self.softcap or 0.0
+        )
 
 
 def linear_forward(
@@ -134,11 +150,11 @@ def add_linear_gradients(weight: Parameter, bias: Parameter | None, grad, rows) 
     )
 
 
-def packed(weight: Parameter, bias: Parameter | None):
+def packed(weight: Parameter, bias: Parameter | None, softcap: float | None = None):
     """A run's weights as the product reads them."""
     bias_value = None if bias is None else bias.value
     return _runtime.kernels.PackedLinear(
-        weight.value, bias_value, False, _runtime.get_num_threads()
+        weight.value, bias_value, False, _runtime.get_num_threads(), softcap or 0.0
     )
 
 

@@ -8,7 +8,7 @@ gradients, asked for by the layer that they belong to.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -28,6 +28,19 @@ class Uninitialised:
 
 UNINITIALISED = Uninitialised()
 Rng: TypeAlias = "np.random.Generator | int | Uninitialised | None"
+
+
+class Deferred:
+    """An array of real numbers that is made each time it is asked for: of a file's arrays no second
+    copy is held while they are loaded."""
+
+    def __init__(self, shape: tuple[int, ...], read: Callable[[], NDArray[Any]]):
+        self.shape = shape
+        self._read = read
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """The array, read anew."""
+        return np.asarray(self._read(), dtype)
 
 
 class Layer:
@@ -65,10 +78,13 @@ class Layer:
         missing = [key for key in shapes if key not in state]
         unexpected = [str(key) for key in state if key not in shapes]
         misshapen = []
-        arrays = {}
+        arrays: dict[str, Floats | Deferred] = {}
         for key in shapes:
             if key in state:
-                arrays[key] = _checks.as_float32(who, key, state[key])
+                value = state[key]
+                if not isinstance(value, Deferred):
+                    value = _checks.as_float32(who, key, value)
+                arrays[key] = value
                 if arrays[key].shape != shapes[key]:
                     misshapen.append(f"{key} is {arrays[key].shape}, expected {shapes[key]}")
         problems = [
@@ -133,9 +149,12 @@ class Layer:
             for name, shape in layer._own_shapes().items()
         }
 
-    def _load(self, arrays: Mapping[str, Floats]) -> None:
+    def _load(self, arrays: Mapping[str, Floats | Deferred]) -> None:
         for prefix, layer in self.named_layers():
-            own = {name: arrays[f"{prefix}{name}"] for name in layer._own_shapes()}
+            own = {
+                name: np.ascontiguousarray(arrays[f"{prefix}{name}"], np.float32)
+                for name in layer._own_shapes()
+            }
             if own:
                 layer._load_own(own)
 

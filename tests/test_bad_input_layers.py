@@ -544,7 +544,7 @@ CONSTRUCTORS = {
     ),
 }
 OPTIONS = {"weight", "bias", "gated", "activation", "norm_first", "final_norm", "rng"}
-OPTIONS |= {"eps", "layer_norm_eps"}
+OPTIONS |= {"eps", "layer_norm_eps", "softcap"}
 BAD_OPTIONS = {
     "weight": (NOT_FLAGS, []),
     "bias": (NOT_FLAGS, []),
@@ -554,6 +554,7 @@ BAD_OPTIONS = {
     "activation": ([1, True, np.tanh, ["relu"]], ["", "ReLU", "tanh"]),
     "eps": ([None, "1", 1j, True, [1.0]], [-1e-9, np.nan, np.inf, 1e39, 10**400]),
     "layer_norm_eps": ([None, "1", 1j, True, [1.0]], [-1e-9, np.nan, np.inf, 1e39, 10**400]),
+    "softcap": (["1", 1j, True, [1.0]], [0, -1.0, np.nan, np.inf, 1e39, 1e-40, 10**400]),
     "rng": (["0", 1.5, {}, object()], [-1, [-1]]),
 }
 

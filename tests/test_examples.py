@@ -14,13 +14,17 @@ from pyx_transformer.training import Examples, TrainingOptions, train
         (-1, ValueError, "is -1, expected at least 0"),
         (1.0, TypeError, "is 1.0, expected an integer"),
         ("1", TypeError, "is '1', expected an integer"),
-        (None, TypeError, "is None, expected an integer"),
         (True, TypeError, "is True, expected an integer"),
     ],
 )
 def test_special_ids_are_whole_numbers(name, value, error, says):
     with pytest.raises(error, match=f"Examples: {name} {says}"):
         Examples([[3]], [[4]], **{"start_id": 1, "end_id": 2, name: value})
+
+
+def test_an_end_is_needed():
+    with pytest.raises(TypeError, match=r"Examples: end_id is None, expected an integer"):
+        Examples([[3]], [[4]], start_id=1, end_id=None)
 
 
 @pytest.mark.parametrize("name", ["start_id", "end_id"])

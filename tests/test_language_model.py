@@ -1,5 +1,6 @@
 """The decoder-only model against float64, its files, and what it makes of prompts."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from models import (
 
 import pyx_transformer as pt
 from pyx_transformer.generation import KeyValueCache
+from pyx_transformer.training import Examples
 
 # B 4, T 7.
 LENGTHS = [7, 3, 0, 1]
@@ -615,3 +617,90 @@ def test_perplexity(tgt):
     scores = language_model().score(tgt, LENGTHS)
     mean = np.mean(np.concatenate(scores), dtype=np.float64)
     assert pt.perplexity(scores) == pytest.approx(np.exp(-mean), rel=1e-12)
+
+
+# A text's first token may be given: nothing comes before it.
+
+
+def begun(model):
+    """The same model, to which each text brings its own start."""
+    other = pt.TransformerLM(dataclasses.replace(model.config, start_id=None), rng=0)
+    other.load_state_dict(model.state_dict())
+    return other
+
+
+@pytest.mark.parametrize("setting", [{}, {"beam_size": 3, "num_hypotheses": 2}])
+def test_a_start_that_is_given_is_as_one_of_the_model(setting, tgt):
+    model = lively_model()
+    own = model.generate(tgt, LENGTHS, max_length=9, return_scores=True, **setting)
+    starts = np.full((4, 1), model.config.start_id)
+    given = begun(model).generate(
+        np.hstack([starts, tgt]),
+        np.array(LENGTHS) + 1,
+        max_length=9,
+        return_scores=True,
+        **setting,
+    )
+    for one, other in zip(own.hypotheses, given.hypotheses, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert [model.config.start_id, *a.sequence] == b.sequence.tolist()
+            assert a.score == b.score
+    for one, other in zip(
+        model.score(tgt, LENGTHS),
+        begun(model).score(np.hstack([starts, tgt]), np.array(LENGTHS) + 1),
+        strict=True,
+    ):
+        assert_same_bits(one, other)
+
+
+def test_a_start_that_is_given_may_be_an_end_token():
+    """GPT-2 has one token for both."""
+    model = begun(lively_model())
+    end = model.config.end_id
+    (text,) = model.generate([[end, 5]], max_length=4).sequences
+    assert text.tolist()[:2] == [end, 5]
+    with pytest.raises(ValueError, match=r"prompt\[0\] holds 2, expected no end token"):
+        model.generate([[5, end]])
+
+
+def test_a_start_has_to_be_given():
+    model = begun(language_model())
+    says = r"is empty, expected at least one token because the config's start_id is None"
+    with pytest.raises(ValueError, match=rf"^TransformerLM\.generate: prompt\[1\] {says}"):
+        model.generate([[3, 4], [5, 6]], [2, 0])
+    with pytest.raises(ValueError, match=rf"tgt\[0\] {says}"):
+        model.score(np.zeros((1, 0), int))
+    with pytest.raises(
+        ValueError, match=r"^Examples: targets\[1\] is empty, expected at least one"
+    ):
+        Examples(None, [[3], []], start_id=None, end_id=2)
+
+
+def test_examples_that_bring_their_start():
+    own = Examples(None, [[5, 6], [7]], start_id=1, end_id=2).batch(np.arange(2))
+    given = Examples(None, [[1, 5, 6], [1, 7]], start_id=None, end_id=2).batch(np.arange(2))
+    assert own.inputs.tolist() == given.inputs.tolist()
+    assert own.targets.tolist() == given.targets.tolist()
+    assert own.input_sequences.counts.tolist() == given.input_sequences.counts.tolist()
+
+
+# Capped logits.
+
+
+def test_capped_logits(tgt):
+    model = lively_model()
+    config = dataclasses.replace(model.config, logits_softcap=2.5)
+    capped = pt.TransformerLM(config, rng=0)
+    capped.load_state_dict(model.state_dict())
+    logits = capped(tgt, LENGTHS)
+    exact = 2.5 * np.tanh(model(tgt, LENGTHS).astype(float) / 2.5)
+    np.testing.assert_allclose(logits, exact, rtol=0, atol=4e-7)
+    assert np.abs(logits).max() > 2
+    (text,) = capped.generate(tgt[:1, :3], max_length=1).sequences
+    row = capped(np.array([[config.start_id, *tgt[0, :3]]]))[0, -1]
+    row[config.end_id] = -np.inf
+    assert text[-1] == row.argmax() or len(text) == 3
+    scores = capped.score(tgt[:1])[0]
+    whole = capped(np.array([[config.start_id, *tgt[0]]]))[0]
+    expected = pt.ops.log_softmax(whole)[np.arange(8), [*tgt[0], config.end_id]]
+    assert_same_bits(scores, expected)

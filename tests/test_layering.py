@@ -24,7 +24,7 @@ LEVELS = (
     ("generation", "token_model"),
     ("heads", "embeddings"),
     ("config",),
-    ("sizes",),
+    ("head_configs", "sizes"),
     ("stacks",),
     ("sub_layers",),
     ("attention", "feed_forward"),

@@ -1,6 +1,7 @@
 """Gradients of whole models: every parameter of every layer against central differences of the
 reference in float64, and the same bits for any number of threads."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -118,9 +119,12 @@ def test_every_parameter_against_central_differences(variant, dropout):
         assert error <= 3e-6 * np.linalg.norm(gradient), key
 
 
-def test_a_language_model_is_the_decoder_alone():
-    """Its gradients are those of differences of its own logits."""
-    one = randomised(pt.TransformerLM(small_config(), rng=0), seed=3)
+@pytest.mark.parametrize("softcap", [None, 1.5])
+def test_a_language_model_is_the_decoder_alone(softcap):
+    """Its gradients are those of differences of its own logits, capped ones too."""
+    config = pt.TransformerLMConfig.of_decoder(small_config())
+    config = dataclasses.replace(config, logits_softcap=softcap)
+    one = randomised(pt.TransformerLM(config, rng=0), seed=3)
     rng = np.random.default_rng(0)
     texts = [token_ids(rng, one.config.tgt_vocab_size, n) for n in (7, 2)]
     examples = Examples(None, texts, start_id=1, end_id=2)

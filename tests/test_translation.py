@@ -196,5 +196,5 @@ def test_an_encoder_alone_gives_no_texts():
         expected = f"{function.__name__}: model is a EncoderModel, expected a {kind}$"
         with pytest.raises(TypeError, match=expected):
             function(encoder, SENTENCES)
-    with pytest.raises(ValueError, match="it has no head, expected one to train"):
+    with pytest.raises(ValueError, match="it has no head for masked tokens, expected one to train"):
         encoder.forward(None, None, None)

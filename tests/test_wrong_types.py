@@ -51,7 +51,7 @@ CASES = [
             "sources": (3, NOTHING, np.array(3), "text", [None], ["a"], [[None]], [[-1]], [[[3]]]),
             "targets": (None, *NO_LIST, [[1.5]]),
             "references": (3, NOTHING, "text", [None]),
-            "start_id": (None, "text", NOTHING),
+            "start_id": ("text", NOTHING),
         },
     ),
     (Texts, {"texts": [[3]]}, {"texts": (*NO_LIST, [["a"]])}),

@@ -41,6 +41,7 @@ class PackedLinear:
         bias: _Floats | None = None,
         transposed: bool = False,
         n_threads: int = 1,
+        softcap: float = 0.0,
     ) -> None: ...
     def unpack(self) -> _Floats: ...
 

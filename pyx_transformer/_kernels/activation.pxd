@@ -16,6 +16,7 @@ cdef enum Activation:
     GELU_TANH = 3
     QUICK_GELU = 4
     SILU = 5
+    SOFT_CAP = 6    # cap tanh(x / cap): see `soft_capped`
 
 
 cdef inline vf exponential(vf x) noexcept nogil:
@@ -102,6 +103,11 @@ cdef inline vf activate(vf x, int activation) noexcept nogil:
     elif activation == SILU:
         return silu(x, 1.0)
     return x
+
+
+cdef inline vf soft_capped(vf x, float cap) noexcept nogil:
+    """cap tanh(x / cap)"""
+    return fill(cap) * hyperbolic_tangent(x / fill(cap))
 
 
 cdef struct Values:

@@ -22,7 +22,7 @@ from pyx_transformer._kernels.attention_job cimport (
     Attention, capped_and_biased, end_key, first_key, mask_place, masked, may_attend, score_work,
 )
 from pyx_transformer._kernels.attention_step cimport (
-    BLOCK_KEYS, Coming, attend_one, divided, exponentials, is_one_plain_query,
+    BLOCK_KEYS, Coming, attend_one, divided, exponentials, is_one_plain_query, what_comes,
 )
 from pyx_transformer._kernels.packing cimport PANEL, pack, pack_rows, padded
 from pyx_transformer._kernels.scratch cimport ensure, scratch
@@ -386,17 +386,6 @@ cdef inline bint next_item(const Attention* job, Item* item, Py_ssize_t queries)
     return item.b < job.batch
 
 
-cdef inline Coming what_comes(const Attention* job, const Item* item, bint more) noexcept nogil:
-    """What an item reads, of which nothing has been asked for; nothing where keys are in no pages
-    or there are no more items."""
-    cdef Py_ssize_t kv_head = item.h // job.group
-    if not more or job.key_rows == NULL:
-        return Coming(NULL, NULL, NULL, 0, 0)
-    return Coming(job.key + kv_head * job.key_head, job.value + kv_head * job.value_head,
-                  job.key_rows[item.b], first_key(job, item.b, item.t),
-                  end_key(job, item.b, item.t))
-
-
 cdef struct Items:
     # The next `work` operations from `item` on; an item is a run of `queries`, and a thread has
     # `size` floats of the workspace.
@@ -422,7 +411,7 @@ cdef inline void attend_share(const void* work, int part, int parts) noexcept no
         more = next_item(attention, &next, job.queries)
         t_end = min(item.t + job.queries, <Py_ssize_t>attention.query_counts[item.b])
         if <int>(done * parts / job.work) == part:
-            coming = what_comes(attention, &next, more)
+            coming = what_comes(attention, next.b if more else -1, next.h, next.t)
             attend(attention, item.b, item.h, item.t, t_end, job.workspace + part * job.size,
                    &coming)
         done += item_work(attention, item.b, item.t, t_end)

@@ -9,7 +9,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
-from pyx_transformer._kernels.activation cimport hyperbolic_tangent
+from pyx_transformer._kernels.activation cimport soft_capped
 from pyx_transformer._kernels.scratch cimport ensure
 from pyx_transformer._kernels.simd cimport (
     VF, fill, load, load_bytes, load_part, select_less, vf,
@@ -127,7 +127,7 @@ cdef inline vf capped_and_biased(
 ) noexcept nogil:
     """Soft cap and bias on head h's scores of neighbouring keys, the first at that distance."""
     if job.softcap != 0.0:
-        scores = fill(job.softcap) * hyperbolic_tangent(scores / fill(job.softcap))
+        scores = soft_capped(scores, job.softcap)
     ensure(BIAS_PAD >= VF)
     if job.bias != NULL:
         scores = scores + load(

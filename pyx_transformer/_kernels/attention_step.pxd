@@ -8,7 +8,9 @@ from libc.stdint cimport int64_t
 from libc.string cimport memset
 
 from pyx_transformer._kernels.activation cimport exponential
-from pyx_transformer._kernels.attention_job cimport Attention, capped_and_biased
+from pyx_transformer._kernels.attention_job cimport (
+    Attention, capped_and_biased, end_key, first_key,
+)
 from pyx_transformer._kernels.scratch cimport ensure
 from pyx_transformer._kernels.simd cimport (
     LANES, PARTS, VF, fill, fused, lanes_from, load, load_part, maximum, maximum_lane,
@@ -81,6 +83,18 @@ cdef struct Coming:
     const int64_t* places
     Py_ssize_t first
     Py_ssize_t end
+
+
+cdef inline Coming what_comes(
+    const Attention* job, Py_ssize_t b, Py_ssize_t h, Py_ssize_t t,
+) noexcept nogil:
+    """What query t of a head of sequence b reads, of which nothing has been asked for; nothing
+    where keys are in no pages or b is -1."""
+    if b < 0 or job.key_rows == NULL:
+        return Coming(NULL, NULL, NULL, 0, 0)
+    return Coming(job.key + h // job.group * job.key_head,
+                  job.value + h // job.group * job.value_head,
+                  job.key_rows[b], first_key(job, b, t), end_key(job, b, t))
 
 
 cdef inline void ask_for(Coming* coming, Py_ssize_t count, const Attention* job) noexcept nogil:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pyx_transformer._kernels cimport attention as attention_kernel
 from pyx_transformer._kernels.activation cimport (
-    GELU, GELU_TANH, IDENTITY, QUICK_GELU, RELU, SILU, activate_all,
+    GELU, GELU_TANH, IDENTITY, QUICK_GELU, RELU, SILU, SOFT_CAP, activate_all,
 )
 from pyx_transformer._kernels.attention_job cimport BIAS_PAD as BIAS_PAD_FLOATS
 from pyx_transformer._kernels.attention_job cimport Attention, no_attention
@@ -82,7 +82,8 @@ cdef float[::1] aligned_floats(Py_ssize_t size):
 
 
 cdef class PackedLinear:
-    """Weights (out_features, in_features) packed into panels, with their bias.
+    """Weights (out_features, in_features) packed into panels, with their bias, and the soft cap of
+    what they give, 0 for none.
 
     With `transposed` weight is (in_features, out_features).
     The layout depends on the instruction set: pickle `unpack()`, never the panels.
@@ -91,10 +92,12 @@ cdef class PackedLinear:
     cdef readonly Py_ssize_t in_features
     cdef float[::1] panels
     cdef float[::1] padded_bias     # zeros past out_features; None without a bias
+    cdef float softcap
 
     def __init__(self, const float[:, ::1] weight, const float[::1] bias=None,
-                 bint transposed=False, int n_threads=1):
+                 bint transposed=False, int n_threads=1, float softcap=0.0):
         cdef Move move
+        self.softcap = softcap
         self.out_features, self.in_features = weight.shape[0], weight.shape[1]
         if transposed:
             self.out_features, self.in_features = self.in_features, self.out_features
@@ -128,10 +131,13 @@ cdef class PackedLinear:
         return np.asarray(weight)
 
     cdef Product job(self, float* out, const float* x, Py_ssize_t m) noexcept nogil:
-        """x times these weights plus their bias; nothing else."""
+        """x times these weights plus their bias, capped; nothing else."""
         cdef Product job = plain_product(out, x, floats_of(self.panels), m, self.out_features,
                                          self.in_features)
         job.bias = floats_of(self.padded_bias)
+        if self.softcap != 0.0:
+            job.activation = SOFT_CAP
+            job.softcap = self.softcap
         return job
 
 
@@ -162,7 +168,8 @@ def linear(float[:, ::1] out, const float[:, ::1] x, PackedLinear packed not Non
     cdef double unheard = 0.0
     with nogil:
         job = packed.job(floats_of(out), floats_of(x), x.shape[0])
-        job.activation = activation
+        if activation != IDENTITY:
+            job.activation = activation
         job.factor = floats_of(factor)
         job.residual = floats_of(residual)
         product(&job, n_threads, &unheard)

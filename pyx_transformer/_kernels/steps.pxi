@@ -20,6 +20,7 @@ cdef class Steps:
     cdef Rules rules
     cdef const int64_t[::1] sequences, sequence_starts, suppressed, end_tokens
     cdef int64_t start_id
+    cdef int starts                     # tokens before those of a row: 1; 0 where start_id is -1
     cdef float[:, ::1] room             # for the logits of a step
 
     def __init__(self, Cache cache not None, PackedLinear projection not None, options, hooks,
@@ -29,6 +30,7 @@ cdef class Steps:
         self.has_constraint = options.constraint is not None
         self.needs_weights = options.coverage_penalty != 0
         self.start_id = start_id
+        self.starts = start_id >= 0
         self.end_tokens = np.array(end_tokens, np.int64)
         self.suppressed = np.array(options.suppress_tokens, np.int64)
         self.sequences = np.array([i for ids in options.suppress_sequences for i in ids], np.int64)
@@ -57,16 +59,16 @@ cdef class Steps:
             for row in unit.rows:
                 pasts.append(row.past)
                 memories.append(unit.sentence.memory)
-                tokens += unit.length + 1 - row.past.length
+                tokens += unit.length + self.starts - row.past.length
         ids = np.empty(tokens, np.int64)
         counts = np.empty(len(pasts), np.int64)
         tokens = 0
         for unit in units:
             for row in unit.rows:
-                for i in range(row.past.length, unit.length + 1):
-                    ids[tokens] = row.tokens[i - 1] if i > 0 else self.start_id
+                for i in range(row.past.length, unit.length + self.starts):
+                    ids[tokens] = row.tokens[i - self.starts] if i >= self.starts else self.start_id
                     tokens += 1
-                counts[rows] = unit.length + 1 - row.past.length
+                counts[rows] = unit.length + self.starts - row.past.length
                 rows += 1
         decoded = np.empty((tokens, d), np.float32)
         if self.needs_weights and memories[0] is not None:

@@ -8,12 +8,14 @@ config.json holds the fields of the `TransformerConfig` and, for other than a `T
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 from pyx_transformer._checks import as_choice, as_kind, brief
 from pyx_transformer._files import as_path, read_text, replace_files
-from pyx_transformer.checkpoints import safetensors, sides
+from pyx_transformer.checkpoints import hugging_face, safetensors, sides
 from pyx_transformer.config import TransformerConfig, TransformerLMConfig, as_object
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
@@ -63,8 +65,11 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
 
 
 def load(directory: str | os.PathLike[str]) -> Model:
-    """Read the model that `save` wrote, or the one of that name that comes with the package.
+    """Read the model that `save` wrote, one in Hugging Face's layout, or the one of that name that
+    comes with the package.
 
+    In Hugging Face's layout config.json has a model_type, one of those that
+    `checkpoints.families` knows, and the weights are safetensors, in one file or in several.
     "en-ja" translates English into Japanese; a directory of that name goes before it. Raises
     FileNotFoundError for a missing file, IsADirectoryError for a folder in its place, OSError for
     a pipe or a device there, ValueError, naming the file, for one that is malformed or does not fit
@@ -74,9 +79,12 @@ def load(directory: str | os.PathLike[str]) -> Model:
         SHIPPED / directory if is_shipped(directory) else as_path("load", "directory", directory)
     )
     check_folder(directory)
-    architecture, config = read_config(directory / CONFIG)
-    state = safetensors.read_arrays(directory / WEIGHTS)
-    held = sum(array.size for array in state.values())
+    values = read_values(directory / CONFIG)
+    if "model_type" in values:
+        return hugging_face.load(directory, values)
+    architecture, config = as_config(directory / CONFIG, values)
+    state = safetensors.read_tensors(directory / WEIGHTS)
+    held = sum(math.prod(tensor.shape) for tensor in state.values())
     # Where the two are that far apart, the model is not built to find out which parameters differ.
     expected = config.num_parameters
     if expected > 2 * held + 1_000_000:
@@ -89,6 +97,7 @@ def load(directory: str | os.PathLike[str]) -> Model:
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {directory / WEIGHTS}: {error}") from error
+    state.warn(stacklevel=2)
     path = directory / GENERATION
     if hasattr(model, "generation_options") and path.exists():
         text = read_text(path, who="load: ")
@@ -126,12 +135,19 @@ def as_config_text(model: TokenModel) -> str:
     return json.dumps({"architecture": name, **model.config.to_values()}, indent=2) + "\n"
 
 
-def read_config(path: Path):
-    """The kind of model and its config. Raises ValueError, naming the file, where it is
-    malformed."""
+def read_values(path: Path) -> dict[str, Any]:
+    """The table in a JSON file. Raises ValueError, naming the file, where there is none."""
     text = read_text(path, who="load: ")
     try:
-        values = as_object("config", text)
+        return as_object("config", text)
+    except ValueError as error:
+        raise ValueError(f"load: {path}: {error}") from error
+
+
+def as_config(path: Path, values: dict[str, Any]):
+    """The kind of model and its config. Raises ValueError, naming the file, where it is
+    malformed."""
+    try:
         name = values.pop("architecture", "Transformer")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)

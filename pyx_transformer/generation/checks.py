@@ -84,6 +84,15 @@ def check_fit(
         )
 
 
+def check_begun(this: str, name: str, count: int) -> None:
+    """Raise ValueError for no tokens, where the model has none that begins a text."""
+    if not count:
+        raise ValueError(
+            f"{this}: {name} is empty, expected at least one token because the config's start_id "
+            "is None"
+        )
+
+
 def as_max_length(
     this: str,
     model: Decoding,

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer.generation.attention import with_attention
-from pyx_transformer.generation.checks import as_max_length, as_prefixes, check_fit, limit_of
+from pyx_transformer.generation.checks import (
+    as_max_length,
+    as_prefixes,
+    check_begun,
+    check_fit,
+    limit_of,
+)
 from pyx_transformer.generation.results import Generation, Hypothesis, kept
 from pyx_transformer.generation.search import Searching, Waiting
 
@@ -83,7 +89,12 @@ def begun_alone(
             )
     ids, prompts = model.sequences(this, "prompt", prompt, prompt_lengths)
     prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
-    check_fit(this, model, options, "prompt", prefixes)
+    chosen = prefixes
+    if model.config.start_id is None:
+        for number, prefix in enumerate(prefixes):
+            check_begun(this, f"prompt[{number}]", len(prefix))
+        chosen = [prefix[1:] for prefix in prefixes]  # the first may be an end token: GPT-2's is
+    check_fit(this, model, options, "prompt", chosen)
     max_length = as_max_length(this, model, options, "prompt", prefixes)
 
     def found() -> Found:

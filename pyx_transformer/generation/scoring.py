@@ -8,7 +8,7 @@ import numpy as np
 
 from pyx_transformer import _checks, ops
 from pyx_transformer._kinds import as_list
-from pyx_transformer.generation.checks import check_model
+from pyx_transformer.generation.checks import check_begun, check_model
 from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -73,6 +73,8 @@ def score_targets(
 ) -> list[NDArray[np.float32]]:
     """The scores of the sequences of ids (N,), whose rows `decode` takes through the decoder."""
     config = model.config
+    if config.start_id is None:
+        return score_begun(this, model, ids, targets, decode)
     extended = Sequences.of_counts(targets.counts + 1)
     model.check_length(this, "tgt with its start has length", extended.length)
     starts, counts = extended.starts, extended.counts
@@ -83,6 +85,24 @@ def score_targets(
     rows = decode(model.side("tgt").apply(inputs, extended.position_ids()), extended)
     scores = score_rows(model.output_projection, rows, outputs)
     return [part.copy() for part in np.split(scores, starts[1:])] if len(starts) else []
+
+
+def score_begun(
+    this: str,
+    model: Decoding,
+    ids: NDArray[np.int64],
+    targets: Sequences,
+    decode: Callable[[NDArray[np.float32], Sequences], NDArray[np.float32]],
+) -> list[NDArray[np.float32]]:
+    """`score_targets` where each sequence's first token is given."""
+    for number, count in enumerate(targets.counts):
+        check_begun(this, f"tgt[{number}]", int(count))
+    ends = targets.starts + targets.counts - 1
+    outputs = np.roll(ids, -1)
+    outputs[ends] = model.config.end_id
+    rows = decode(model.side("tgt").apply(ids, targets.position_ids()), targets)
+    scores = score_rows(model.output_projection, rows, outputs)
+    return [part.copy() for part in np.split(scores, ends[:-1] + 1)] if len(ends) else []
 
 
 def score_rows(

@@ -58,7 +58,7 @@ class Searching:
             model.output_projection.packed,
             options,
             Hooks(options),
-            start_id=model.config.start_id,
+            start_id=-1 if model.config.start_id is None else model.config.start_id,
             end_tokens=options.end_tokens or (model.config.end_id,),
         )
 

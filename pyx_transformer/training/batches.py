@@ -41,7 +41,8 @@ class Batch:
 class Examples:
     """A corpus of token ids: sources and targets, lists of arrays (T,); sources may be None.
 
-    Each target is read after start_id and ends with end_id, which it does not hold itself.
+    Each target is read after start_id, or from its own first token on where that is None, and ends
+    with end_id, which it does not hold itself.
     references: the texts of the targets, if known, for scores that compare texts. Raises TypeError
     or ValueError for what is no list, lists that are not of equal length or hold anything but whole
     numbers of at least 0 (references: texts), and ids that are none.
@@ -52,7 +53,7 @@ class Examples:
         sources: Sequence[ArrayLike] | None,
         targets: Sequence[ArrayLike],
         *,
-        start_id: int,
+        start_id: int | None,
         end_id: int,
         references: Sequence[str] | None = None,
     ):
@@ -68,7 +69,15 @@ class Examples:
                     f"Examples: {name} has {len(others)} entries, expected {len(self.targets)} "
                     "because targets has as many"
                 )
-        self.start_id = _checks.as_integer("Examples", "start_id", start_id, minimum=0)
+        self.start_id = start_id
+        if start_id is not None:
+            self.start_id = _checks.as_integer("Examples", "start_id", start_id, minimum=0)
+        elif not all(map(len, self.targets)):
+            empty = list(map(len, self.targets)).index(0)
+            raise ValueError(
+                f"Examples: targets[{empty}] is empty, expected at least one token because "
+                "start_id is None"
+            )
         self.end_id = _checks.as_integer("Examples", "end_id", end_id, minimum=0)
         # A target is read with its start or end token.
         self.lengths = np.array([len(target) + 1 for target in self.targets], np.int64)
@@ -121,12 +130,14 @@ class Examples:
     def batch(self, numbers: NDArray[np.int64]) -> Batch:
         """The examples of these numbers."""
         targets = [self.targets[i] for i in numbers]
-        start, end = ([token] for token in (self.start_id, self.end_id))
+        start = [] if self.start_id is None else [self.start_id]
+        end = [self.end_id]
         sources = source_sequences = None
         if self.sources is not None:
             sources, source_sequences = as_rows([self.sources[i] for i in numbers])
         inputs, input_sequences = as_rows([np.concatenate([start, ids]) for ids in targets])
-        outputs, _ = as_rows([np.concatenate([ids, end]) for ids in targets])
+        first = 1 - len(start)
+        outputs, _ = as_rows([np.concatenate([ids[first:], end]) for ids in targets])
         return Batch(numbers, inputs, outputs, input_sequences, sources, source_sequences)
 
     def epoch(self, seed: int, epoch: int, tokens: int) -> list[NDArray[np.int64]]:

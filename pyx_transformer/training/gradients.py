@@ -51,6 +51,7 @@ def add_gradients(
         rows,
         parameters.of(model.output_projection, "weight"),
         parameters.get(model.output_projection, "bias"),
+        model.output_projection.softcap,
         batch.targets,
         label_smoothing,
         1 / tokens,
@@ -84,22 +85,32 @@ class Dropout:
 
 
 def projected_loss(
-    rows, weight: Parameter, bias: Parameter | None, targets, smoothing: float, factor: float
+    rows,
+    weight: Parameter,
+    bias: Parameter | None,
+    softcap: float | None,
+    targets,
+    smoothing: float,
+    factor: float,
 ):
-    """The summed cross-entropy of softmax(rows W^T + b), with its gradient times factor.
+    """The summed cross-entropy of softmax(rows W^T + b), with its gradient times factor; with
+    softcap of the capped logits.
 
     As `functions.cross_entropy`, some rows at a time, and the parameters' gradients at once: of
     the logits only those of these rows exist. -> (loss, gradient of rows).
     """
     kernels, threads = _runtime.kernels, _runtime.get_num_threads()
-    forth, back = packed(weight, bias), transposed(weight)
+    forth, back = packed(weight, bias, softcap), transposed(weight)
     grad_rows = np.empty_like(rows)
     losses = np.zeros(len(rows))
     run = max(LOGITS // len(weight.value), 1)
     for begin in range(0, len(rows), run):
         part = slice(begin, begin + run)
         logits = multiplied(rows[part], forth)
+        slope = None if softcap is None else 1 - np.square(logits / np.float32(softcap))
         kernels.cross_entropy(losses[part], logits, targets[part], smoothing, factor, threads)
+        if slope is not None:
+            logits *= slope
         kernels.linear(grad_rows[part], logits, back, None, None, 0, threads)
         add_linear_gradients(weight, bias, logits, rows[part])
     return math.fsum(losses), grad_rows

@@ -1,0 +1,108 @@
+"""Tensors of a file, read when they are asked for, and a model's state made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyx_transformer.parameters import Deferred
+
+KINDS = ("weight", "bias")
+
+
+class Tensor(Deferred):
+    """A tensor of a file, or what is made of some: its name there, its shape, and how to read it.
+
+    What changes one gives another and reads nothing.
+    """
+
+    def __init__(self, name: str, shape: tuple[int, ...], read: Callable[[], NDArray[Any]]):
+        super().__init__(shape, read)
+        self.name = name
+
+    def changed(
+        self, change: Callable[[NDArray[Any]], NDArray[Any]], shape: tuple[int, ...] | None = None
+    ) -> Tensor:
+        """The tensor after a change, of its own shape unless another is given."""
+        return Tensor(
+            self.name, self.shape if shape is None else shape, lambda: change(np.asarray(self))
+        )
+
+    @property
+    def T(self) -> Tensor:
+        """The transposed matrix."""
+        return self.changed(np.transpose, self.shape[::-1])
+
+    def rows(self, begin: int, end: int | None = None) -> Tensor:
+        """Rows begin ... end - 1."""
+        count = len(range(*slice(begin, end).indices(self.shape[0] if self.shape else 0)))
+        return self.changed(lambda array: array[begin:end], (count, *self.shape[1:]))
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """Tensors one below the other."""
+    first, *others = tensors
+    if not others:
+        return first
+    # What does not fit is told by its shape, before anything is read.
+    rows = sum(tensor.shape[0] if tensor.shape else 0 for tensor in tensors)
+    return Tensor(
+        ", ".join(tensor.name for tensor in tensors),
+        (rows, *first.shape[1:]),
+        lambda: np.concatenate([np.asarray(tensor, np.float32) for tensor in tensors]),
+    )
+
+
+class Renaming:
+    """The state of a model of ours, made of a file's tensors.
+
+    state: tensors by our keys. names: what each key that was looked for is called in the file,
+    there or not. used: names of tensors that have a place.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = tensors
+        self.state: dict[str, Tensor] = {}
+        self.names: dict[str, str] = {}
+        self.used: set[str] = set()
+
+    def take(self, ours: str, *theirs: str) -> None:
+        """These tensors, one below the other, under our key, if all are there."""
+        self.names[ours] = ", ".join(theirs)
+        if all(name in self.tensors for name in theirs):
+            self.state[ours] = stacked([self.tensors[name] for name in theirs])
+            self.used.update(theirs)
+
+    def move(self, names: Mapping[str, str]) -> None:
+        """The weights and biases of layers, their names by ours."""
+        for ours, their in names.items():
+            for kind in KINDS:
+                self.take(f"{ours}.{kind}", f"{their}.{kind}")
+
+    def move_attention(self, ours: str, inputs: list[str], output: str) -> None:
+        """An attention: the projections of queries, keys and values one below the other."""
+        self.move({f"{ours}.out_proj": output})
+        for kind in KINDS:
+            self.take(f"{ours}.in_proj_{kind}", *(f"{name}.{kind}" for name in inputs))
+
+    def move_layers(
+        self,
+        ours: str,
+        their: str,
+        count: int,
+        names: Mapping[str, str],
+        self_attn: list[str],
+        multihead_attn: list[str] | None = None,
+    ) -> None:
+        """All layers of a stack; {} in `their` stands for the number of one. Of an attention the
+        last name is that of its output."""
+        for i in range(count):
+            inner, outer = f"{ours}.layers.{i}", their.format(i)
+            self.move({f"{inner}.{a}": f"{outer}.{b}" for a, b in names.items()})
+            for name, parts in (("self_attn", self_attn), ("multihead_attn", multihead_attn)):
+                if parts is not None:
+                    *inputs, output = (f"{outer}.{part}" for part in parts)
+                    self.move_attention(f"{inner}.{name}", inputs, output)

@@ -1,0 +1,273 @@
+"""Opening directories in Hugging Face's layout: shards, tied copies, and what is refused."""
+
+import json
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from models import assert_same_bits
+
+import pyx_transformer as pt
+
+FAMILIES = (
+    "albert, bart, bert, distilbert, gemma2, gpt2, gpt_neox, llama, m2m_100, marian, mbart, "
+    "mistral, modernbert, mpnet, mt5, qwen2, qwen3, roberta, t5, umt5, xlm-roberta"
+)
+
+
+@pytest.fixture
+def copied(shared_data, tmp_path):
+    """A function that copies a model and gives its folder, its config and its tensors."""
+
+    def copy(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("config.json", "model.safetensors"):
+            shutil.copyfile(shared_data / "hf-tiny" / name / file, folder / file)
+        config = json.loads((folder / "config.json").read_text())
+        return folder, config, safetensors.numpy.load_file(folder / "model.safetensors")
+
+    return copy
+
+
+def write(folder, config=None, tensors=None):
+    """Write what is given in place of what is there."""
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps(config))
+    if tensors is not None:
+        safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+
+
+def refusal(folder):
+    """What `load` says of a folder that it refuses; nothing else may be raised or warned of."""
+    with warnings.catch_warnings(), pytest.raises(ValueError, match=r"^load: ") as refused:
+        warnings.simplefilter("error")
+        pt.load(folder)
+    said = str(refused.value)
+    assert "\n" not in said and len(said) < 1500
+    return said.replace(str(folder), "FOLDER")
+
+
+def assert_same_models(one, other):
+    assert one.config == other.config
+    state = other.state_dict()
+    assert one.state_dict().keys() == state.keys()
+    for key, array in one.state_dict().items():
+        assert_same_bits(array, state[key])
+
+
+# Containers.
+
+
+def split(folder, tensors, count=3):
+    """The tensors in so many files with an index in place of the one."""
+    (folder / "model.safetensors").unlink()
+    weight_map = {}
+    for i in range(count):
+        name = f"model-{i + 1:05}-of-{count:05}.safetensors"
+        part = dict(list(tensors.items())[i::count])
+        safetensors.numpy.save_file(part, folder / name)
+        weight_map |= dict.fromkeys(part, name)
+    return weight_map
+
+
+def test_shards(copied):
+    folder, _, tensors = copied("llama")
+    whole = pt.load(folder)
+    index = {"metadata": {"total_size": 1}, "weight_map": split(folder, tensors)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert_same_models(pt.load(folder), whole)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "a/b.safetensors", "..", "", 3, None])
+def test_an_index_names_files_beside_it(name, copied):
+    folder, _, tensors = copied("llama")
+    weight_map = split(folder, tensors)
+    weight_map[next(iter(weight_map))] = name
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert "expected files beside it" in refusal(folder)
+
+
+def test_an_index_without_its_tensors(copied):
+    folder, _, tensors = copied("llama")
+    weight_map = split(folder, tensors)
+    index = folder / "model.safetensors.index.json"
+    for text, says in {
+        json.dumps({"weight_map": {**weight_map, "more": weight_map["model.norm.weight"]}}): (
+            "names what is missing: more in model-"
+        ),
+        "{}": "weight_map is missing",
+        '{"weight_map": 3}': "weight_map is 3, expected a table",
+        "[": "text is not JSON",
+    }.items():
+        index.write_text(text)
+        assert says in refusal(folder)
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    (folder / weight_map["model.norm.weight"]).unlink()
+    with pytest.raises(FileNotFoundError, match=weight_map["model.norm.weight"]):
+        pt.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "change"),
+    [("F16", lambda a: a.astype(np.float16)), ("F64", lambda a: a.astype(np.float64))],
+)
+def test_other_dtypes(dtype, change, copied):
+    folder, _, tensors = copied("bert")
+    changed = {name: change(array) for name, array in tensors.items()}
+    write(folder, tensors=changed)
+    state = pt.load(folder).state_dict()
+    expected = changed["embeddings.word_embeddings.weight"].astype(np.float32)
+    assert_same_bits(state["src_embedding.weight"], expected)
+
+
+# Weights that are tied, or may be.
+
+
+def test_a_copy_of_a_tied_weight_changes_nothing(copied):
+    folder, _, tensors = copied("gpt2")
+    before = pt.load(folder)
+    write(folder, tensors={**tensors, "lm_head.weight": tensors["transformer.wte.weight"]})
+    assert_same_models(pt.load(folder), before)
+
+
+def test_copies_that_differ_are_used_as_they_are(copied):
+    folder, _, tensors = copied("gpt2")
+    other = tensors["transformer.wte.weight"][::-1].copy()
+    write(folder, tensors={**tensors, "lm_head.weight": other})
+    with pytest.warns(UserWarning, match="lm_head.weight differs from wte.weight"):
+        model = pt.load(folder)
+    assert not model.config.tie_output
+    assert_same_bits(model.output_projection.weight, other)
+
+
+def test_sides_of_their_own(copied):
+    """Marian's newer models have embeddings of their own on each side."""
+    folder, config, tensors = copied("marian")
+    table = tensors.pop("model.shared.weight")
+    config |= {"share_encoder_decoder_embeddings": False, "tie_word_embeddings": False}
+    for i, name in enumerate(("model.encoder.embed_tokens", "model.decoder.embed_tokens")):
+        tensors[f"{name}.weight"] = table + np.float32(i)
+    tensors["lm_head.weight"] = table - np.float32(1)
+    write(folder, config, tensors)
+    model = pt.load(folder)
+    assert not model.config.share_embeddings and not model.config.tie_output
+    state = model.state_dict()
+    assert_same_bits(state["src_embedding.weight"], table)
+    assert_same_bits(state["tgt_embedding.weight"], table + np.float32(1))
+    assert_same_bits(state["output_projection.weight"], table - np.float32(1))
+
+
+# Configs.
+
+
+def test_the_family_is_known(copied):
+    folder, config, _ = copied("bert")
+    for kind in ("whisper", "", 3, None, ["bert"]):
+        write(folder, {**config, "model_type": kind})
+        said = refusal(folder)
+        assert said.startswith("load: FOLDER/config.json: model_type is ")
+        assert said.endswith(f", expected one of {FAMILIES}")
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("bert", "hidden_size"),
+        ("bert", "vocab_size"),
+        ("bert", "layer_norm_eps"),
+        ("bert", "hidden_act"),
+        ("distilbert", "n_heads"),
+        ("albert", "embedding_size"),
+        ("gpt2", "n_layer"),
+        ("gpt_neox", "intermediate_size"),
+        ("llama", "num_attention_heads"),
+        ("gemma2", "query_pre_attn_scalar"),
+        ("marian", "encoder_layers"),
+        ("t5", "d_kv"),
+        ("modernbert", "local_attention"),
+    ],
+)
+def test_values_are_checked(name, key, copied):
+    folder, config, _ = copied(name)
+    del config[key]
+    write(folder, config)
+    assert refusal(folder) == f"load: FOLDER/config.json: {key} is missing"
+    for value in (-1, "many", [], {}):
+        write(folder, {**config, key: value})
+        assert refusal(folder).startswith(f"load: FOLDER/config.json: {key} is ")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("bert", {"position_embedding_type": "relative_key"}, "position_embedding_type is"),
+        ("bert", {"hidden_act": "mish"}, "hidden_act is 'mish', expected one of"),
+        ("bert", {"num_attention_heads": 5}, "num_heads"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "rope_type is 'yarn'"),
+        ("llama", {"rope_parameters": 3}, "rope_parameters is 3, expected a table"),
+        ("qwen2", {"layer_types": ["full_attention"]}, "layer_types has 1 entries, expected 3"),
+        ("qwen2", {"layer_types": ["x"] * 3}, "layer_types is 'x', expected one of"),
+        ("marian", {"normalize_before": True}, "normalize_before is True, expected False"),
+        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups is 2, expected 1"),
+        ("bert", {"hidden_size": 1 << 20}, "numbers, expected"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(name, changes, says, copied):
+    folder, config, _ = copied(name)
+    write(folder, {**config, **changes})
+    assert says in refusal(folder)
+
+
+# Tensors.
+
+
+def test_all_that_is_missing_or_misshapen_is_told(copied):
+    folder, _, tensors = copied("bert")
+    for name in ("encoder.layer.1.output.dense.weight", "encoder.layer.2.attention.self.key.bias"):
+        del tensors[name]
+    name = "encoder.layer.0.intermediate.dense.weight"
+    tensors[name] = tensors[name][:-1].copy()
+    write(folder, tensors=tensors)
+    said = refusal(folder)
+    assert said.startswith("load: FOLDER/model.safetensors: missing: encoder.layer.1.output.dense.")
+    assert "encoder.layer.2.attention.self.key.bias" in said
+    assert f"misshapen: {name} is (95, 48), expected (96, 48)" in said
+
+
+def test_tensors_without_a_place_are_told(copied):
+    folder, _, tensors = copied("bert")
+    more = {"extra.weight": np.ones(3, np.float32), "embeddings.position_ids": np.arange(66)}
+    write(folder, tensors={**tensors, **more})
+    with pytest.warns(UserWarning, match=r"these tensors are not used: extra\.weight$"):
+        pt.load(folder)
+
+
+def test_weights_that_are_not_finite_are_told(copied):
+    folder, _, tensors = copied("bert")
+    tensors["pooler.dense.bias"][3] = np.nan
+    write(folder, tensors=tensors)
+    with pytest.warns(UserWarning, match=r"pooler\.dense\.bias holds values that are not finite"):
+        pt.load(folder)
+
+
+# Heads.
+
+
+def test_labels(shared_data):
+    head = pt.load(shared_data / "hf-tiny/bert_classifier").config.head
+    assert head.labels == ("no", "maybe", "yes") and not head.of_tokens
+    head = pt.load(shared_data / "hf-tiny/bert_tagger").config.head
+    assert head.labels == tuple(f"LABEL_{i}" for i in range(5)) and head.of_tokens
+    head = pt.load(shared_data / "hf-tiny/distilbert_classifier").config.head
+    assert head.labels == ("LABEL_0", "LABEL_1")
+
+
+def test_labels_that_do_not_fit(copied):
+    folder, config, _ = copied("bert_classifier")
+    for labels in ({"0": "a"}, {"a": "0", "b": "1", "c": "2"}, 3, []):
+        write(folder, {**config, "id2label": labels})
+        assert "id2label" in refusal(folder)
