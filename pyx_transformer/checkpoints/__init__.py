@@ -1,7 +1,11 @@
 """Models on disk, one module per format.
 
 native         the library's own directories: `save` and `load`
-safetensors    arrays in a file of that kind, which the formats share
+hugging_face   directories of transformers, whose architectures are in `families`
+tensors        tensors of a file that are read as they are asked for
+safetensors    files of that kind
+pytorch        files of torch.save, whose pickles `pickles` reads
+fields         the values of somebody else's config.json
 sides          vocabularies and tokenizers of a model's sides as files
 """
 

@@ -1,21 +1,21 @@
 """Directories as Hugging Face's transformers writes them: config.json, whose model_type is the
-family, and safetensors in one file or in several with an index."""
+family, and safetensors or PyTorch's files, one of them or several with an index."""
 
 from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyx_transformer._checks import brief
 from pyx_transformer._files import read_text
 from pyx_transformer._keys import listed
-from pyx_transformer.checkpoints import safetensors
+from pyx_transformer.checkpoints import pytorch, safetensors
 from pyx_transformer.checkpoints.families import FAMILIES
 from pyx_transformer.checkpoints.fields import Fields
-from pyx_transformer.checkpoints.safetensors import StoredTensors
-from pyx_transformer.checkpoints.tensors import Renaming, Tensor
+from pyx_transformer.checkpoints.tensors import Renaming, StoredTensors, Tensor
 from pyx_transformer.config import (
     EncoderConfig,
     TransformerConfig,
@@ -27,8 +27,11 @@ from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.parameters import UNINITIALISED
 from pyx_transformer.transformer import Transformer
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
+# Files of weights in the order in which they are looked for, and what reads each.
+READERS = {
+    "model.safetensors": safetensors.read_tensors,
+    "pytorch_model.bin": pytorch.read_tensors,
+}
 MODELS: dict[type, Any] = {
     TransformerConfig: Transformer,
     TransformerLMConfig: TransformerLM,
@@ -85,10 +88,22 @@ def translated(fields: Fields, tensors: dict[str, Tensor]) -> tuple[Any, Renamin
 
 def read_weights(directory: Path) -> tuple[Path, list[StoredTensors], dict[str, Tensor]]:
     """The file of a directory's weights, or of their index, what was opened, and all tensors."""
-    path, index = directory / WEIGHTS, directory / INDEX
-    if path.exists() or not index.exists():
-        stored = safetensors.read_tensors(path)
-        return path, [stored], stored
+    for name, read in READERS.items():
+        path, index = directory / name, directory / f"{name}.index.json"
+        if path.exists():
+            stored = read(path)
+            return path, [stored], stored
+        if index.exists():
+            return index, *read_shards(index, read)
+    raise FileNotFoundError(
+        f"load: {directory} has no weights, expected {' or '.join(READERS)}, or an index of several"
+    )
+
+
+def read_shards(
+    index: Path, read: Callable[[Path], StoredTensors]
+) -> tuple[list[StoredTensors], dict[str, Tensor]]:
+    """The files that an index names, and all tensors."""
     try:
         table = as_object("index", read_text(index, who="load: "))
         names = Fields(table, "index").table("weight_map")
@@ -101,7 +116,7 @@ def read_weights(directory: Path) -> tuple[Path, list[StoredTensors], dict[str, 
                 raise ValueError(f"weight_map names {brief(name)}, expected files beside it")
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {index}: {error}") from error
-    shards = {name: safetensors.read_tensors(directory / name) for name in sorted(files)}
+    shards = {name: read(index.parent / name) for name in sorted(files)}
     tensors = {}
     missing = []
     for key, name in names.values.items():
@@ -111,7 +126,7 @@ def read_weights(directory: Path) -> tuple[Path, list[StoredTensors], dict[str, 
             missing.append(f"{key} in {name}")
     if missing:
         raise ValueError(f"load: {index} names what is missing: {listed(missing)}")
-    return index, list(shards.values()), tensors
+    return list(shards.values()), tensors
 
 
 def check_state(who: str, renaming: Renaming, model: Any) -> None:

@@ -69,7 +69,8 @@ def load(directory: str | os.PathLike[str]) -> Model:
     comes with the package.
 
     In Hugging Face's layout config.json has a model_type, one of those that
-    `checkpoints.families` knows, and the weights are safetensors, in one file or in several.
+    `checkpoints.families` knows, and the weights are model.safetensors or pytorch_model.bin, or
+    several files with an index. Nothing of a pickle is run.
     "en-ja" translates English into Japanese; a directory of that name goes before it. Raises
     FileNotFoundError for a missing file, IsADirectoryError for a folder in its place, OSError for
     a pipe or a device there, ValueError, naming the file, for one that is malformed or does not fit

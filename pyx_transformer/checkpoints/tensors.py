@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,22 @@ from numpy.typing import NDArray
 from pyx_transformer.parameters import Deferred
 
 KINDS = ("weight", "bias")
+SCALES = ".scales"  # ends the key of the scales of an int8 matrix
+DTYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",  # the upper half of an F32; NumPy has no such type
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "i1",
+    "U64": "<u8",
+    "U32": "<u4",
+    "U16": "<u2",
+    "U8": "u1",
+    "BOOL": "?",
+}
 
 
 class Tensor(Deferred):
@@ -54,6 +72,51 @@ def stacked(tensors: list[Tensor]) -> Tensor:
         (rows, *first.shape[1:]),
         lambda: np.concatenate([np.asarray(tensor, np.float32) for tensor in tensors]),
     )
+
+
+class StoredTensors(dict[str, Tensor]):
+    """The tensors of a file by name, each read when it is asked for."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+        self.not_finite: set[str] = set()  # of those that were read
+
+    def warn(self, stacklevel: int) -> None:
+        """Warn of the first tensor read that held anything but finite numbers."""
+        if self.not_finite:
+            warnings.warn(
+                f"load: {self.path}: {min(self.not_finite)} holds values that are not finite as "
+                "float32",
+                stacklevel=stacklevel + 1,
+            )
+
+    def add(
+        self, name: str, dtype: str, shape: tuple[int, ...], stored: Callable[[], NDArray[Any]]
+    ) -> None:
+        """A tensor of one of DTYPES, as it is stored; floats become float32."""
+        if dtype not in DTYPES:
+            raise ValueError(f"{name} has dtype {dtype}, expected one of {', '.join(DTYPES)}")
+        np.broadcast_to(np.int8(0), shape)  # refuses a shape that no array can have
+
+        def read():
+            array = stored()
+            if dtype == "BF16":
+                array = (array.astype("<u4") << 16).view("<f4")
+            if not is_finite(array):
+                self.not_finite.add(name.removesuffix(SCALES))
+            if array.dtype.kind == "f":
+                with np.errstate(all="ignore"):  # what becomes infinite is told
+                    array = array.astype(np.float32, copy=False)
+            return array
+
+        self[name] = Tensor(name, shape, read)
+
+
+def is_finite(array: NDArray[Any]) -> bool:
+    """Whether all of an array is finite as float32."""
+    largest = np.finfo(np.float32).max
+    return not array.size or bool(-largest <= array.min() and array.max() <= largest)
 
 
 class Renaming:
