@@ -61,6 +61,7 @@ LEAST = {
     "max_length": 0,
     "min_length": 0,
     "no_repeat_ngram_size": 0,
+    "first_token": 0,
     "top_k": 1,
     "num_samples": 1,
     "seed": 0,

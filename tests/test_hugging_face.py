@@ -271,3 +271,104 @@ def test_labels_that_do_not_fit(copied):
     for labels in ({"0": "a"}, {"a": "0", "b": "1", "c": "2"}, 3, []):
         write(folder, {**config, "id2label": labels})
         assert "id2label" in refusal(folder)
+
+
+# Generation.
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("marian", {}, None),
+        ("marian", {"num_beams": 1, "max_length": 40, "min_length": 5}, (39, 4)),
+        (
+            "marian",
+            {"num_beams": 6, "length_penalty": 0.6, "bad_words_ids": [[179], [3, 4]]},
+            {
+                "beam_size": 6,
+                "early_stopping": False,
+                "length_penalty": 0.6,
+                "suppress_tokens": (179,),
+                "suppress_sequences": ((3, 4),),
+            },
+        ),
+        (
+            "bart",
+            {
+                "num_beams": 4,
+                "early_stopping": True,
+                "no_repeat_ngram_size": 3,
+                "forced_bos_token_id": 0,
+                "max_length": 142,
+                "max_new_tokens": 20,
+                "suppress_tokens": [5],
+            },
+            {
+                "beam_size": 4,
+                "no_repeat_ngram_size": 3,
+                "first_token": 0,
+                "max_length": 20,
+                "suppress_tokens": (5,),
+            },
+        ),
+        (
+            "llama",
+            {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 7]},
+            {"temperature": 0.6, "top_p": 0.9, "end_tokens": (2, 7)},
+        ),
+        ("llama", {"do_sample": True, "top_k": 50}, {"temperature": 1.0, "top_k": 50}),
+        ("llama", {"temperature": 0.6, "max_length": 4096}, None),
+        ("llama", {"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+    ],
+)
+def test_options(name, theirs, ours, copied):
+    folder, _, _ = copied(name)
+    (folder / "generation_config.json").write_text(json.dumps(theirs))
+    if isinstance(ours, tuple):
+        ours = dict(zip(("max_length", "min_length"), ours, strict=True))
+    expected = None if ours is None else pt.GenerationOptions(**ours)
+    assert pt.load(folder).generation_options == expected
+
+
+def test_options_of_files_without_their_own(copied):
+    folder, config, _ = copied("marian")
+    write(folder, {**config, "num_beams": 4, "max_length": 30})
+    options = pt.load(folder).generation_options
+    assert (options.beam_size, options.max_length) == (4, 29)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "says"),
+    [
+        ({"num_beams": 0}, "num_beams is 0"),
+        ({"num_beams": "4"}, "num_beams is '4'"),
+        ({"repetition_penalty": -1}, "repetition_penalty is -1"),
+        ({"no_repeat_ngram_size": []}, "no_repeat_ngram_size is"),
+        ({"suppress_tokens": ["a"]}, "suppress_tokens"),
+        ({"forced_bos_token_id": -3}, "forced_bos_token_id is -3"),
+        ([], "is a list, expected an object"),
+    ],
+)
+def test_options_are_checked(theirs, says, copied):
+    folder, _, _ = copied("marian")
+    (folder / "generation_config.json").write_text(json.dumps(theirs))
+    said = refusal(folder)
+    assert said.startswith("load: FOLDER/generation_config.json: ") and says in said
+
+
+def test_a_first_token_is_a_prefix(copied, shared_data):
+    folder, _, _ = copied("mbart")
+    expected = np.load(shared_data / "hf-tiny/mbart/expected.npz")
+    src, lengths = expected["input_ids"], expected["attention_mask"].sum(axis=1)
+    plain = pt.load(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"forced_bos_token_id": 11}))
+    model = pt.load(folder)
+    forced = model.generate(src, lengths, max_length=6)
+    prefixed = plain.generate(src, lengths, max_length=6, prefix=[[11]] * len(src))
+    own = model.generate(src, lengths, max_length=6, prefix=[[12]] * len(src))
+    for one, other, last in zip(forced.sequences, prefixed.sequences, own.sequences, strict=True):
+        assert one.tolist() == other.tolist()
+        assert (one[0], last[0]) == (11, 12)
+    for first in (0, 3):
+        with pytest.raises(ValueError, match=f"first_token is {first}, expected none because a la"):
+            pt.load(shared_data / "hf-tiny/llama").generate([[3]], first_token=first)

@@ -5,6 +5,7 @@ hugging_face   directories of transformers, whose architectures are in `families
 tensors        tensors of a file that are read as they are asked for
 safetensors    files of that kind
 pytorch        files of torch.save, whose pickles `pickles` reads
+generation_config   what transformers says of generation
 fields         the values of somebody else's config.json
 sides          vocabularies and tokenizers of a model's sides as files
 """

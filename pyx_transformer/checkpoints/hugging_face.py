@@ -12,7 +12,7 @@ from typing import Any
 from pyx_transformer._checks import brief
 from pyx_transformer._files import read_text
 from pyx_transformer._keys import listed
-from pyx_transformer.checkpoints import pytorch, safetensors
+from pyx_transformer.checkpoints import generation_config, pytorch, safetensors
 from pyx_transformer.checkpoints.families import FAMILIES
 from pyx_transformer.checkpoints.fields import Fields
 from pyx_transformer.checkpoints.tensors import Renaming, StoredTensors, Tensor
@@ -72,6 +72,11 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
     model.load_state_dict(renaming.state)
     for file in files:
         file.warn(stacklevel=3)
+    if model.has_decoder:
+        fields, is_translator = Fields(values, f"load: {path}"), model.has_encoder
+        model.generation_options = generation_config.read(
+            directory, fields, is_translator=is_translator
+        )
     return model
 
 

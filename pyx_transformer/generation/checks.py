@@ -29,9 +29,10 @@ def check_model(this: str, model: Decoding, *, has_encoder: bool | None = None) 
 def as_prefixes(
     this: str, options: GenerationOptions, batch: int, because: tuple[str, tuple[int, ...]]
 ) -> list[NDArray[np.int64]]:
-    """The prefix of each sentence, empty ones where none are given."""
+    """The prefix of each sentence, where none are given the first token or nothing."""
     if options.prefix is None:
-        return [np.empty(0, np.int64)] * batch
+        first = [] if options.first_token is None else [options.first_token]
+        return [np.array(first, np.int64)] * batch
     if len(options.prefix) != batch:
         raise ValueError(
             f"{this}: prefix has {len(options.prefix)} sequences, expected {batch} because "

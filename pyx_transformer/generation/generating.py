@@ -82,11 +82,8 @@ def begun_alone(
 ) -> tuple[int, Found]:
     """`begun` without a source: hypotheses that begin with prompt (B, T)."""
     for name in ("max_length_factor", "prefix", "coverage_penalty", "return_attention"):
-        if getattr(options, name):
-            raise ValueError(
-                f"{this}: {name} is {getattr(options, name)!r}, expected none because a language "
-                "model has a prompt and no source"
-            )
+        check_absent(this, options, name, bool(getattr(options, name)))
+    check_absent(this, options, "first_token", options.first_token is not None)
     ids, prompts = model.sequences(this, "prompt", prompt, prompt_lengths)
     prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
     chosen = prefixes
@@ -103,6 +100,15 @@ def begun_alone(
             yield number, kept(hypotheses, options)
 
     return len(prefixes), found()
+
+
+def check_absent(this: str, options: GenerationOptions, name: str, is_given: bool) -> None:
+    """Raise ValueError for an option of translations only."""
+    if is_given:
+        raise ValueError(
+            f"{this}: {name} is {getattr(options, name)!r}, expected none because a language model "
+            "has a prompt and no source"
+        )
 
 
 def empty_translation(model: Translating) -> Hypothesis:

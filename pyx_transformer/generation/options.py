@@ -53,8 +53,9 @@ class GenerationOptions:
     tokens) -> allowed ids, or None for all, ban tokens. end_tokens end a hypothesis in place of the
     config's end_id.
 
-    prefix: token ids per sentence that its hypotheses begin with, banned ones too. They are
-    returned, but count in no score and no length; an empty source has the empty translation all the
+    prefix: token ids per sentence that its hypotheses begin with, banned ones too; first_token: one
+    id that all begin with where no prefix is given. They are returned, but count in no score and no
+    length; an empty source has the empty translation all the
     same. With prefix_bias b they are not forced: as long as a hypothesis follows the prefix, the
     next token of it gets b + (1 - b) p and the others (1 - b) p, whatever bans it; all then counts.
 
@@ -98,6 +99,7 @@ class GenerationOptions:
     suppress_tokens: Sequence[int] = ()
     suppress_sequences: Sequence[Sequence[int]] = ()
     end_tokens: Sequence[int] | None = None
+    first_token: int | None = None
     prefix: Sequence[Sequence[int]] | None = None
     prefix_bias: float = 0.0
     temperature: float | None = None
@@ -216,6 +218,7 @@ INTEGERS = {
     "max_length": 0,
     "min_length": 0,
     "no_repeat_ngram_size": 0,
+    "first_token": 0,
     "top_k": 1,
     "num_samples": 1,
     "seed": 0,
