@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -56,6 +58,18 @@ def assert_same_models(one, other):
     assert one.state_dict().keys() == state.keys()
     for key, array in one.state_dict().items():
         assert_same_bits(array, state[key])
+
+
+def test_families_load_on_first_use():
+    code = """
+import sys
+import pyx_transformer as pt
+
+pt.load("en-ja")
+names = ("families", "hugging_face", "pytorch")
+assert not {f"pyx_transformer.checkpoints.{name}" for name in names} & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 # Containers.
@@ -344,7 +358,10 @@ def test_options_of_files_without_their_own(copied):
         ({"num_beams": "4"}, "num_beams is '4'"),
         ({"repetition_penalty": -1}, "repetition_penalty is -1"),
         ({"no_repeat_ngram_size": []}, "no_repeat_ngram_size is"),
-        ({"suppress_tokens": ["a"]}, "suppress_tokens"),
+        ({"suppress_tokens": ["a"]}, "suppress_tokens[0] is 'a'"),
+        ({"suppress_tokens": 3}, "suppress_tokens is 3, expected a list"),
+        ({"bad_words_ids": 3}, "bad_words_ids is 3, expected a list"),
+        ({"bad_words_ids": [[3], 4]}, "bad_words_ids[1] is 4"),
         ({"forced_bos_token_id": -3}, "forced_bos_token_id is -3"),
         ([], "is a list, expected an object"),
     ],

@@ -59,6 +59,14 @@ class Fields:
         self._kind(name, values, list, "a list")
         return [_checks.as_choice(self.where, name, value, known) for value in values]
 
+    def items(self, name: str, kind: type) -> list[Any]:
+        """A list of values of one kind; empty where there is none."""
+        values = self._value(name, [])
+        self._kind(name, values, list, "a list")
+        for i, value in enumerate(values):
+            self._kind(f"{name}[{i}]", value, kind, f"of type {kind.__name__}")
+        return values
+
     def table(self, name: str) -> Fields | None:
         """A table inside this one; None where there is none."""
         values = self._value(name, None)

@@ -67,9 +67,9 @@ def settings_of(fields: Fields, is_translator: bool) -> dict[str, Any]:
     for name in ("repetition_penalty", "no_repeat_ngram_size"):
         if name in fields:
             settings[name] = fields.values[name]
-    banned = [ids for ids in fields.values.get("bad_words_ids") or () if isinstance(ids, list)]
+    banned = fields.items("bad_words_ids", list)
     single = [ids[0] for ids in banned if len(ids) == 1]
-    settings["suppress_tokens"] = [*(fields.values.get("suppress_tokens") or ()), *single]
+    settings["suppress_tokens"] = [*fields.items("suppress_tokens", int), *single]
     settings["suppress_sequences"] = [ids for ids in banned if len(ids) > 1]
     ends = fields.values.get("eos_token_id")
     if isinstance(ends, list) and len(ends) > 1:

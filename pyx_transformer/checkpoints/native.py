@@ -15,7 +15,7 @@ from typing import Any
 
 from pyx_transformer._checks import as_choice, as_kind, brief
 from pyx_transformer._files import as_path, read_text, replace_files
-from pyx_transformer.checkpoints import hugging_face, safetensors, sides
+from pyx_transformer.checkpoints import safetensors, sides
 from pyx_transformer.config import TransformerConfig, TransformerLMConfig, as_object
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
@@ -82,6 +82,8 @@ def load(directory: str | os.PathLike[str]) -> Model:
     check_folder(directory)
     values = read_values(directory / CONFIG)
     if "model_type" in values:
+        from pyx_transformer.checkpoints import hugging_face  # families load on first use
+
         return hugging_face.load(directory, values)
     architecture, config = as_config(directory / CONFIG, values)
     state = safetensors.read_tensors(directory / WEIGHTS)

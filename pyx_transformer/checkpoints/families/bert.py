@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pyx_transformer.checkpoints.families.parts import (
     ACTIVATIONS,
     Tensors,
@@ -72,14 +74,14 @@ def bert(fields: Fields, tensors: Tensors):
     return config, renaming
 
 
-def roberta(fields: Fields, tensors: Tensors):
+def roberta(fields: Fields, tensors: Tensors, prefix: str = "roberta.", **layers: Any):
     """RoBERTa, XLM-R: positions begin behind that of the padding; a classifier has its own map."""
-    tensors = without_prefix(tensors, "roberta.")
-    tensors = without_first_positions(tensors, fields)
+    tensors = without_first_positions(without_prefix(tensors, prefix), fields)
     head, names = roberta_head(fields, tensors, norm_of(fields))
     config, renaming = encoder(
         fields,
         tensors,
+        **layers,
         num_token_types=fields.size("type_vocab_size", 0, minimum=0),
         pooler="pooler.dense.weight" in tensors,
         head=head,
@@ -91,28 +93,16 @@ def roberta(fields: Fields, tensors: Tensors):
 
 
 def mpnet(fields: Fields, tensors: Tensors):
-    """MPNet: a bias by distance that all layers share."""
-    tensors = without_prefix(tensors, "mpnet.")
-    tensors = without_first_positions(tensors, fields)
-    head, names = roberta_head(fields, tensors, norm_of(fields))
-    config, renaming = encoder(
+    """MPNet: as RoBERTa, with a bias by distance that all layers share."""
+    config, renaming = roberta(
         fields,
         tensors,
-        LAYER | {"norm1": "attention.LayerNorm"},
-        MPNET_PROJECTIONS,
-        DistanceBiasConfig(fields.size("relative_attention_num_buckets")),
-        pooler="pooler.dense.weight" in tensors,
-        head=head,
+        "mpnet.",
+        layer=LAYER | {"norm1": "attention.LayerNorm"},
+        projections=MPNET_PROJECTIONS,
+        distance_bias=DistanceBiasConfig(fields.size("relative_attention_num_buckets")),
     )
-    renaming.move(
-        {
-            "encoder.distance_bias": "encoder.relative_attention_bias",
-            "pooler": "pooler.dense",
-            **names,
-        }
-    )
-    if isinstance(head, MaskedLMConfig):
-        take_decoder(renaming, head, "lm_head.decoder", "lm_head.bias")
+    renaming.move({"encoder.distance_bias": "encoder.relative_attention_bias"})
     return config, renaming
 
 
@@ -122,7 +112,7 @@ def encoder(
     layer: dict[str, str] = LAYER,
     projections: list[str] = PROJECTIONS,
     distance_bias: DistanceBiasConfig | None = None,
-    **changes,
+    **changes: Any,
 ):
     """The config and the state without what comes behind the last layer."""
     refuse(fields, position_embedding_type="absolute", is_decoder=False, add_cross_attention=False)
