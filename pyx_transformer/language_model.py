@@ -12,8 +12,8 @@ from pyx_transformer.layers import Linear
 from pyx_transformer.parameters import Parameters, Rng
 from pyx_transformer.stacks import TransformerDecoder, given, new_hidden, padded_hidden
 from pyx_transformer.sub_layers import TrainingPass
-from pyx_transformer.text import Vocabulary
 from pyx_transformer.token_model import TokenModel
+from pyx_transformer.tokenizers.protocol import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
-    from pyx_transformer.text import Tokenizer
+    from pyx_transformer.tokenizers.protocol import Tokenizer
 
 
 class TransformerLM(TokenModel):

@@ -19,8 +19,8 @@ from pyx_transformer.stacks import (
     padded_hidden,
 )
 from pyx_transformer.sub_layers import TrainingPass
-from pyx_transformer.text import Vocabulary
 from pyx_transformer.token_model import TokenModel
+from pyx_transformer.tokenizers.protocol import Vocabulary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
-    from pyx_transformer.text import Tokenizer
+    from pyx_transformer.tokenizers.protocol import Tokenizer
 
 
 class AttentionWeights(NamedTuple):

@@ -17,6 +17,7 @@ from models import assert_same_bits, small_config, small_model, token_ids
 import pyx_transformer as pt
 from pyx_transformer import text
 from pyx_transformer.checkpoints import safetensors as container
+from pyx_transformer.tokenizers import listed
 
 FILES = ["config.json", "model.safetensors", "source_vocabulary.txt", "target_vocabulary.txt"]
 CONFIG, WEIGHTS, SOURCES, TARGETS = FILES
@@ -346,7 +347,7 @@ def test_text_that_is_not_utf_8(name, saved):
 def test_a_byte_order_mark_is_no_text(name, model, saved):
     """Editors put it before a file; it is part of no key and no token."""
     model.generation_options = pt.GenerationOptions(beam_size=3)
-    words = [*text.SPECIAL, *(f"t{i}" for i in range(16))]
+    words = [*listed.SPECIAL, *(f"t{i}" for i in range(16))]
     model.tgt_tokenizer = text.Words(words)
     model.save(saved)
     (saved / name).write_bytes(b"\xef\xbb\xbf" + (saved / name).read_bytes())

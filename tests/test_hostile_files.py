@@ -17,6 +17,7 @@ from runs import OPTIONS, new_model, some_examples
 import pyx_transformer as pt
 from pyx_transformer import text
 from pyx_transformer.generation import GenerationOptions
+from pyx_transformer.tokenizers import listed
 from pyx_transformer.training import evaluate, train
 from pyx_transformer.training.log import read as read_log
 from pyx_transformer.training.recipe import load_recipe
@@ -49,7 +50,7 @@ def model_folder(tmp_path):
     model = small_model()
     for name in ("src", "tgt"):
         size = getattr(model.config, f"{name}_vocab_size")
-        tokens = [*text.SPECIAL, *(f"t{i}" for i in range(size - 3))]
+        tokens = [*listed.SPECIAL, *(f"t{i}" for i in range(size - 3))]
         setattr(model, f"{name}_tokenizer", text.Words(tokens))
     model.generation_options = GenerationOptions(beam_size=2)
     model.save(tmp_path / "model")
@@ -199,7 +200,7 @@ def test_texts_may_be_pipes(tmp_path):
     recipe = load_recipe(piped(small_task.RECIPE.encode()))
     assert recipe.training.steps == 120
     words = text.make("words", ["a b"])
-    assert text.load("words", piped(words.contents())).vocabulary == words.vocabulary
+    assert text.load("words", piped(words.files()["vocabulary.txt"])).vocabulary == words.vocabulary
     model = pt.TransformerLM(pt.TransformerLMConfig(5, d_model=8, num_heads=2, d_ff=8), rng=0)
     model.tgt_tokenizer = words
     assert evaluate(model, piped(b"a b\nb\n"))

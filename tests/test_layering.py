@@ -33,7 +33,8 @@ LEVELS = (
     ("description",),
     ("_fields",),
     ("ops", "text"),
-    ("_files", "_kinds", "sentence_pieces"),
+    ("tokenizers",),
+    ("_files", "_kinds"),
     ("_checks", "_keys", "_runtime"),
     ("_kernels", "_ctrl_c", "_version"),
 )

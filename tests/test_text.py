@@ -8,7 +8,9 @@ import pytest
 from models import small_config
 
 import pyx_transformer as pt
-from pyx_transformer import sentence_pieces, text
+from pyx_transformer import text
+from pyx_transformer.tokenizers import trained
+from pyx_transformer.tokenizers.protocol import Vocabulary
 
 SENTENCES = ["i don 't know .", "the cat sat .", "the cat knows the dog .", "i know ."]
 KINDS = {
@@ -73,7 +75,7 @@ def test_a_failed_save_leaves_the_vocabulary_before(tokenizer, tmp_path, monkeyp
 
 def test_a_byte_order_mark_is_no_token(tmp_path):
     words = text.make("words", SENTENCES)
-    (tmp_path / "vocabulary").write_bytes(b"\xef\xbb\xbf" + words.contents())
+    (tmp_path / "vocabulary").write_bytes(b"\xef\xbb\xbf" + words.files()["vocabulary.txt"])
     assert text.load("words", tmp_path / "vocabulary").vocabulary == words.vocabulary
 
 
@@ -94,7 +96,7 @@ def test_a_model_keeps_its_tokenizers(tokenizer, tmp_path):
 class Sided:
     """What has a tokenizer or a list of tokens, as a side of a model does."""
 
-    src_vocabulary = text.Vocabulary()
+    src_vocabulary = Vocabulary()
     src_tokenizer = None
 
 
@@ -186,7 +188,7 @@ def test_what_sentencepiece_refuses_is_told_in_our_words(texts, size, says):
 
 def test_a_text_too_long_for_sentencepiece_is_refused(monkeypatch):
     pytest.importorskip("sentencepiece", reason="needs the extra `text`")
-    monkeypatch.setattr(sentence_pieces, "LONGEST_TEXT", 20)
+    monkeypatch.setattr(trained, "LONGEST_TEXT", 20)
     with pytest.raises(ValueError, match=r"texts\[1\] has 21 bytes, expected at most 20"):
         text.make("sentencepiece", ["a b", "ä" * 10 + "b"], size=20)
 

@@ -11,11 +11,12 @@ import pyx_transformer as pt
 from pyx_transformer import checkpoints, metrics, plots, text
 from pyx_transformer.generation import KeyValueCache, memory_estimate, score, score_alone
 from pyx_transformer.pipelines import continue_texts, translate
+from pyx_transformer.tokenizers import listed
 from pyx_transformer.training import Examples, Texts, evaluate, train
 from pyx_transformer.training.log import read as read_log
 from pyx_transformer.training.recipe import TextOptions, load_recipe
 
-TOKENS = [*text.SPECIAL, "a", "b"]
+TOKENS = [*listed.SPECIAL, "a", "b"]
 WORDS, CHARACTERS = text.Words(TOKENS), text.Characters(TOKENS)
 CONFIG = pt.TransformerConfig(
     5, 5, d_model=8, num_heads=2, d_ff=8, num_encoder_layers=1, num_decoder_layers=1

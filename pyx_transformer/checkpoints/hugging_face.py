@@ -12,7 +12,12 @@ from typing import Any
 from pyx_transformer._checks import brief
 from pyx_transformer._files import read_text
 from pyx_transformer._keys import listed
-from pyx_transformer.checkpoints import generation_config, pytorch, safetensors
+from pyx_transformer.checkpoints import (
+    generation_config,
+    pytorch,
+    safetensors,
+    tokenizer_files,
+)
 from pyx_transformer.checkpoints.families import FAMILIES
 from pyx_transformer.checkpoints.fields import Fields
 from pyx_transformer.checkpoints.tensors import Renaming, StoredTensors, Tensor
@@ -72,8 +77,13 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
     model.load_state_dict(renaming.state)
     for file in files:
         file.warn(stacklevel=3)
+    fields = Fields(values, f"load: {path}")
+    source, target = tokenizer_files.read(directory, kind, fields)
+    if model.has_encoder:
+        model.src_tokenizer = source
     if model.has_decoder:
-        fields, is_translator = Fields(values, f"load: {path}"), model.has_encoder
+        model.tgt_tokenizer = target
+        is_translator = model.has_encoder
         model.generation_options = generation_config.read(
             directory, fields, is_translator=is_translator
         )

@@ -2,9 +2,9 @@
 
 source_vocabulary.txt and target_vocabulary.txt list one token a line, the id being the line number
 from 0; where there is a list alone, the last id may have no line: it then stands for unknown
-tokens. A tokenizer that is no list, SentencePiece, is source_sentencepiece.model or
-target_sentencepiece.model. tokenizers.json says what kind of tokenizer a side has, and is absent
-where none has any.
+tokens. Of tokenizers that are no lists source_sentencepiece.model is SentencePiece's model and
+source_tokenizer.json Hugging Face's tokenizer, and so for the target. tokenizers.json says what
+kind of tokenizer a side has, and is absent where none has any.
 """
 
 from __future__ import annotations
@@ -18,24 +18,28 @@ from pyx_transformer._checks import brief
 from pyx_transformer._files import read_bytes, read_text
 from pyx_transformer._keys import wrong_keys
 from pyx_transformer.config import as_object
-from pyx_transformer.text import (
-    Characters,
-    SentencePiece,
-    Words,
-    as_lines,
-    as_tokenizer,
-    from_lines,
-)
+from pyx_transformer.tokenizers import listed, trained
+from pyx_transformer.tokenizers.fast import JSON, FastTokenizer
+from pyx_transformer.tokenizers.listed import as_lines, from_lines
+from pyx_transformer.tokenizers.pieces import Pieces
+from pyx_transformer.tokenizers.protocol import Frame, Languages, as_tokenizer
 
 if TYPE_CHECKING:
     from pyx_transformer.config import TokenConfig
-    from pyx_transformer.text import Tokenizer
     from pyx_transformer.token_model import TokenModel
+    from pyx_transformer.tokenizers.protocol import Tokenizer
 
 TOKENIZERS = "tokenizers.json"
-MADE_BY: dict[str, Callable[..., Tokenizer]] = {
-    kind.kind: kind for kind in (Words, Characters, SentencePiece)
+# What makes the tokenizer of each kind, and the endings of the files whose contents it is made of.
+MADE_BY: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "words": (listed.Words, (listed.LIST,)),
+    "characters": (listed.Characters, (listed.LIST,)),
+    "sentencepiece": (trained.SentencePiece, (trained.MODEL,)),
+    "pieces": (Pieces, (trained.MODEL, listed.LIST)),
+    "tokenizers": (FastTokenizer, (JSON,)),
 }
+PARTS: dict[str, Callable[..., Any]] = {"frame": Frame, "languages": Languages}
+SAME = "source"  # the kind of a target's tokenizer that is the source's
 
 
 class Side(NamedTuple):
@@ -59,23 +63,16 @@ class Side(NamedTuple):
         """The config's field."""
         return f"{self.short}_vocab_size"
 
-    @property
-    def list_file(self) -> str:
-        """The file of a list of tokens."""
-        return f"{self.name}_vocabulary.txt"
-
-    @property
-    def sentencepiece_file(self) -> str:
-        """The file of a model of SentencePiece."""
-        return f"{self.name}_sentencepiece.model"
+    def file(self, ending: str) -> str:
+        """The name of a file, such as source_vocabulary.txt."""
+        return f"{self.name}_{ending}"
 
 
 SIDES = (Side("source", "src"), Side("target", "tgt"))
 # Every file that there may be.
 FILES = (
     TOKENIZERS,
-    *(side.list_file for side in SIDES),
-    *(side.sentencepiece_file for side in SIDES),
+    *(side.file(ending) for side in SIDES for ending in (listed.LIST, trained.MODEL, JSON)),
 )
 
 
@@ -87,17 +84,22 @@ def sides_of(model: TokenModel) -> list[Side]:
 def files_of(model: TokenModel) -> dict[str, bytes]:
     """The files of a model's sides. Raises TypeError or ValueError for what does not fit the
     config, or for tokens that are no lines."""
-    check_tokenizers("save", model)
     files, settings = {}, {}
     for side in sides_of(model):
-        tokenizer, tokens = getattr(model, side.tokenizer), getattr(model, side.vocabulary)
-        if tokenizer is not None:
-            is_listed = not isinstance(tokenizer, SentencePiece)
-            files[side.list_file if is_listed else side.sentencepiece_file] = tokenizer.contents()
+        tokenizer = getattr(model, side.tokenizer)
+        if tokenizer is None:
+            tokens = getattr(model, side.vocabulary)
+            if tokens is not None:
+                check_tokens(f"save: {side.vocabulary}", side, tokens, model.config)
+                files[side.file(listed.LIST)] = as_lines(tokens)
+            continue
+        check_tokenizer("save", model, side, tokenizer)
+        if side.name == "target" and tokenizer is getattr(model, SIDES[0].tokenizer, None):
+            settings[side.name] = {"kind": SAME}
+        else:
+            for ending, content in tokenizer.files().items():
+                files[side.file(ending)] = content
             settings[side.name] = tokenizer.settings
-        elif tokens is not None:
-            check_tokens(f"save: {side.vocabulary}", side, tokens, model.config)
-            files[side.list_file] = as_lines(tokens)
     if settings:
         files[TOKENIZERS] = (json.dumps(settings, indent=2) + "\n").encode()
     return files
@@ -106,75 +108,97 @@ def files_of(model: TokenModel) -> dict[str, bytes]:
 def load_sides(model: TokenModel, directory: Path) -> None:
     """Give a model what `files_of` wrote. Raises ValueError, naming the file, for what is
     malformed or does not fit the config."""
-    for side in sides_of(model):
-        path = directory / side.list_file
-        if path.exists():
-            tokens = from_lines(read_text(path, who="load: "))
-            check_tokens(f"load: {path}", side, tokens, model.config)
-            setattr(model, side.vocabulary, tokens)
     path = directory / TOKENIZERS
-    if not path.exists():
-        return
-    text = read_text(path, who="load: ")
-    try:
-        settings = as_object("load", text)
-        known = {side.name for side in SIDES}
-        if unknown := settings.keys() - known:
-            raise ValueError(wrong_keys(unknown, (), known))
-        for side in sides_of(model):
-            if side.name in settings:
-                tokenizer = tokenizer_of(model, side, dict(settings[side.name]), directory)
-                setattr(model, side.tokenizer, tokenizer)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"load: {path}: {error}") from error
-    check_tokenizers(f"load: {path}", model)
+    settings: dict[str, Any] = {}
+    if path.exists():
+        text = read_text(path, who="load: ")
+        try:
+            settings = as_object("load", text)
+            known = {side.name for side in SIDES}
+            if unknown := settings.keys() - known:
+                raise ValueError(wrong_keys(unknown, (), known))
+        except ValueError as error:
+            raise ValueError(f"load: {path}: {error}") from error
+    for side in sides_of(model):
+        file = directory / side.file(listed.LIST)
+        if side.name in settings:
+            try:
+                tokenizer = tokenizer_of(model, side, settings[side.name], directory)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"load: {path}: {error}") from error
+            setattr(model, side.tokenizer, tokenizer)
+        elif file.exists():
+            tokens = from_lines(read_text(file, who="load: "))
+            check_tokens(f"load: {file}", side, tokens, model.config)
+            setattr(model, side.vocabulary, tokens)
 
 
-def tokenizer_of(
-    model: TokenModel, side: Side, settings: dict[str, Any], directory: Path
-) -> Tokenizer:
-    """The tokenizer of these settings, on the tokens that the model has."""
+def tokenizer_of(model: TokenModel, side: Side, settings: Any, directory: Path) -> Tokenizer:
+    """The tokenizer of these settings, with its files in a directory."""
+    if not isinstance(settings, dict):
+        raise TypeError(f"{side.name} is {brief(settings)}, expected a table")
+    settings = dict(settings)
     kind = settings.pop("kind", None)
+    if kind == SAME and side.name == "target" and not settings:
+        same = getattr(model, SIDES[0].tokenizer, None)
+        if same is None:
+            raise ValueError(f"{side.name} is that of the source, which has none")
+        return same
     if not isinstance(kind, str) or kind not in MADE_BY:
-        known = ", ".join(MADE_BY)
-        raise ValueError(f"{side.name} has kind {brief(kind)}, expected one of {known}")
-    content: Any
-    if kind == SentencePiece.kind:
-        file = side.sentencepiece_file
-        content = read_bytes(directory / file, who="load: ")
-    else:
-        file, content = side.list_file, getattr(model, side.vocabulary)
-        if content is None:
-            raise ValueError(f"{side.name} is {kind}, but {file} is missing")
+        raise ValueError(
+            f"{side.name} has kind {brief(kind)}, expected one of {', '.join(MADE_BY)}"
+        )
+    make, endings = MADE_BY[kind]
+    contents: list[Any] = []
+    for ending in endings:
+        file = directory / side.file(ending)
+        if not file.exists():
+            raise ValueError(f"{side.name} is {kind}, but {file.name} is missing")
+        is_list = ending == listed.LIST
+        contents.append(from_lines(read_text(file)) if is_list else read_bytes(file))
+    names = ", ".join(side.file(ending) for ending in endings)
     try:
-        return MADE_BY[kind](content, **settings)
+        for name, part in PARTS.items():
+            if name in settings:
+                settings[name] = part(**settings[name])
+        if kind in (Pieces.kind, FastTokenizer.kind):
+            settings["where"] = f"load: {directory / side.file(endings[0])}"
+        tokenizer = make(*contents, **settings)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{side.name} with {file}: {error}") from error
+        raise ValueError(f"{side.name} with {names}: {error}") from error
+    check_tokenizer(names, model, side, tokenizer)
+    return tokenizer
 
 
 def check_tokenizers(who: str, model: TokenModel) -> None:
-    """Raise TypeError or ValueError unless a model's tokenizers are such, with the ids of its
-    config."""
-    config = model.config
+    """`check_tokenizer` of all that a model has."""
     for side in sides_of(model):
         tokenizer = getattr(model, side.tokenizer)
-        if tokenizer is None:
-            continue
-        as_tokenizer(who, side.tokenizer, tokenizer)
-        size = getattr(config, side.vocab_size)
-        if getattr(config, "mask_id", None) == size - 1 == tokenizer.vocab_size:
-            continue  # masks are the model's own token
-        if tokenizer.vocab_size != size:
-            raise ValueError(
-                f"{who}: {side.tokenizer} has {tokenizer.vocab_size} tokens, expected {size}, the "
-                f"config's {side.vocab_size}"
-            )
-        ids = tokenizer.start_id, tokenizer.end_id
-        if side.name == "target" and ids != (config.start_id, config.end_id):
-            raise ValueError(
-                f"{who}: {side.tokenizer} starts with id {ids[0]} and ends with {ids[1]}, expected "
-                f"the config's start_id = {config.start_id} and end_id = {config.end_id}"
-            )
+        if tokenizer is not None:
+            check_tokenizer(who, model, side, tokenizer)
+
+
+def check_tokenizer(who: str, model: TokenModel, side: Side, tokenizer: Tokenizer) -> None:
+    """Raise TypeError or ValueError unless this is a tokenizer; one that is made here has to have
+    the ids of the model's config."""
+    config = model.config
+    as_tokenizer(who, side.tokenizer, tokenizer)
+    if tokenizer.start_id is None:
+        return  # somebody else's: a config's sizes and ids are not its own
+    size = getattr(config, side.vocab_size)
+    if getattr(config, "mask_id", None) == size - 1 == tokenizer.vocab_size:
+        return  # masks are the model's own token
+    if tokenizer.vocab_size != size:
+        raise ValueError(
+            f"{who}: {side.tokenizer} has {tokenizer.vocab_size} tokens, expected {size}, the "
+            f"config's {side.vocab_size}"
+        )
+    ids = tokenizer.start_id, tokenizer.end_id
+    if side.name == "target" and ids != (config.start_id, config.end_id):
+        raise ValueError(
+            f"{who}: {side.tokenizer} starts with id {ids[0]} and ends with {ids[1]}, expected "
+            f"the config's start_id = {config.start_id} and end_id = {config.end_id}"
+        )
 
 
 def check_tokens(who: str, side: Side, tokens: object, config: TokenConfig) -> None:

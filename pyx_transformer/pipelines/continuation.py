@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer._kinds import as_texts
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.pipelines.texts import generated_texts, options_of
-from pyx_transformer.text import tokenizer_of
+from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyx_transformer.generation import Generation, Hypothesis
     from pyx_transformer.language_model import TransformerLM
-    from pyx_transformer.text import Tokenizer
+    from pyx_transformer.tokenizers.protocol import Tokenizer
     from pyx_transformer.transformer import Transformer
 
 MOST_NUMBERS = 10  # of lines, that a message names

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pyx_transformer._files import as_path, read_text
-from pyx_transformer.text import tokenizer_of
+from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.masking import Texts
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pyx_transformer.checkpoints.native import Model
     from pyx_transformer.config import TokenConfig
-    from pyx_transformer.text import Tokenizer
+    from pyx_transformer.tokenizers.protocol import Tokenizer
 
 Corpus = Examples | Texts
 

@@ -23,6 +23,7 @@ from pyx_transformer.checkpoints import load
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
+from pyx_transformer.tokenizers.listed import LANGUAGES
 from pyx_transformer.training import corpus
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pyx_transformer.checkpoints.native import Model
-    from pyx_transformer.text import Tokenizer
+    from pyx_transformer.tokenizers.protocol import Tokenizer
     from pyx_transformer.training.corpus import Corpus
     from pyx_transformer.training.validation import Figures
 
@@ -76,7 +77,7 @@ class TextOptions:
         _checks.as_flag(this, "shared", self.shared)
         for side in SHORT:
             name = f"{side}_language"
-            _checks.as_choice(this, name, getattr(self, name), text.LANGUAGES)
+            _checks.as_choice(this, name, getattr(self, name), LANGUAGES)
         if self.size is not None:
             _checks.as_integer(this, "size", self.size, minimum=4)
         for name in ("source_vocabulary", "target_vocabulary"):

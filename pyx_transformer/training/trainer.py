@@ -30,8 +30,8 @@ from pyx_transformer.config import as_object
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.parameters import Parameters
-from pyx_transformer.text import tokenizer_of
 from pyx_transformer.token_model import TokenModel
+from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.interrupts import Interrupts
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.tokenizers.protocol import Tokenizer
     from pyx_transformer.training.batches import Batch
     from pyx_transformer.training.corpus import Corpus
 
@@ -292,7 +293,7 @@ class Trainer:
         tokenizers = [getattr(model, name, None) for name in ("src_tokenizer", "tgt_tokenizer")]
         return {
             "config": as_config_text(model),
-            "vocabularies": digest(tokenizer and tokenizer.contents() for tokenizer in tokenizers),
+            "vocabularies": digest(files_of(tokenizer) for tokenizer in tokenizers),
             "examples": digest(self.examples.contents()),
         }
 
@@ -376,6 +377,11 @@ def check_validation(metric: str, model: Model, validation: Corpus) -> None:
         tokenizer_of("train", model, "tgt_tokenizer")
         if validation.references is None:
             raise ValueError("train: validation has no references, expected texts to take BLEU of")
+
+
+def files_of(tokenizer: Tokenizer | None) -> bytes | None:
+    """All that is saved of a tokenizer."""
+    return None if tokenizer is None else b"".join(tokenizer.files().values())
 
 
 def digest(parts: Iterable[bytes | None]) -> str:

@@ -17,8 +17,8 @@ from pyx_transformer.metrics import (
     require_bleu,
 )
 from pyx_transformer.pipelines.texts import options_of, told_unknown
-from pyx_transformer.text import tokenizer_of
 from pyx_transformer.token_model import TokenModel
+from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training import corpus
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.masking import MASK_RATE, Texts, masked

@@ -1,0 +1,214 @@
+"""Hugging Face's tokenizers, by the package of that name: `pip install 'pyx-transformer[hf]'`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyx_transformer import _checks
+from pyx_transformer._kinds import as_ids, as_string
+from pyx_transformer.tokenizers.pieces import MOST_IDS, lengths_of_pair
+from pyx_transformer.tokenizers.protocol import Reading, as_settings
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pyx_transformer.tokenizers.protocol import Frame, Languages
+
+JSON = "tokenizer.json"  # ends the name of its file
+
+
+class FastTokenizer:
+    """What a tokenizer.json says, read when it is first used.
+
+    content: the bytes of such a file, or what makes a tokenizer of the package, given the package.
+    frame: what stands around a text in place of what the file says, as languages need it.
+    prompts: texts to put before others, by the names of tasks. The file's own lengths of texts and
+    padding do not count, but where it cuts texts, those that are too long for a model are cut.
+
+    The first use raises ImportError, saying what to install, where the package is missing, and
+    ValueError for what is malformed.
+    """
+
+    kind = "tokenizers"
+    start_id = end_id = unknown_id = None
+    never_generated: tuple[int, ...] = ()
+
+    def __init__(
+        self,
+        content: bytes | Callable[[Any], Any],
+        *,
+        frame: Frame | None = None,
+        languages: Languages | None = None,
+        start_token: str | None = None,
+        longest: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        where: str = "",
+    ):
+        if not callable(content):
+            _checks.as_kind("FastTokenizer", "content", content, bytes, bytearray)
+        self._content, self.where = content, where
+        self.frame, self.languages = frame, languages
+        self.start_token, self.longest, self.prompts = start_token, longest, dict(prompts or {})
+
+    @cached_property
+    def _library(self):
+        """The package's tokenizer, without lengths of its own."""
+        try:
+            import tokenizers
+        except ImportError as error:
+            raise ImportError(
+                f"{self.where or 'FastTokenizer'}: the package tokenizers is missing: pip install "
+                "'pyx-transformer[hf]'"
+            ) from error
+        try:
+            if callable(self._content):
+                made = self._content(tokenizers)
+            else:
+                made = tokenizers.Tokenizer.from_buffer(bytes(self._content))
+        except BaseException as error:  # what its Rust panics with is no Exception
+            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
+                raise
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.where or 'FastTokenizer'}: no tokenizer: {said}") from error
+        self._truncates = made.truncation is not None
+        made.no_truncation()
+        made.no_padding()
+        return made
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the file says that texts are cut."""
+        _ = self._library
+        return self._truncates
+
+    @cached_property
+    def vocab_size(self) -> int:
+        """How many tokens there are, the highest id and one."""
+        return 1 + max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """The token of every id, "" for one that stands for nothing."""
+        tokens = [""] * self.vocab_size
+        for token, i in self._library.get_vocab(with_added_tokens=True).items():
+            tokens[i] = token
+        return tokens
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, None for one that there is not."""
+        return self._library.token_to_id(token)
+
+    def tokens(self, ids: Iterable[int]) -> list[str]:
+        """The token of each id, "" for one that there is not."""
+        return [self._library.id_to_token(i) or "" for i in as_ids("FastTokenizer", ids, MOST_IDS)]
+
+    def encode(self, text: str) -> NDArray[np.int64]:
+        """The ids of a text without special tokens around it."""
+        text = as_string("FastTokenizer", "text", text)
+        return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
+
+    def read(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        language: str | None = None,
+        longest: int | None = None,
+        with_offsets: bool = False,
+    ) -> Reading:
+        """Texts with the special tokens around them: see `Tokenizer`."""
+        library = self._library
+        inputs = list(texts if pairs is None else zip(texts, pairs, strict=True))
+        is_framed = self.frame is not None
+        encode = library.encode_batch if with_offsets else library.encode_batch_fast
+        encoded = encode(inputs, add_special_tokens=not is_framed)
+        begin, end = self._around(language)
+        found = Reading([], None if pairs is None or is_framed else [])
+        room = None if longest is None else max(longest - len(begin) - len(end), 0)
+        for number, one in enumerate(encoded):
+            if room is not None and len(one) > room:
+                found.cut.append(number)
+                one = self._shortened(inputs[number], room)
+            found.ids.append(np.array([*begin, *one.ids, *end], np.int64))
+            if found.types is not None:
+                found.types.append(np.array(one.type_ids, np.int64))
+            if with_offsets:
+                around = (len(begin), len(end))
+                offsets = np.array(one.offsets, np.int64).reshape(-1, 2)
+                words = np.array([-1 if word is None else word for word in one.word_ids], np.int64)
+                words[np.array(one.special_tokens_mask, bool)] = -1
+                found.offsets.append(np.pad(offsets, [around, (0, 0)]))
+                found.words.append(np.pad(words, around, constant_values=-1))
+        return found
+
+    def _around(self, language):
+        """The ids before and behind a text, where the file does not say them."""
+        if self.frame is None:
+            return [], []
+        begin, end = list(self.frame.begin), list(self.frame.end)
+        if language is not None:
+            place = self.languages and self.languages.source
+            (end if place == "after" else begin).append(language)
+        return [[self._known(token) for token in tokens] for tokens in (begin, end)]
+
+    def _known(self, token):
+        found = self.token_id(token)
+        if found is None:
+            raise ValueError(f"{self.where or 'FastTokenizer'} has no token {token!r}")
+        return found
+
+    def _shortened(self, text, room):
+        """A text or a pair, cut to so many tokens, special ones included."""
+        library, with_special = self._library, self.frame is None
+        parts = (text,) if isinstance(text, str) else text
+        own = [library.encode(part, add_special_tokens=False) for part in parts]
+        if with_special:
+            room = max(room - library.num_special_tokens_to_add(len(parts) == 2), 0)
+        kept = (room,) if len(own) == 1 else lengths_of_pair(len(own[0]), len(own[1]), room)
+        for part, count in zip(own, kept, strict=True):
+            part.truncate(count)
+        return library.post_process(*own, add_special_tokens=with_special)
+
+    def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
+        """The text of these ids without special tokens, the same with spaced."""
+        _checks.as_flag("FastTokenizer", "spaced", spaced)
+        return self._library.decode(
+            as_ids("FastTokenizer", ids, MOST_IDS), skip_special_tokens=True
+        )
+
+    def spaced(self, text: str) -> str:
+        """The text as its tokens give it back."""
+        return self.decode(self.encode(text))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What there is to know besides the file."""
+        values = {
+            "frame": as_settings(self.frame),
+            "languages": as_settings(self.languages),
+            "start_token": self.start_token,
+            "longest": self.longest,
+            "prompts": self.prompts,
+        }
+        return {"kind": self.kind, **{name: value for name, value in values.items() if value}}
+
+    def files(self) -> dict[str, bytes]:
+        """What is saved: a tokenizer.json."""
+        if callable(self._content):
+            return {JSON: self._library.to_str().encode()}
+        return {JSON: bytes(self._content)}
+
+    def __reduce__(self):
+        values = {name: value for name, value in self.settings.items() if name != "kind"}
+        for name in ("frame", "languages"):
+            if name in values:
+                values[name] = getattr(self, name)
+        return _unpickled, (self.files()[JSON], values)
+
+
+def _unpickled(content, values):
+    return FastTokenizer(content, **values)
