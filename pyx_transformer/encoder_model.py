@@ -10,12 +10,12 @@ from pyx_transformer import _checks
 from pyx_transformer.config import EncoderConfig
 from pyx_transformer.embeddings import TokenEmbeddings
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
-from pyx_transformer.heads import ClassifierHead, MaskedLMHead, tanh
+from pyx_transformer.heads import ClassifierHead, MaskedLMHead, activated, tanh
 from pyx_transformer.layers import Embedding, Linear
 from pyx_transformer.parameters import Parameters, Rng
 from pyx_transformer.sequences import Sequences
 from pyx_transformer.stacks import TransformerEncoder, given, new_hidden, padded_hidden
-from pyx_transformer.sub_layers import TrainingPass
+from pyx_transformer.sub_layers import TrainingPass, in_turn
 from pyx_transformer.token_model import TokenModel
 from pyx_transformer.tokenizers.protocol import Vocabulary
 
@@ -192,26 +192,37 @@ class EncoderModel(TokenModel):
         return sources.rows(types)
 
     def forward(self, batch, parameters: Parameters, drop):
-        """The head's rows at the places of a training `Batch`; back takes their gradient and gives
-        nothing."""
-        if not isinstance(self.head, MaskedLMHead):
-            raise ValueError(
-                "EncoderModel.forward: it has no head for masked tokens, expected one to train it "
-                "with"
-            )
+        """The head's rows of a training `Batch`, which `projection` reads: of all tokens, of those
+        at its places, or one of each sequence; back takes their gradient and gives nothing."""
+        if self.head is None:
+            raise ValueError("EncoderModel.forward: it has no head, expected one to train it with")
         run = TrainingPass(parameters, drop, batch.input_sequences)
-        types = None if self.token_type_embedding is None else np.zeros_like(batch.inputs)
+        types = batch.token_types
+        if types is None and self.token_type_embedding is not None:
+            types = np.zeros_like(batch.inputs)
         rows, embed_back = self.side("src").forward(batch.inputs, run, types)
         rows, encoder_back = self.encoder.forward(rows, run)
-        shape, places = rows.shape, slice(None) if batch.places is None else batch.places
-        rows, head_back = self.head.forward(rows[places], run)
+        rows, read_back = self._read(rows, batch, run)
+        rows, head_back = self.head.forward(rows, run)
+        return rows, in_turn([embed_back, encoder_back, read_back, head_back])
 
-        def back(grad):
-            grad_rows = np.zeros(shape, np.float32)
-            grad_rows[places] = head_back(grad)
-            embed_back(encoder_back(grad_rows))
+    def _read(self, rows, batch, run):
+        """The rows of a training `Batch` that the head reads, with their way back."""
+        head, sequences = self.config.head, batch.input_sequences
+        if not isinstance(head, ClassifierConfig) or head.of_tokens:
+            return picked(rows, slice(None) if batch.places is None else batch.places)
+        if head.pooling == "mean":
+            return averaged(rows, sequences.starts, sequences.counts)
+        rows, first_back = picked(rows, sequences.starts)
+        if self.pooler is None:
+            return rows, first_back
+        rows, pooler_back = self.pooler.forward(rows, run.parameters)
+        rows, tanh_back = activated(rows, "tanh")
+        return rows, in_turn([first_back, pooler_back, tanh_back])
 
-        return rows, back
+    @property
+    def projection(self) -> Linear:
+        return self.head.classifier if isinstance(self.head, ClassifierHead) else super().projection
 
     def ties(self):
         tied = {"output_projection.weight": "src_embedding.weight"}
@@ -223,3 +234,20 @@ def means(rows, starts, counts):
     """The mean of each run of rows, added up in float64."""
     sums = np.add.reduceat(rows.astype(np.float64), starts, axis=0)
     return (sums / counts[:, None]).astype(np.float32)
+
+
+def averaged(rows, starts, counts):
+    """`means` of all rows, one run after another, with their way back."""
+    shares = counts[:, None].astype(np.float32)
+    return means(rows, starts, counts), lambda grad: np.repeat(grad / shares, counts, axis=0)
+
+
+def picked(rows, places):
+    """rows[places], each row once at most, with their way back."""
+
+    def back(grad):
+        grad_rows = np.zeros_like(rows)
+        grad_rows[places] = grad
+        return grad_rows
+
+    return rows[places], back

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from pyx_transformer import _runtime
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
 from pyx_transformer.layers import Linear, norm_of
 from pyx_transformer.parameters import Layer, Rng
-
-if TYPE_CHECKING:
-    from pyx_transformer.sub_layers import TrainingPass
+from pyx_transformer.sub_layers import TrainingPass, in_turn
 
 
 class MaskedLMHead(Layer):
@@ -33,20 +29,10 @@ class MaskedLMHead(Layer):
 
     def forward(self, rows, run: TrainingPass):
         """`apply` on the parameters of a training run, with its way back."""
-        kernels, threads = _runtime.kernels, _runtime.get_num_threads()
-        number = kernels.ACTIVATIONS[self.config.activation]
-        before, dense_back = self.dense.forward(rows, run.parameters)
-        activated = np.empty_like(before)
-        kernels.activate(activated.reshape(-1), before.reshape(-1), number, threads)
-        out, norm_back = run.normed(self.norm, activated)
-
-        def back(grad):
-            grad = norm_back(grad)
-            flat = grad.reshape(-1)
-            kernels.activation_gradient(flat, flat, before.reshape(-1), number, threads)
-            return dense_back(grad)
-
-        return out, back
+        rows, dense_back = self.dense.forward(rows, run.parameters)
+        rows, activation_back = activated(rows, self.config.activation)
+        rows, norm_back = run.normed(self.norm, rows)
+        return rows, lambda grad: dense_back(activation_back(norm_back(grad)))
 
 
 class ClassifierHead(Layer):
@@ -74,7 +60,36 @@ class ClassifierHead(Layer):
             rows = self.norm.apply(rows)
         return self.classifier.apply(rows)
 
+    def forward(self, rows, run: TrainingPass):
+        """`apply` up to the last map, on the parameters of a training run, with its way back."""
+        backs = []
+        if self.dense is not None:
+            rows, back = self.dense.forward(rows, run.parameters)
+            backs.append(back)
+            rows, back = activated(rows, self.config.activation)
+            backs.append(back)
+        rows, back = run.normed(self.norm, rows)
+        return rows, in_turn([*backs, back])
+
 
 def tanh(rows):
     """In float64, whose last bits may differ between machines, and rounded once."""
     return np.tanh(rows, dtype=np.float64).astype(np.float32)
+
+
+def activated(rows, activation: str | None):
+    """The activation of that name, "tanh" too, of rows, with its way back."""
+    if activation == "tanh":
+        out = tanh(rows)
+        return out, lambda grad: grad * (1 - np.square(out))
+    kernels, threads = _runtime.kernels, _runtime.get_num_threads()
+    number = kernels.ACTIVATIONS[activation]
+    out = np.empty_like(rows)
+    kernels.activate(out.reshape(-1), rows.reshape(-1), number, threads)
+
+    def back(grad):
+        flat = grad.reshape(-1)
+        kernels.activation_gradient(flat, flat, rows.reshape(-1), number, threads)
+        return grad
+
+    return out, back

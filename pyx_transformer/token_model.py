@@ -11,7 +11,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer.config import TokenConfig
 from pyx_transformer.embeddings import TokenEmbeddings
-from pyx_transformer.layers import Embedding, norm_of
+from pyx_transformer.layers import Embedding, Linear, norm_of
 from pyx_transformer.parameters import Layer, Rng, Uninitialised, as_generator, as_state
 from pyx_transformer.sequences import Sequences
 
@@ -35,6 +35,7 @@ class TokenModel(Layer):
     has_decoder: ClassVar[bool]  # whether it gives the next token of a target
 
     config: Any
+    output_projection: Linear
     save: ClassVar[Callable[..., None]]  # see saving.py
 
     def __init__(self, config: Any, rng: Rng):
@@ -110,6 +111,11 @@ class TokenModel(Layer):
             ids = np.where(sequences.is_real(), ids, 0)
         ids = _checks.as_token_ids(function, name, ids, table)
         return sequences.rows(ids), sequences
+
+    @property
+    def projection(self) -> Linear:
+        """The last map, which gives the logits."""
+        return self.output_projection
 
     # Tied weights.
 

@@ -222,8 +222,8 @@ def test_what_is_refused(folder, capsys):
     headless = pt.EncoderModel(encoder_config(head=None), rng=0)
     maskless = pt.EncoderModel(encoder_config(mask_id=None), rng=0)
     for model, corpus, says in [
-        (new_encoder(), examples, "are Examples, expected Texts for an EncoderModel"),
-        (new_encoder(), pairs, "are Examples, expected Texts for an EncoderModel"),
+        (new_encoder(), examples, "are Examples, expected Texts or Labelled for an EncoderModel"),
+        (new_encoder(), pairs, "are Examples, expected Texts or Labelled for an EncoderModel"),
         (language_model, some_texts(), "are Texts, expected Examples for a TransformerLM"),
         (headless, some_texts(), "expected a model with a head"),
         (maskless, some_texts(), "expected a model with a mask_id"),

@@ -1,15 +1,16 @@
 """Training: exact gradients by hand-written backward kernels, and the loop around them.
 
-`recipe` reads what a TOML file asks for and runs it; `trainer` is the loop: batches from `batches`
-and `masking` (made of files by `corpus`), `gradients` of the loss, updates by `optimizer`, figures
-from `validation`, and Ctrl-C heard between steps by `interrupts`. `functions` gives single
-operations with their way back.
+`recipe` reads what a TOML file asks for and runs it; `trainer` is the loop: batches from `batches`,
+`masking` and `labelled` (made of files by `corpus`), `gradients` of the loss, updates by
+`optimizer`, figures from `validation`, and Ctrl-C heard between steps by `interrupts`. `functions`
+gives single operations with their way back.
 """
 
 from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.labelled import Labelled
 from pyx_transformer.training.masking import Texts
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.trainer import train
 from pyx_transformer.training.validation import evaluate
 
-__all__ = ["Examples", "Texts", "TrainingOptions", "evaluate", "train"]
+__all__ = ["Examples", "Labelled", "Texts", "TrainingOptions", "evaluate", "train"]

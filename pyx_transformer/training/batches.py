@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,17 +25,20 @@ class Batch:
 
     Target row t is the token after input row t: inputs begin with the start token, targets end with
     the end token. With places (K,), targets (K,) are the tokens at these rows of the inputs (see
-    masking.py). numbers are the examples' places in their corpus. Without sources (a language
-    model, an encoder) sources and source_sequences are None.
+    masking.py), or their labels; a classifier of sequences has as targets (B,) their labels, or
+    float32 scores (see labelled.py), and may have token_types (N,) of the inputs. numbers are the
+    examples' places in their corpus. Without sources (a language model, an encoder) sources and
+    source_sequences are None.
     """
 
     numbers: NDArray[np.int64]
     inputs: NDArray[np.int64]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
     input_sequences: Sequences
     sources: NDArray[np.int64] | None
     source_sequences: Sequences | None
     places: NDArray[np.int64] | None = None
+    token_types: NDArray[np.int64] | None = None
 
 
 class Examples:
@@ -90,7 +93,7 @@ class Examples:
     def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it."""
         if not model.has_decoder:
-            raise ValueError(f"{who} are Examples, expected Texts for an EncoderModel")
+            raise ValueError(f"{who} are Examples, expected Texts or Labelled for an EncoderModel")
         if not len(self):
             raise ValueError(f"{who} is empty, expected at least one example")
         for name in ("start_id", "end_id"):
@@ -164,6 +167,14 @@ def in_batches(
     return [batches[i] for i in rng.permutation(len(batches))]
 
 
+def check_texts(who: str, texts: list[NDArray[np.int64]], lengths: NDArray[np.int64]) -> None:
+    """Raise ValueError where there is no text, or an empty one."""
+    if not texts:
+        raise ValueError(f"{who} is empty, expected at least one text")
+    if not lengths.all():
+        raise ValueError(f"{who}: texts[{lengths.argmin()}] is empty, expected at least one token")
+
+
 def check_ids(who, name, sequences: list[NDArray[np.int64]], model: Model, side: str, more: int):
     """Raise ValueError unless a model can read these on a side, with `more` tokens each."""
     size = getattr(model.config, f"{side}_vocab_size")
@@ -177,8 +188,8 @@ def check_ids(who, name, sequences: list[NDArray[np.int64]], model: Model, side:
     model.check_length(who, f"{name} has a sequence of", longest)
 
 
-def contents_of(sequences: Sequence[NDArray[np.int64]]) -> Iterator[bytes]:
-    """Sequences of ids for a digest."""
+def contents_of(sequences: Sequence[NDArray[Any]]) -> Iterator[bytes]:
+    """Sequences of ids or labels for a digest."""
     for ids in sequences:
         yield b"%d:" % len(ids) + ids.tobytes()
 

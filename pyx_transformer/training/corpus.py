@@ -1,23 +1,30 @@
-"""Files of text, a sentence per line, as examples to train on."""
+"""Files of text, a sentence per line, as examples to train on, and of labels, one per line."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from pyx_transformer._checks import brief
 from pyx_transformer._files import as_path, read_text
+from pyx_transformer._keys import listed
+from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.labelled import Labelled, is_score
 from pyx_transformer.training.masking import Texts
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pyx_transformer.checkpoints.native import Model
     from pyx_transformer.config import TokenConfig
     from pyx_transformer.tokenizers.protocol import Tokenizer
 
-Corpus = Examples | Texts
+Corpus = Examples | Texts | Labelled
 
 
 def read_lines(path: Path) -> list[str]:
@@ -38,7 +45,8 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_pairs(source: Path, target: Path) -> tuple[list[str], list[str]]:
-    """The lines of two files, line n of one being the translation of line n of the other.
+    """The lines of two files, line n of one being the translation, or label, of line n of the
+    other.
 
     Raises ValueError where there are not as many in both, and what `read_lines` does.
     """
@@ -52,30 +60,44 @@ def read_pairs(source: Path, target: Path) -> tuple[list[str], list[str]]:
 
 
 def read(who: str, model: Model, *paths: str | os.PathLike) -> Corpus:
-    """What files hold for a model: a translator's source and target, or the text of another.
+    """What files hold for a model: a translator's source and target, a classifier's text and
+    labels, or the text of another.
 
     Each line is an example; but of characters a file that stands alone is one text, cut into as
-    many tokens as config.max_length. Raises ValueError, as `who`, for a missing tokenizer, naming
-    file and line for a text without tokens or with more than learned positions reach, and what
-    reading does.
+    many tokens as config.max_length. A translation whose first token is forced begins with it.
+    Raises ValueError, as `who`, for a missing tokenizer, naming file and line for a text without
+    tokens or with more than learned positions reach, or a label that there is not, and what reading
+    does.
     """
     files = [
         as_path(who, name, path) for name, path in zip(("source", "target"), paths, strict=False)
     ]
     if not model.has_decoder:
-        return Texts(of_text(files[0], tokenizer_of(who, model, "src_tokenizer"), model.config, 0))
+        src_tokenizer, config = tokenizer_of(who, model, "src_tokenizer"), model.config
+        if not isinstance(config.head, ClassifierConfig):
+            return Texts(of_text(files[0], src_tokenizer, config, 0))
+        lines, labels = read_pairs(*files)
+        sources = encoded(files[0], lines, src_tokenizer, config, 0)
+        return Labelled(sources, as_labels(who, files[1], labels, config.head))
     tokenizer, config = tokenizer_of(who, model, "tgt_tokenizer"), model.config
     sources = references = None
     if model.has_encoder:
         src_tokenizer = tokenizer_of(who, model, "src_tokenizer")
         lines, references = read_pairs(*files)
         sources = encoded(files[0], lines, src_tokenizer, config, 0)
-        targets = encoded(files[1], references, tokenizer, config, 1)
+        forced = getattr(getattr(model, "generation_options", None), "first_token", None)
+        first = [] if forced is None else [forced]
+        targets = encoded(files[1], references, tokenizer, config, 1, first)
     else:
         targets = of_text(files[0], tokenizer, config, 1)
     return Examples(
         sources, targets, start_id=config.start_id, end_id=config.end_id, references=references
     )
+
+
+def has_labels(model: Model) -> bool:
+    """Whether what a model learns is labels."""
+    return not model.has_decoder and isinstance(model.config.head, ClassifierConfig)
 
 
 def of_text(path: Path, tokenizer: Tokenizer, config: TokenConfig, more: int):
@@ -89,13 +111,52 @@ def of_text(path: Path, tokenizer: Tokenizer, config: TokenConfig, more: int):
     return [ids[i : i + size] for i in range(0, len(ids), size)]
 
 
-def encoded(path: Path, texts: list[str], tokenizer: Tokenizer, config: TokenConfig, more: int):
-    """The ids of texts, each of which, with `more` tokens, the positions have to reach."""
+def as_labels(who: str, path: Path, lines: list[str], head: ClassifierConfig):
+    """The numbers of these names of labels, or the scores that the lines are, where those are what
+    a head gives."""
+    if head.of_tokens:
+        raise ValueError(
+            f"{who}: the model gives each token a label, expected one of the whole text because "
+            f"{path} has one per line (see training.Labelled)"
+        )
+    if not is_score(head):
+        numbers = {label: i for i, label in enumerate(head.labels)}
+        for number, label in enumerate(lines, 1):
+            if label not in numbers:
+                raise ValueError(
+                    f"{path}, line {number} is {brief(label)}, expected one of the model's labels: "
+                    f"{listed(head.labels)}"
+                )
+        return np.array([numbers[label] for label in lines])
+    scores = []
+    for number, label in enumerate(lines, 1):
+        try:
+            scores.append(float(label))
+        except ValueError as error:
+            raise ValueError(
+                f"{path}, line {number} is {brief(label)}, expected a number because the model has "
+                "one label"
+            ) from error
+    return scores
+
+
+def encoded(
+    path: Path,
+    texts: list[str],
+    tokenizer: Tokenizer,
+    config: TokenConfig,
+    more: int,
+    first: Sequence[int] = (),
+):
+    """The ids of texts, each of which, with `more` tokens, the positions have to reach. All begin
+    with `first`, whether it is from the tokenizer or not."""
     examples = []
     for number, text in enumerate(texts, 1):
         ids = tokenizer.encode(text)
         if not len(ids):
             raise ValueError(f"{path}, line {number} has no token, expected a sentence")
+        if ids[: len(first)].tolist() != [*first]:
+            ids = np.concatenate([first, ids])
         if len(ids) + more > config.longest:
             raise ValueError(
                 f"{path}, line {number} has {len(ids) + more} tokens, expected at most the config's"

@@ -38,24 +38,24 @@ def add_gradients(
     label_smoothing: float = 0.0,
     seed: int = 0,
 ) -> float:
-    """The cross-entropy of a batch, in nats, added up over its target tokens.
+    """The cross-entropy of a batch, in nats, added up over its targets; of targets that are real
+    numbers their squared errors.
 
     The parameters' gradients get those of this sum divided by `tokens`, which is the number of all
-    tokens whose gradients come together.
+    targets whose gradients come together.
 
     The paper's dropout: on the output of each sub-layer and on embeddings with positions (Vaswani
     et al. 2017, 5.4). Which values it drops depends on seed and on nothing else.
     """
     rows, back = model.forward(batch, parameters, Dropout(dropout, count(seed)))
-    loss, grad = projected_loss(
-        rows,
-        parameters.of(model.output_projection, "weight"),
-        parameters.get(model.output_projection, "bias"),
-        model.output_projection.softcap,
-        batch.targets,
-        label_smoothing,
-        1 / tokens,
-    )
+    projection = model.projection
+    weight, bias = parameters.of(projection, "weight"), parameters.get(projection, "bias")
+    if np.issubdtype(batch.targets.dtype, np.floating):
+        loss, grad = squared_loss(rows, weight, bias, batch.targets, 1 / tokens)
+    else:
+        loss, grad = projected_loss(
+            rows, weight, bias, projection.softcap, batch.targets, label_smoothing, 1 / tokens
+        )
     back(grad)
     return loss
 
@@ -114,3 +114,15 @@ def projected_loss(
         kernels.linear(grad_rows[part], logits, back, None, None, 0, threads)
         add_linear_gradients(weight, bias, logits, rows[part])
     return math.fsum(losses), grad_rows
+
+
+def squared_loss(rows, weight: Parameter, bias: Parameter | None, targets, factor: float):
+    """The summed squares of rows W^T + b - targets, W of one row, with their gradient times factor.
+
+    The parameters' gradients at once. -> (loss, gradient of rows).
+    """
+    errors = multiplied(rows, packed(weight, bias)) - targets[:, None]
+    loss = math.fsum(np.square(errors[:, 0], dtype=np.float64))
+    errors *= np.float32(2 * factor)
+    add_linear_gradients(weight, bias, errors, rows)
+    return loss, multiplied(errors, transposed(weight))

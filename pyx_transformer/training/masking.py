@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.training.batches import (
     Batch,
     as_id_arrays,
     as_rows,
     check_ids,
+    check_texts,
     contents_of,
     in_batches,
 )
@@ -49,12 +51,9 @@ class Texts:
         for name in ("head", "mask_id"):
             if getattr(model.config, name) is None:
                 raise ValueError(f"{who} are Texts, expected a model with a {name}")
-        if not len(self):
-            raise ValueError(f"{who} is empty, expected at least one text")
-        if not self.lengths.all():
-            raise ValueError(
-                f"{who}: texts[{self.lengths.argmin()}] is empty, expected at least one token"
-            )
+        if isinstance(model.config.head, ClassifierConfig):
+            raise ValueError(f"{who} are Texts, expected Labelled for a classifier")
+        check_texts(who, self.texts, self.lengths)
         check_ids(who, "texts", self.texts, model, "src", 0)
 
     def split(self, share: float) -> tuple[Texts, Texts]:

@@ -10,7 +10,7 @@ from pyx_transformer.metrics import BLEU_TOKENIZERS
 from pyx_transformer.training.masking import MASK_RATE
 from pyx_transformer.training.optimizer import SCHEDULES
 
-METRICS = ("loss", "exact_match", "bleu")
+METRICS = ("loss", "exact_match", "bleu", "accuracy")
 MOST = 2**53  # whole numbers up to this are exact as floats
 # What rounds to 1 in float32 is not below it.
 BELOW_ONE = {"below": 1 - 2**-25}
@@ -38,15 +38,17 @@ class TrainingOptions:
     exponential moving averages of the weights with this decay; 0 takes the weights themselves.
 
     dropout: the rate on each sub-layer's output and on embeddings with positions. label_smoothing:
-    the share of each target's probability that is spread over the vocabulary. mask_rate: the share
+    the share of each target's probability that is spread over the vocabulary, or the labels.
+    mask_rate: the share
     of an encoder's tokens that it learns to tell, drawn anew for every batch.
 
     validate_every: steps between two validations and checkpoints. metric: what decides which
-    weights are the best: "loss", "exact_match" or "bleu"; where `patience` validations in a row do
-    not better it, training stops; 0 never does. max_length: tokens of a translation for the last
-    two. bleu_tokenizer: that of `metrics.bleu`, "none", "13a" or "char", or "auto": "char" for
-    targets written without spaces, or else "none". test_beam_size: of the translations that a
-    recipe's test is scored by. seed: of everything that is drawn.
+    weights are the best: "loss", of translators "exact_match" or "bleu", of classifiers "accuracy";
+    where `patience` validations in a row do not better it, training stops; 0 never does.
+    max_length: tokens of a translation for "exact_match" and "bleu". bleu_tokenizer: that of
+    `metrics.bleu`, "none", "13a" or "char", or "auto": "char" for targets written without spaces,
+    or else "none". test_beam_size: of the translations that a recipe's test is scored by. seed: of
+    everything that is drawn.
 
     Raises TypeError or ValueError, naming the option.
     """

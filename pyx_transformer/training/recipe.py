@@ -1,18 +1,21 @@
 """A training run as a TOML file.
 
-[data] names files: train_source, train_target, dev_source, dev_target, test_source, test_target,
-relative to the folder that the command runs in. Sources and targets make a translator, targets
-alone a language model, sources alone an encoder that learns to tell masked tokens. Without dev
-files, dev_share is the share of the training examples, the last ones, that is not trained on but
-validated with. [text] holds fields of `TextOptions`. [model] holds those of the model's config,
-descriptions being tables; the sizes of vocabularies come from the tokenizers, and so does the token
-of masks, which is the one after theirs. [training] holds fields of `TrainingOptions`.
+[data] names files: train_source, train_target, train_labels and the same of dev and test, relative
+to the folder that the command runs in. Sources and targets make a translator, targets alone a
+language model, sources alone an encoder that learns to tell masked tokens, sources and labels, one
+per line, a classifier of texts. Without dev files, dev_share is the share of the training examples,
+the last ones, that is not trained on but validated with. [text] holds fields of `TextOptions`.
+[model] holds those of the model's config, descriptions being tables; the sizes of vocabularies come
+from the tokenizers, and so does the token of masks, which is the one after theirs. In place of all
+that, `start` of [model] is a model for `load`, which is trained further with its own tokenizers;
+mask_id beside it is the token of masks, where that model does not know it. [training] holds fields
+of `TrainingOptions`.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,6 +23,7 @@ import numpy as np
 from pyx_transformer import _checks, text
 from pyx_transformer._files import as_path, read_text
 from pyx_transformer.checkpoints import load
+from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
@@ -40,8 +44,12 @@ if TYPE_CHECKING:
     from pyx_transformer.training.corpus import Corpus
     from pyx_transformer.training.validation import Figures
 
-FILES = ("train_source", "train_target", "dev_source", "dev_target", "test_source", "test_target")
+PARTS = ("train", "dev", "test")
+KINDS = ("source", "target", "labels")
+FILES = tuple(f"{part}_{kind}" for part in PARTS for kind in KINDS)
 DEV_SHARE = "dev_share"
+START = "start"
+OF_START = ("mask_id",)  # what may be said of a model that there is
 UNKNOWN_SIZE = 2**30  # of vocabularies that are to be made
 # The kind of model by the sides that there are files of.
 MODELS: dict[tuple[str, ...], type[Model]] = {
@@ -112,6 +120,11 @@ class Recipe:
         return sides_of(self.data, "train")
 
     @property
+    def has_labels(self) -> bool:
+        """Whether there are files of labels."""
+        return "train_labels" in self.data
+
+    @property
     def kind(self) -> type[Model]:
         """The kind of model that is trained."""
         return MODELS[self.sides]
@@ -161,7 +174,10 @@ class Recipe:
         )
 
     def build(self) -> Model:
-        """A new model with its tokenizers, its weights drawn from training.seed."""
+        """The model with its tokenizers: the one to start from, or a new one whose weights are
+        drawn from training.seed."""
+        if START in self.model:
+            return self._opened(self.model[START])
         tokenizers = self._tokenizers()
         config = self.config(*(tokenizer.vocab_size for tokenizer in tokenizers.values()))
         model = self.kind(config, rng=np.random.default_rng((self.training.seed, 1)))
@@ -169,17 +185,51 @@ class Recipe:
             setattr(model, f"{SHORT[side]}_tokenizer", tokenizer)
         return model
 
+    def _opened(self, path: str) -> Model:
+        """The model to start from. Raises ValueError where it is another kind of model, or has no
+        tokenizer."""
+        where, model = f"recipe: [model] {START}: {path}", load(path)
+        files = [f"train_{kind}" for kind in KINDS if f"train_{kind}" in self.data]
+        if not isinstance(model, self.kind) or corpus.has_labels(model) != self.has_labels:
+            is_classifier = corpus.has_labels(model)
+            found = "a classifier" if is_classifier else f"a {type(model).__name__}"
+            expected = "a classifier" if self.has_labels else f"a {self.kind.__name__}"
+            raise ValueError(
+                f"{where} is {found}, expected {expected} because [data] has {' and '.join(files)}"
+            )
+        for side in self.sides:
+            if getattr(model, f"{SHORT[side]}_tokenizer") is None:
+                raise ValueError(
+                    f"{where} has no tokenizer of its {side}s, expected one to read "
+                    f"{self.data[f'train_{side}']} with"
+                )
+        if "mask_id" in self.model:
+            if not isinstance(model, EncoderModel) or self.has_labels:
+                raise ValueError(
+                    f"recipe: [model] mask_id was given, expected none because {path} has no head "
+                    "for masked tokens"
+                )
+            model.config = replace(model.config, mask_id=self.model["mask_id"])
+        check_tokenizers(where, model)
+        return model
+
     def config(self, *vocab_sizes: int):
-        """The model's, with tokenizers of these sizes, one for each of `sides`.
+        """A new model's, with tokenizers of these sizes, one for each of `sides`.
 
         Raises ValueError where [model] has no such values.
         """
         kind = self.kind.config_type
         sizes = zip(self.sides, vocab_sizes, strict=True)
         values = {**self.model, **{f"{SHORT[side]}_vocab_size": size for side, size in sizes}}
-        if self.kind is EncoderModel:
+        if self.kind is EncoderModel and not self.has_labels:
             (size,) = vocab_sizes
             values = {"head": {}, **values, "src_vocab_size": size + 1, "mask_id": size}
+        head = values.get("head")
+        if (isinstance(head, dict) and "labels" in head) != self.has_labels:
+            has, expected = "[data] has train_labels", "labels in [model.head]"
+            if not self.has_labels:
+                has, expected = "[model.head] has labels", "train_labels in [data]"
+            raise ValueError(f"{has}, expected {expected} too")
         try:
             return kind.from_values("[model]", values)
         except ValueError as error:
@@ -209,12 +259,19 @@ class Recipe:
 
     def examples(self, model: Model, part: str) -> Corpus:
         """Those of a part that the recipe has."""
-        return corpus.read("recipe", model, *(self.data[f"{part}_{side}"] for side in self.sides))
+        return corpus.read(
+            "recipe", model, *(self.data[name] for name in files_of(self.data, part))
+        )
 
 
 def sides_of(data: dict[str, Any], part: str) -> tuple[str, ...]:
     """The sides that [data] names a file of for "train", "dev" or "test"."""
     return tuple(side for side in SHORT if f"{part}_{side}" in data)
+
+
+def files_of(data: dict[str, Any], part: str) -> list[str]:
+    """What [data] has for "train", "dev" or "test"."""
+    return [f"{part}_{kind}" for kind in KINDS if f"{part}_{kind}" in data]
 
 
 def texts_of(path: str, kind: str) -> list[str]:
@@ -272,50 +329,72 @@ def parsed(path: Path) -> dict:
 
 def as_recipe(values: dict) -> Recipe:
     """The recipe with these tables. Raises ValueError for keys that do not exist or are missing."""
+    model = {name for kind in MODELS.values() for name in kind.config_type.names()} - OF_TOKENIZERS
+    is_new = START not in table(values, "model")
     sections = {
         "data": {*FILES, DEV_SHARE},
         "text": names_of(TextOptions),
-        "model": {name for kind in MODELS.values() for name in kind.config_type.names()}
-        - OF_TOKENIZERS,
+        "model": model | {START} if is_new else {START, *OF_START},
         "training": names_of(TrainingOptions),
     }
     check_keys("the recipe", values, sections)
     for section, known in sections.items():
         check_keys(f"[{section}]", table(values, section), known)
-    data = values["data"]
-    sides = sides_of(data, "train")
-    if not sides:
-        raise ValueError(
-            "[data] has neither train_source nor train_target, expected a file to train on"
-        )
-    for part in ("dev", "test"):
-        found = sides_of(data, part)
-        if found and found != sides:
-            expected = " and ".join(f"{part}_{side}" for side in sides)
-            raise ValueError(
-                f"[data] has {' and '.join(f'{part}_{side}' for side in found)}, expected "
-                f"{expected} because it has {' and '.join(f'train_{side}' for side in sides)}"
-            )
-    for name in FILES:
-        if name in data:
-            check_path("[data]", name, data[name])
-    for side in SHORT:
-        for name, value in values["text"].items():
-            if value and side not in sides and (name.startswith(f"{side}_") or name == "shared"):
-                raise ValueError(f"[text] {name} is {value!r}, expected nothing without {side}s")
-    if DEV_SHARE in data:
-        _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0, below=1)
-        if sides_of(data, "dev"):
-            raise ValueError(f"[data] has {DEV_SHARE} and files of dev, expected one of them")
+    check_data(values["data"])
+    check_text(values["text"], sides_of(values["data"], "train"), is_new=is_new)
     recipe = Recipe(
-        data,
+        values["data"],
         as_options("text", TextOptions, values),
         values["model"],
         as_options("training", TrainingOptions, values),
     )
     # Wrong values are told before there are tokenizers.
-    recipe.config(*(UNKNOWN_SIZE for _ in sides))
+    if is_new:
+        recipe.config(*(UNKNOWN_SIZE for _ in recipe.sides))
+    else:
+        check_path("[model]", START, recipe.model[START])
     return recipe
+
+
+def check_data(data: dict) -> None:
+    """Raise ValueError unless [data] names the files of one kind of model."""
+    files = files_of(data, "train")
+    if not sides_of(data, "train"):
+        raise ValueError(
+            "[data] has neither train_source nor train_target, expected a file to train on"
+        )
+    if "train_labels" in files and files != ["train_source", "train_labels"]:
+        raise ValueError(
+            f"[data] has {' and '.join(files)}, expected train_source alone with train_labels"
+        )
+    for part in ("dev", "test"):
+        found, expected = files_of(data, part), [f"{part}{name[5:]}" for name in files]
+        if found and found != expected:
+            raise ValueError(
+                f"[data] has {' and '.join(found)}, expected {' and '.join(expected)} because it "
+                f"has {' and '.join(files)}"
+            )
+    for name in FILES:
+        if name in data:
+            check_path("[data]", name, data[name])
+    if DEV_SHARE in data:
+        _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0, below=1)
+        if sides_of(data, "dev"):
+            raise ValueError(f"[data] has {DEV_SHARE} and files of dev, expected one of them")
+
+
+def check_text(values: dict, sides: tuple[str, ...], *, is_new: bool) -> None:
+    """Raise ValueError for what [text] says of a side that there is not, or of a model that has
+    its own tokenizers."""
+    for name, value in values.items():
+        if not is_new:
+            raise ValueError(
+                f"[text] {name} is {value!r}, expected nothing because [model] {START} has its own "
+                "tokenizers"
+            )
+        for side in SHORT:
+            if value and side not in sides and (name.startswith(f"{side}_") or name == "shared"):
+                raise ValueError(f"[text] {name} is {value!r}, expected nothing without {side}s")
 
 
 def as_options(name: str, options: type, values: dict):

@@ -27,7 +27,6 @@ from pyx_transformer._kinds import check_function
 from pyx_transformer.checkpoints.native import as_config_text
 from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.config import as_object
-from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.parameters import Parameters
 from pyx_transformer.token_model import TokenModel
@@ -35,6 +34,7 @@ from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training.batches import Examples
 from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.interrupts import Interrupts
+from pyx_transformer.training.labelled import Labelled, is_score
 from pyx_transformer.training.log import Log, Pace
 from pyx_transformer.training.masking import Texts, masked
 from pyx_transformer.training.optimizer import AdamW, as_schedule
@@ -113,9 +113,9 @@ class Trainer:
 
     def __init__(self, model, examples, validation, options, folder, resume, report):
         _checks.as_kind("train", "model", model, TokenModel)
-        _checks.as_kind("train", "examples", examples, Examples, Texts)
+        _checks.as_kind("train", "examples", examples, Examples, Texts, Labelled)
         if validation is not None:
-            _checks.as_kind("train", "validation", validation, Examples, Texts)
+            _checks.as_kind("train", "validation", validation, Examples, Texts, Labelled)
         _checks.as_kind("train", "options", options, TrainingOptions)
         _checks.as_flag("train", "resume", resume)
         check_function("train", "report", report)
@@ -196,9 +196,9 @@ class Trainer:
             progress.batch = 0
 
     def _batch(self, numbers) -> Batch:
-        """The examples of these numbers; an encoder's with the masks of this place in the run."""
+        """The examples of these numbers; `Texts` with the masks of this place in the run."""
         batch = self.examples.batch(numbers)
-        if isinstance(self.model, EncoderModel):
+        if isinstance(self.examples, Texts):
             seed = self.options.seed, self.progress.epoch, self.progress.batch
             batch = masked(batch, self.model.config, self.options.mask_rate, seed)
         return batch
@@ -360,12 +360,21 @@ def differing_keys(held: str | None, now: str) -> str:
 def check_validation(metric: str, model: Model, validation: Corpus) -> None:
     """Raise ValueError or ImportError where validation cannot give that metric, or no finite loss:
     an empty source has the empty translation only."""
+    if isinstance(validation, Labelled):
+        known = ("loss",) if is_score(model.config.head) else ("loss", "accuracy")
+        if metric not in known:
+            raise ValueError(
+                f"train: metric is {metric!r}, expected one of {known} for these labels"
+            )
+        return
     if not isinstance(validation, Examples) or validation.sources is None:
         if metric != "loss":
             raise ValueError(
                 f"train: metric is {metric!r}, expected 'loss' for a language model or an encoder"
             )
         return
+    if metric == "accuracy":
+        raise ValueError("train: metric is 'accuracy', expected another for a translator")
     for number, source in enumerate(validation.sources):
         if not len(source) and len(validation.targets[number]):
             raise ValueError(

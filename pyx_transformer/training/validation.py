@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pyx_transformer import _checks
+from pyx_transformer import _checks, ops
 from pyx_transformer.generation.scoring import score_rows
 from pyx_transformer.metrics import (
     BLEU_TOKENIZERS,
@@ -21,6 +21,7 @@ from pyx_transformer.token_model import TokenModel
 from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training import corpus
 from pyx_transformer.training.batches import Examples
+from pyx_transformer.training.labelled import Labelled, is_score
 from pyx_transformer.training.masking import MASK_RATE, Texts, masked
 from pyx_transformer.transformer import Transformer
 
@@ -42,13 +43,17 @@ def validate(
     """The figures of a model on examples.
 
     "loss": nats per target token with its end, without label smoothing; of an encoder per masked
-    token, the masks being the same at every call and in every run. For a translator also
+    token, the masks being the same at every call and in every run; of a classifier per label, with
+    "accuracy", the share of labels whose logit is the largest, or the mean squared error of scores.
+    For a translator also
     "exact_match", the share of translations that are the target, "cut_off", the share that ended at
     the maximum length only, and with_bleu "bleu" and its "bleu_signature". bleu_tokenizer: that of
     `metrics.bleu`, or "auto" for the words or, where the references are written without spaces,
     their characters. settings: those of `GenerationOptions`, on top of the model's own; greedy
     unless asked.
     """
+    if isinstance(examples, Labelled):
+        return label_figures(model, examples)
     figures: Figures = {"loss": mean_loss(model, examples)}
     if not isinstance(model, Transformer) or not isinstance(examples, Examples):
         return figures
@@ -83,8 +88,9 @@ def evaluate(
     bleu_tokenizer: str = "auto",
     **settings,
 ) -> Figures:
-    """The figures of a translator on a file of sentences and that of their translations, or of a
-    language model or an encoder on its text: see `validate`. Warns of unknown words in a source.
+    """The figures of a translator on a file of sentences and that of their translations, of a
+    classifier on a file of texts and that of their labels, or of a language model or an encoder on
+    its text: see `validate`. Warns of unknown words in a translator's source.
 
     Raises ValueError where files or settings are missing or too many for that kind of model, or
     cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
@@ -105,13 +111,20 @@ def evaluate(
             warnings.warn(f"{source} has {unknown}", stacklevel=2)
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
-        for name, value in {"target": target, "bleu_tokenizer": asked, **settings}.items():
+        others = {"bleu_tokenizer": asked, **settings}
+        files, rest = [source], f"a {type(model).__name__}, whose loss on one text is all there is"
+        if corpus.has_labels(model):
+            if target is None:
+                raise ValueError("evaluate: target is missing, expected the file of the labels")
+            files, rest = [source, target], "a classifier"
+        else:
+            others = {"target": target, **others}
+        for name, value in others.items():
             if value is not None:
                 raise ValueError(
-                    f"evaluate: {name} was given, expected none because the model is "
-                    f"a {type(model).__name__}, whose loss on one text is all there is"
+                    f"evaluate: {name} was given, expected none because the model is {rest}"
                 )
-        examples = corpus.read("evaluate", model, source)
+        examples = corpus.read("evaluate", model, *files)
     examples.check("evaluate", model)
     return validate(model, examples, with_bleu=with_bleu, bleu_tokenizer=bleu_tokenizer, **settings)
 
@@ -121,7 +134,7 @@ def reachable(model: Transformer, max_length: int) -> int:
     return max(int(min(max_length, model.config.longest - 1)), 1)
 
 
-def mean_loss(model: Model, examples: Corpus) -> float:
+def mean_loss(model: Model, examples: Examples | Texts) -> float:
     """The mean negative log-probability of the target tokens and ends, or of the masked tokens."""
     total, tokens = 0.0, 0
     for begin in range(0, len(examples), SCORED):
@@ -132,7 +145,32 @@ def mean_loss(model: Model, examples: Corpus) -> float:
     return total / tokens
 
 
-def scores_of(model: Any, examples: Corpus, part: slice) -> list[NDArray[np.float32]]:
+def label_figures(model: Any, examples: Labelled) -> Figures:
+    """The loss per label, and the share of right ones where there is a choice."""
+    total, right, count = 0.0, 0, 0
+    for begin in range(0, len(examples), SCORED):
+        batch = examples.batch(np.arange(begin, min(begin + SCORED, len(examples))))
+        sequences, targets = batch.input_sequences, batch.targets
+        ids, types = (
+            None if one is None else sequences.padded(one[:, None])[..., 0]
+            for one in (batch.inputs, batch.token_types)
+        )
+        logits = model(ids, sequences.counts, types)
+        if batch.places is not None:
+            logits = sequences.rows(logits)[batch.places]
+        count += len(targets)
+        if is_score(model.config.head):
+            total += float(np.square(logits[:, 0] - targets, dtype=np.float64).sum())
+            continue
+        chosen = ops.log_softmax(logits)[np.arange(len(targets)), targets]
+        total -= float(chosen.sum(dtype=np.float64))
+        right += int((logits.argmax(axis=1) == targets).sum())
+    if is_score(model.config.head):
+        return {"loss": total / count}
+    return {"loss": total / count, "accuracy": right / count}
+
+
+def scores_of(model: Any, examples: Examples | Texts, part: slice) -> list[NDArray[np.float32]]:
     """The log-probabilities of the targets of a part of the examples."""
     if isinstance(examples, Texts):
         batch = examples.batch(np.arange(part.start, part.stop))
