@@ -35,7 +35,6 @@ from bench.translators import (
     tokens_of,
 )
 from pyx_transformer import _runtime
-from pyx_transformer.pipelines import translate
 from pyx_transformer.sizes import operations, row_weights
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -259,10 +258,11 @@ def text_contestants(B, beam_size, peers):
 
     def calls(call, inputs):
         for i in range(0, SENTENCES, B):
-            call(model, inputs[i : i + B], beam_size=beam_size)
+            call(inputs[i : i + B], beam_size=beam_size)
 
+    translate = pt.Translator(model).translate
     yield Contestant("ours", partial(calls, translate, texts), is_compared=False)
-    yield Contestant("ids", partial(calls, pt.Transformer.generate, ids), is_compared=False)
+    yield Contestant("ids", partial(calls, model.generate, ids), is_compared=False)
 
 
 def corpus_contestants(beam_size, peers):

@@ -39,11 +39,20 @@ if TYPE_CHECKING:
         Hypothesis,
         perplexity,
     )
+    from pyx_transformer.pipelines import (
+        CrossEncoder,
+        SentenceEncoder,
+        TextClassifier,
+        TextGenerator,
+        TokenClassifier,
+        Translator,
+    )
 
 __all__ = [
     "AttentionConfig",
     "AttentionWeights",
     "ClassifierConfig",
+    "CrossEncoder",
     "DistanceBiasConfig",
     "Embedding",
     "EncoderConfig",
@@ -62,14 +71,19 @@ __all__ = [
     "NormConfig",
     "RMSNorm",
     "RotaryConfig",
+    "SentenceEncoder",
     "StackConfig",
     "SubLayerConfig",
+    "TextClassifier",
+    "TextGenerator",
+    "TokenClassifier",
     "Transformer",
     "TransformerConfig",
     "TransformerDecoder",
     "TransformerEncoder",
     "TransformerLM",
     "TransformerLMConfig",
+    "Translator",
     "get_num_threads",
     "load",
     "ops",
@@ -82,11 +96,17 @@ __all__ = [
 
 # Loaded by their first use, not by the import of the package.
 _LATER = {
+    "CrossEncoder": "pipelines",
     "Generation": "generation",
     "GenerationOptions": "generation",
     "Hypothesis": "generation",
     "load": "checkpoints",
     "perplexity": "generation",
+    "SentenceEncoder": "pipelines",
+    "TextClassifier": "pipelines",
+    "TextGenerator": "pipelines",
+    "TokenClassifier": "pipelines",
+    "Translator": "pipelines",
 }
 
 

@@ -15,8 +15,18 @@ import warnings
 
 import pyx_transformer as pt
 from pyx_transformer import _ctrl_c, commands
-from pyx_transformer.commands import note
+from pyx_transformer.commands.arguments import OPTION_OF, note
 
+# What begins the errors of the functions behind a command, where that is not its own name.
+FUNCTIONS = {
+    "translate": ("Translator",),
+    "generate": ("TextGenerator", "stream"),
+    "score": ("Translator", "TextGenerator"),
+    "embed": ("SentenceEncoder", "encode"),
+    "rank": ("CrossEncoder",),
+    "classify": ("TextClassifier", "scores"),
+    "tag": ("TokenClassifier",),
+}
 INTERRUPTED = 128 + 2  # as a shell has it of a process that SIGINT ended
 
 
@@ -66,7 +76,7 @@ def _run(argv):
         if isinstance(error, (BrokenPipeError, UnicodeEncodeError)):
             raise
         said = one_line(error)
-        for function in (command, "continue_texts"):
+        for function in (command, *FUNCTIONS.get(command, ())):
             said = said.removeprefix(f"{function}: ")
         note(in_options(said, arguments), command)
         return 2
@@ -78,7 +88,7 @@ def _run(argv):
 
 def in_options(message: str, arguments: argparse.Namespace) -> str:
     """An error of a Python function, with the options that the command has for its arguments."""
-    for name, option in commands.OPTION_OF.items():
+    for name, option in OPTION_OF.items():
         if name.partition("=")[0] in arguments:
             message = re.sub(rf"(?<![\w.-]){name}(?!\w)", option, message)
     return message
@@ -140,12 +150,4 @@ def _config(_arguments):
     pt.show_config()
 
 
-ADDED = (
-    add_explain,
-    add_config,
-    commands.add_vocab,
-    commands.add_train,
-    commands.add_evaluate,
-    commands.add_translate,
-    commands.add_generate,
-)
+ADDED = (add_explain, add_config, *commands.ADDED)

@@ -46,6 +46,7 @@ class EncoderModel(TokenModel):
     has_encoder, has_decoder = True, False
     switches: ClassVar = {"pooler.weight": "pooler"}
     config: EncoderConfig
+    src_embedding: Embedding
     src_vocabulary = Vocabulary()
 
     def __init__(self, config: EncoderConfig, *, rng: Rng = None):
@@ -101,14 +102,9 @@ class EncoderModel(TokenModel):
         rows, sources, extra = self._encoded(
             this, src, src_lengths, token_types, return_attention, return_hidden_states
         )
-        if isinstance(self.head, MaskedLMHead):
-            logits = sources.padded(self.output_projection.apply(self.head.apply(rows)))
-        elif self.head.config.of_tokens:
-            logits = sources.padded(self.head.apply(rows))
-        else:
-            logits = np.zeros((len(sources.counts), len(self.head.config.labels)), np.float32)
-            real = sources.counts > 0
-            logits[real] = self.head.apply(self._of_sequences(rows, sources, real))
+        logits = self.logits_of(rows, sources)
+        if not self._is_of_sequences:
+            logits = sources.padded(logits)
         return given(logits, *extra)
 
     def encode(
@@ -157,6 +153,49 @@ class EncoderModel(TokenModel):
         real = sources.counts > 0
         out[real] = tanh(self.pooler.apply(rows[sources.starts[real]]))
         return out
+
+    @property
+    def _is_of_sequences(self) -> bool:
+        """Whether the head gives one row of logits for each sequence."""
+        head = self.config.head
+        return isinstance(head, ClassifierConfig) and not head.of_tokens
+
+    def rows_of(
+        self,
+        function: str,
+        texts: list[NDArray[np.int64]],
+        types: list[NDArray[np.int64]] | None = None,
+    ) -> tuple[NDArray[np.float32], Sequences]:
+        """Token ids (S,) of at least one text -> the rows (N, d_model) of all of them, and which
+        are whose.
+
+        types: token types of each text. Raises ValueError for ids that the model lacks, and where
+        learned positions do not reach as far.
+        """
+        ids, sources = self.sequences(function, "src", texts, None)
+        table = self.token_type_embedding
+        flat = None
+        if table is not None:
+            flat = np.zeros_like(ids)
+            if types is not None:
+                flat = _checks.as_token_ids(
+                    function, "token types", np.concatenate(types), table.weight.shape
+                )
+        rows = self.side("src").apply(ids, sources.position_ids(), flat)
+        return self.encoder.apply(rows, sources), sources
+
+    def logits_of(self, rows: NDArray[np.float32], sources: Sequences) -> NDArray[np.float32]:
+        """The head's logits: of each row (N, V) or (N, labels), or of each sequence (B, labels),
+        zeros where one is empty."""
+        assert self.head is not None
+        if isinstance(self.head, MaskedLMHead):
+            return self.output_projection.apply(self.head.apply(rows))
+        if self.head.config.of_tokens:
+            return self.head.apply(rows)
+        logits = np.zeros((len(sources.counts), len(self.head.config.labels)), np.float32)
+        real = sources.counts > 0
+        logits[real] = self.head.apply(self._of_sequences(rows, sources, real))
+        return logits
 
     def _of_sequences(self, rows, sources, real):
         """A row for each real sequence, as the classifier's pooling says."""

@@ -10,6 +10,7 @@ from pyx_transformer.description import NormConfig
 
 BERT_NORM = NormConfig(eps=1e-12)
 POOLINGS = ("first", "mean")
+PROBLEMS = (None, "single_label", "multi_label", "regression")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class ClassifierConfig:
     logits = norm(activation(h W1^T + b1)) W2^T + b2. labels: their names. of_tokens: h are the
     rows of all tokens; else one of the sequence, by `pooling` its "first" row, which in a model
     with a pooler is `pooled`, or the "mean" of all. dense: whether there is a W1; activation: as in
-    `ops.linear`, or "tanh"; bias: whether there is a b1.
+    `ops.linear`, or "tanh"; bias: whether there is a b1. problem: what logits are, "single_label"
+    for those of one label out of all, "multi_label" for one of each, "regression" for scores as
+    they are; None: the second where there is a single label, else the first.
     """
 
     labels: tuple[str, ...]
@@ -48,6 +51,7 @@ class ClassifierConfig:
     activation: str | None = None
     bias: bool = True
     norm: NormConfig | None = None
+    problem: str | None = None
 
     def __post_init__(self):
         this = "ClassifierConfig"
@@ -55,6 +59,7 @@ class ClassifierConfig:
         activations = ("tanh", *_runtime.kernels.ACTIVATIONS)
         _checks.as_choice(this, "activation", self.activation, activations)
         _checks.as_choice(this, "pooling", self.pooling, POOLINGS)
+        _checks.as_choice(this, "problem", self.problem, PROBLEMS)
         labels = self.labels
         if not isinstance(labels, (tuple, list)) or not all(isinstance(one, str) for one in labels):
             raise TypeError(f"{this}: labels is {_checks.brief(labels)}, expected a tuple of words")

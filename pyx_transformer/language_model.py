@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
+    from pyx_transformer.sequences import Sequences
     from pyx_transformer.tokenizers.protocol import Tokenizer
 
 
@@ -92,6 +93,15 @@ class TransformerLM(TokenModel):
         rows = self.decoder.apply(rows, targets, attention=attention, hidden=hidden)
         logits = targets.padded(self.output_projection.apply(rows))
         return given(logits, attention, padded_hidden(hidden, targets))
+
+    def rows_of(
+        self, function: str, texts: list[NDArray[np.int64]]
+    ) -> tuple[NDArray[np.float32], Sequences]:
+        """Token ids (T,) of at least one text -> the last rows (N, d_model) of all of them, and
+        which are whose. Raises as calling the model does."""
+        ids, targets = self.sequences(function, "tgt", texts, None)
+        rows = self.side("tgt").apply(ids, targets.position_ids())
+        return self.decoder.apply(rows, targets), targets
 
     def generate(
         self,

@@ -127,3 +127,13 @@ def assert_close(actual, expected, tolerance=1e-6):
     assert actual.shape == expected.shape
     largest = np.abs(expected).max(initial=0)
     np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(largest, 1))
+
+
+def translate(model, texts, **settings):
+    """Translations with their hypotheses."""
+    return pt.Translator(model).hypotheses(texts, **settings)
+
+
+def continue_texts(model, prompts, **settings):
+    """Continued texts with their hypotheses."""
+    return pt.TextGenerator(model).hypotheses(prompts, **settings)

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 import small_task
+from models import continue_texts, translate
 from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
 from pyx_transformer.cli import _parser, main
-from pyx_transformer.pipelines import continue_texts, translate
 from pyx_transformer.training import evaluate
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
@@ -137,7 +137,7 @@ def test_evaluating_tells_what_is_lost(trained, folder, capsys):
         (["translate", "--beam-size", "0", "a"], "translate: --beam-size is 0"),
         (["translate", "a", "-"], "- is among other texts, expected it alone"),
         (["translate", "a", "--attention", "-"], "--attention: is -, expected a path"),
-        (["generate", "--max-length", "3"], "expected a TransformerLM; `translate` is for those"),
+        (["generate", "--max-length", "3"], "expected a TransformerLM; Translator is for those"),
     ],
 )
 def test_errors_are_about_what_was_typed(arguments, says, trained, capsys):

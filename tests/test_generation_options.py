@@ -62,6 +62,7 @@ LEAST = {
     "min_length": 0,
     "no_repeat_ngram_size": 0,
     "first_token": 0,
+    "start_token": 0,
     "top_k": 1,
     "num_samples": 1,
     "seed": 0,

@@ -5,11 +5,11 @@ import re
 
 import numpy as np
 import pytest
+from models import translate
 
 import pyx_transformer as pt
 from pyx_transformer.cli import main
 from pyx_transformer.metrics import bleu
-from pyx_transformer.pipelines import translate
 
 
 @pytest.fixture(scope="module")

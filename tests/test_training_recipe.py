@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import sacrebleu
 import small_task
+from models import translate
 from runs import some_examples
 from small_task import PAIRS, RECIPE
 
 import pyx_transformer as pt
 from pyx_transformer.cli import main
-from pyx_transformer.pipelines import translate
 from pyx_transformer.training import recipe, validation
 from pyx_transformer.training.log import read as read_log
 from pyx_transformer.training.validation import mean_loss

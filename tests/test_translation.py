@@ -1,7 +1,7 @@
 """Texts in, texts out: what `translate` and `continue_texts` are given, and give back."""
 
 import pytest
-from models import small_config
+from models import continue_texts, small_config, translate
 
 import pyx_transformer as pt
 from pyx_transformer import text
@@ -9,7 +9,6 @@ from pyx_transformer.cli import main
 from pyx_transformer.config import EncoderConfig
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
-from pyx_transformer.pipelines import continue_texts, translate
 from pyx_transformer.training import Examples
 from pyx_transformer.training.validation import validate
 
@@ -55,7 +54,7 @@ CALLS = {"translate": (translate, translator), "continue_texts": (continue_texts
 def test_texts_are_checked(name, kind, texts, error, says):
     function, build = CALLS[name]
     if name == "continue_texts":
-        says = says.replace("texts", "prompts", 1)
+        name, says = "generate", says.replace("texts", "prompts", 1)
     with pytest.raises(error, match=f"{name}: {says}"):
         function(build(kind), texts)
 
@@ -96,6 +95,7 @@ def test_unknown_tokens_are_not_generated(name):
 @pytest.mark.parametrize("name", CALLS)
 def test_settings_are_checked(name):
     function, build = CALLS[name]
+    name = "translate" if name == "translate" else "generate"
     with pytest.raises(TypeError, match=f"{name}: unknown options .'colour'."):
         function(build(), SENTENCES, colour=1)
     with pytest.raises(TypeError, match=f"{name}: suppress_tokens"):
@@ -193,8 +193,9 @@ def test_an_encoder_alone_gives_no_texts():
         translate: "Transformer",
         continue_texts: "TransformerLM",
     }.items():
-        expected = f"{function.__name__}: model is a EncoderModel, expected a {kind}$"
+        name = {translate: "Translator", continue_texts: "TextGenerator"}[function]
+        expected = f"{name}: model is a EncoderModel, expected a {kind}; SentenceEncoder is"
         with pytest.raises(TypeError, match=expected):
             function(encoder, SENTENCES)
-    with pytest.raises(ValueError, match="it has no head for masked tokens, expected one to train"):
+    with pytest.raises(ValueError, match="it has no head, expected one to train"):
         encoder.forward(None, None, None)

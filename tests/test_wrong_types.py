@@ -5,12 +5,12 @@ import re
 
 import numpy as np
 import pytest
+from models import continue_texts, translate
 from runs import OPTIONS, new_model, some_examples
 
 import pyx_transformer as pt
 from pyx_transformer import checkpoints, metrics, plots, text
 from pyx_transformer.generation import KeyValueCache, memory_estimate, score, score_alone
-from pyx_transformer.pipelines import continue_texts, translate
 from pyx_transformer.tokenizers import listed
 from pyx_transformer.training import Examples, Texts, evaluate, train
 from pyx_transformer.training.log import read as read_log
@@ -40,6 +40,7 @@ NO_LIST_OF_IDS = (None, 3, NOTHING, np.array(3), "text", ["a"], [None], [99], [-
 NO_TEXT = (None, 3, NOTHING, b"a", ["a"], "\ud800")
 NO_PATH = (None, 3, NOTHING, b"a", ["a"], "a\0")
 NO_MODEL = (None, 3, NOTHING, "en-ja", [], pt.Transformer, WORDS)
+NO_TRANSLATOR = tuple(value for value in NO_MODEL if value != "en-ja")  # which is one
 NO_FLAG = (None, 3, NOTHING, "text")
 NO_FUNCTION = (3, NOTHING, "text", [])
 NO_CORPUS = (3, NOTHING, "text", [[3]], TRANSLATOR)
@@ -111,7 +112,7 @@ CASES = [
         translate,
         {"model": TRANSLATOR, "texts": ["a"]},
         {
-            "model": NO_MODEL,
+            "model": NO_TRANSLATOR,
             "texts": NO_LIST,
             "spaced": NO_FLAG,
             "options": (3, NOTHING, "text"),

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 import pyx_transformer as pt
-from pyx_transformer.pipelines import translate
 
 DICTIONARY = Path("../shared/data/cmudict/cmudict.dict")
 SEED = 0
@@ -60,9 +59,10 @@ def prepare(folder):
 
 def score(model_folder, beam_size):
     """Print the share of the held-out words that come out wrong."""
-    model, known, words = pt.load(model_folder), pronunciations(), parts()["test"]
-    found = translate(model, [" ".join(word) for word in words], beam_size=beam_size, max_length=40)
-    wrong = sum(best[0].text not in known[word] for word, best in zip(words, found, strict=True))
+    translator, known, words = pt.Translator(model_folder), pronunciations(), parts()["test"]
+    texts = [" ".join(word) for word in words]
+    found = translator.translate(texts, beam_size=beam_size, max_length=40)
+    wrong = sum(text not in known[word] for word, text in zip(words, found, strict=True))
     print(f"word error rate {wrong / len(words):.4f} ({wrong} of {len(words)} words)")
 
 

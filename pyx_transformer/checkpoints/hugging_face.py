@@ -6,8 +6,9 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyx_transformer._checks import brief
 from pyx_transformer._files import read_text
@@ -28,6 +29,7 @@ from pyx_transformer.config import (
     as_object,
 )
 from pyx_transformer.encoder_model import EncoderModel
+from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.parameters import UNINITIALISED
 from pyx_transformer.transformer import Transformer
@@ -42,6 +44,15 @@ MODELS: dict[type, Any] = {
     TransformerLMConfig: TransformerLM,
     EncoderConfig: EncoderModel,
 }
+# What transformers calls the problems of a `ClassifierConfig`.
+PROBLEMS = {
+    "": None,
+    "single_label_classification": "single_label",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
+CONFIG = "config.json"
+ACTIVATION = "sbert_ce_default_activation_function"  # of cross-encoders that are older
 # Buffers that some files hold beside the weights: what they say is known.
 BUFFERS = (
     "position_ids",
@@ -55,10 +66,49 @@ BUFFERS = (
 )
 
 
+class Opened(NamedTuple):
+    """A directory before its weights are read: the file of those, or of their index, what was
+    opened, the config and the state of a model of ours."""
+
+    weights: Path
+    files: list[StoredTensors]
+    config: Any
+    renaming: Renaming
+
+    def new_model(self) -> Transformer | TransformerLM | EncoderModel:
+        """The model without weights."""
+        return MODELS[type(self.config)](self.config, rng=UNINITIALISED)
+
+
 def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM | EncoderModel:
     """The model of a directory whose config.json holds these values. Raises ValueError, naming the
     file, for what is malformed, missing or unknown; warns of tensors that have no place."""
-    path = directory / "config.json"
+    opened = open_directory(directory, values)
+    model = opened.new_model()
+    who = f"load: {opened.weights}"
+    found = compared(opened.renaming, model)
+    if problems := [f"{name}: {listed(keys)}" for name, keys in found.items() if keys]:
+        raise ValueError(f"{who}: {'; '.join(problems)}")
+    if unused := opened.renaming.unused(BUFFERS):
+        warnings.warn(f"{who}: these tensors are not used: {listed(unused)}", stacklevel=3)
+    model.load_state_dict(opened.renaming.state)
+    for file in opened.files:
+        file.warn(stacklevel=3)
+    fields = Fields(values, f"load: {directory / CONFIG}")
+    source, target = tokenizer_files.read(directory, values["model_type"], fields)
+    if isinstance(model, Transformer | EncoderModel):
+        model.src_tokenizer = source
+    if isinstance(model, Transformer | TransformerLM):
+        model.tgt_tokenizer = target
+        model.generation_options = generation_config.read(
+            directory, fields, is_translator=model.has_encoder
+        )
+    return model
+
+
+def open_directory(directory: Path, values: dict[str, Any]) -> Opened:
+    """What a directory holds whose config.json holds these values."""
+    path = directory / CONFIG
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))
@@ -72,33 +122,35 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
         raise ValueError(
             f"load: {weights} holds {held} numbers, expected {expected} because of {path.name}"
         )
-    model = MODELS[type(config)](config, rng=UNINITIALISED)
-    check_state(f"load: {weights}", renaming, model)
-    model.load_state_dict(renaming.state)
-    for file in files:
-        file.warn(stacklevel=3)
-    fields = Fields(values, f"load: {path}")
-    source, target = tokenizer_files.read(directory, kind, fields)
-    if model.has_encoder:
-        model.src_tokenizer = source
-    if model.has_decoder:
-        model.tgt_tokenizer = target
-        is_translator = model.has_encoder
-        model.generation_options = generation_config.read(
-            directory, fields, is_translator=is_translator
-        )
-    return model
+    return Opened(weights, files, config, renaming)
 
 
 def translated(fields: Fields, tensors: dict[str, Tensor]) -> tuple[Any, Renaming]:
     """What a family makes of a file. Raises ValueError, naming the key."""
     try:
-        return FAMILIES[fields.values["model_type"]](fields, tensors)
+        config, renaming = FAMILIES[fields.values["model_type"]](fields, tensors)
+        if isinstance(getattr(config, "head", None), ClassifierConfig):
+            head = replace(config.head, problem=problem_of(fields, len(config.head.labels)))
+            config = replace(config, head=head)
+        return config, renaming
     except (TypeError, ValueError) as error:
         said = str(error)
         if said.startswith(fields.where):
             raise ValueError(said) from error
         raise ValueError(f"{fields.where}: {said}") from error
+
+
+def problem_of(fields: Fields, num_labels: int) -> str | None:
+    """What a classifier's logits are: its problem_type or, of a cross-encoder, the activation that
+    sentence-transformers has written."""
+    problem = fields.choice("problem_type", PROBLEMS, "")
+    table = fields.table("sentence_transformers") or fields
+    name = table.values.get("activation_fn", fields.values.get(ACTIVATION))
+    if problem is None and isinstance(name, str):
+        kind = name.rpartition(".")[2]
+        known = {"Identity": "regression" if num_labels == 1 else None, "Sigmoid": "multi_label"}
+        problem = Fields({"activation_fn": kind}, table.where).choice("activation_fn", known)
+    return problem
 
 
 def read_weights(directory: Path) -> tuple[Path, list[StoredTensors], dict[str, Tensor]]:
@@ -144,33 +196,16 @@ def read_shards(
     return list(shards.values()), tensors
 
 
-def check_state(who: str, renaming: Renaming, model: Any) -> None:
-    """Raise ValueError for all that is missing, misshapen or more than the model has, by its names
-    in the file; warn of what has no place."""
+def compared(renaming: Renaming, model: Any) -> dict[str, list[str]]:
+    """All that is missing, misshapen or more than the model has, by its names in the file."""
     shapes = {key: shape for key, shape in model._all_shapes().items() if key not in model.ties()}
     state, names = renaming.state, renaming.names
-    missing = [names.get(key, key) for key in shapes if key not in state]
-    unexpected = [names[key] for key in state if key not in shapes]
-    misshapen = [
-        f"{names[key]} is {state[key].shape}, expected {shape}"
-        for key, shape in shapes.items()
-        if key in state and state[key].shape != shape
-    ]
-    problems = [
-        f"{problem}: {listed(keys)}"
-        for problem, keys in [
-            ("missing", missing),
-            ("unexpected because of config.json", unexpected),
-            ("misshapen", misshapen),
-        ]
-        if keys
-    ]
-    if problems:
-        raise ValueError(f"{who}: {'; '.join(problems)}")
-    unused = [
-        name
-        for name in renaming.tensors
-        if name not in renaming.used and not name.endswith(BUFFERS)
-    ]
-    if unused:
-        warnings.warn(f"{who}: these tensors are not used: {listed(unused)}", stacklevel=4)
+    return {
+        "missing": [names.get(key, key) for key in shapes if key not in state],
+        "unexpected because of config.json": [names[key] for key in state if key not in shapes],
+        "misshapen": [
+            f"{names[key]} is {state[key].shape}, expected {shape}"
+            for key, shape in shapes.items()
+            if key in state and state[key].shape != shape
+        ],
+    }

@@ -70,6 +70,7 @@ def read_tensors(path: Path) -> StoredTensors:
             add(tensors, begin, name, **about)
         for name in [name for name in tensors if name.endswith(SCALES)]:
             scales, key = tensors.pop(name), name.removesuffix(SCALES)
+            del tensors.dtypes[name]
             if key not in tensors or scales.shape != (*tensors[key].shape[:1], 1):
                 raise ValueError(f"{name} has shape {scales.shape}, which fits no {key}")
             tensors[key] = scaled(tensors[key], scales)

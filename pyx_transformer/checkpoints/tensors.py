@@ -81,6 +81,7 @@ class StoredTensors(dict[str, Tensor]):
         super().__init__()
         self.path = path
         self.not_finite: set[str] = set()  # of those that were read
+        self.dtypes: dict[str, str] = {}  # as they are stored
 
     def warn(self, stacklevel: int) -> None:
         """Warn of the first tensor read that held anything but finite numbers."""
@@ -111,6 +112,7 @@ class StoredTensors(dict[str, Tensor]):
             return array
 
         self[name] = Tensor(name, shape, read)
+        self.dtypes[name] = dtype
 
 
 def is_finite(array: NDArray[Any]) -> bool:
@@ -131,6 +133,12 @@ class Renaming:
         self.state: dict[str, Tensor] = {}
         self.names: dict[str, str] = {}
         self.used: set[str] = set()
+
+    def unused(self, endings: tuple[str, ...]) -> list[str]:
+        """The tensors that have no place, those of other endings."""
+        return [
+            name for name in self.tensors if name not in self.used and not name.endswith(endings)
+        ]
 
     def take(self, ours: str, *theirs: str) -> None:
         """These tensors, one below the other, under our key, if all are there."""

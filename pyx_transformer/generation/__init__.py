@@ -12,7 +12,7 @@ memory      how much of it a generation takes
 """
 
 from pyx_transformer.generation.cache import KeyValueCache
-from pyx_transformer.generation.generating import begun, begun_alone, in_order
+from pyx_transformer.generation.generating import begun, begun_alone, in_order, tokens_of
 from pyx_transformer.generation.memory_estimate import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
 from pyx_transformer.generation.results import Generation, Hypothesis
@@ -30,4 +30,5 @@ __all__ = [
     "perplexity",
     "score",
     "score_alone",
+    "tokens_of",
 ]

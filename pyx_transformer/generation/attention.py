@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def with_attention(
-    model: Translating, source: NDArray[np.int64], hypotheses: list[Hypothesis]
+    model: Translating, source: NDArray[np.int64], hypotheses: list[Hypothesis], start: int | None
 ) -> list[Hypothesis]:
-    """A sentence's hypotheses with their cross-attention: one more pass, which gives the same to
-    the bit as the steps that found them."""
+    """A sentence's hypotheses, which begin after `start`, with their cross-attention: one more
+    pass, which gives the same to the bit as the steps that found them."""
     if not len(source):
         return hypotheses
     token_scores = (cast("NDArray[np.float32]", one.token_scores) for one in hypotheses)
     steps = np.array([len(scores) for scores in token_scores])
-    inputs = np.full((len(hypotheses), max(steps)), model.config.start_id)
+    inputs = np.full((len(hypotheses), max(steps)), start)
     for row, one, count in zip(inputs, hypotheses, steps, strict=True):
         row[1:count] = one.sequence[: max(count - 1, 0)]
     sources = np.repeat(source[None], len(hypotheses), axis=0)

@@ -68,6 +68,7 @@ def check_fit(
         )
     lists = {
         "suppress_tokens": options.suppress_tokens,
+        "start_token": [] if options.start_token is None else [options.start_token],
         "end_tokens": end_tokens,
         **{f"suppress_sequences[{i}]": ids for i, ids in enumerate(options.suppress_sequences)},
         **{f"{prefix_name}[{i}]": ids.tolist() for i, ids in enumerate(prefixes)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +22,7 @@ from pyx_transformer.generation.search import Searching, Waiting
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
     from pyx_transformer.generation.options import GenerationOptions
     from pyx_transformer.generation.protocols import Decoding, Translating
@@ -67,7 +69,9 @@ def begun(
                 yield number, kept([empty_translation(model)], options)
         for number, hypotheses in Searching(model, options).hypotheses(sentences):
             if options.return_attention:
-                hypotheses = with_attention(model, source_ids[number], hypotheses)
+                hypotheses = with_attention(
+                    model, source_ids[number], hypotheses, options.start_of(model.config)
+                )
             yield number, kept(hypotheses, options)
 
     return batch, found()
@@ -79,11 +83,14 @@ def begun_alone(
     prompt: ArrayLike,
     prompt_lengths: ArrayLike | None,
     options: GenerationOptions,
+    pause: int | None = None,
 ) -> tuple[int, Found]:
-    """`begun` without a source: hypotheses that begin with prompt (B, T)."""
+    """`begun` without a source: hypotheses that begin with prompt (B, T). With a pause, which is a
+    number of steps, there is an entry without hypotheses after so many too, of number -1."""
     for name in ("max_length_factor", "prefix", "coverage_penalty", "return_attention"):
         check_absent(this, options, name, bool(getattr(options, name)))
-    check_absent(this, options, "first_token", options.first_token is not None)
+    for name in ("first_token", "start_token"):
+        check_absent(this, options, name, getattr(options, name) is not None)
     ids, prompts = model.sequences(this, "prompt", prompt, prompt_lengths)
     prefixes = np.split(ids, prompts.starts[1:]) if len(prompts.counts) else []
     chosen = prefixes
@@ -96,10 +103,33 @@ def begun_alone(
 
     def found() -> Found:
         sentences = [Waiting(number, ids, ids, max_length) for number, ids in enumerate(prefixes)]
-        for number, hypotheses in Searching(model, options).hypotheses(sentences):
+        for number, hypotheses in Searching(model, options).hypotheses(sentences, pause):
             yield number, kept(hypotheses, options)
 
     return len(prefixes), found()
+
+
+def tokens_of(
+    this: str, model: Decoding, prompt: NDArray[np.int64], options: GenerationOptions
+) -> Iterator[int]:
+    """The tokens after one prompt (T,), as on_token would be told of them. The arguments are
+    checked at once."""
+    told: deque[int] = deque()
+    tell = options.on_token
+
+    def on_token(sentence: int, token: int) -> None:
+        told.append(token)
+        if tell is not None:
+            tell(sentence, token)
+
+    _, found = begun_alone(this, model, [prompt], None, replace(options, on_token=on_token), 1)
+
+    def tokens() -> Iterator[int]:
+        for _ in found:
+            while told:
+                yield told.popleft()
+
+    return tokens()
 
 
 def check_absent(this: str, options: GenerationOptions, name: str, is_given: bool) -> None:

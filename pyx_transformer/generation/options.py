@@ -53,6 +53,8 @@ class GenerationOptions:
     tokens) -> allowed ids, or None for all, ban tokens. end_tokens end a hypothesis in place of the
     config's end_id.
 
+    start_token is before all hypotheses in place of the config's start_id.
+
     prefix: token ids per sentence that its hypotheses begin with, banned ones too; first_token: one
     id that all begin with where no prefix is given. They are returned, but count in no score and no
     length; an empty source has the empty translation all the
@@ -100,6 +102,7 @@ class GenerationOptions:
     suppress_sequences: Sequence[Sequence[int]] = ()
     end_tokens: Sequence[int] | None = None
     first_token: int | None = None
+    start_token: int | None = None
     prefix: Sequence[Sequence[int]] | None = None
     prefix_bias: float = 0.0
     temperature: float | None = None
@@ -179,6 +182,10 @@ class GenerationOptions:
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("GenerationOptions", this, 1)) from error
 
+    def start_of(self, config) -> int | None:
+        """The token before all hypotheses of a model with that config, None for none."""
+        return config.start_id if self.start_token is None else self.start_token
+
     def to_json(self) -> str:
         """What differs from the defaults, as a JSON object.
 
@@ -219,6 +226,7 @@ INTEGERS = {
     "min_length": 0,
     "no_repeat_ngram_size": 0,
     "first_token": 0,
+    "start_token": 0,
     "top_k": 1,
     "num_samples": 1,
     "seed": 0,

@@ -53,20 +53,23 @@ class Searching:
         self.most_tokens = options.max_batch_tokens or MOST_TOKENS
         self.cache = decoder_cache(model)
         self.seed = secrets.randbits(64) if options.seed is None else options.seed
+        start = options.start_of(model.config)
         self.search = _runtime.kernels.Search(
             self.cache,
             model.output_projection.packed,
             options,
             Hooks(options),
-            start_id=-1 if model.config.start_id is None else model.config.start_id,
+            start_id=-1 if start is None else start,
             end_tokens=options.end_tokens or (model.config.end_id,),
         )
 
-    def hypotheses(self, sentences: Iterable[Waiting]) -> Iterator[tuple[int, list[Hypothesis]]]:
+    def hypotheses(
+        self, sentences: Iterable[Waiting], pause: int | None = None
+    ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """The number of each sentence and what was found for it, as they end.
 
         Sentences begin in their order, as many as may be in play; whenever an eighth of the places
-        is free, waiting ones take them.
+        is free, waiting ones take them. With a pause, -1 and nothing also after so many steps.
         """
         waiting = deque(sentences)
         try:
@@ -76,9 +79,11 @@ class Searching:
                 if not rows or rows <= MOST_ROWS - MOST_ROWS // 8:
                     coming = self._next(waiting)
                     self._begin(coming)
-                steps = 1 if coming and waiting else LONGEST
+                steps = 1 if coming and waiting else pause or LONGEST
                 for sentence in self.search.run(steps, _runtime.get_num_threads()):
                     yield sentence.number, self._best(sentence.found)
+                if pause is not None:
+                    yield -1, []
         finally:
             self.search.close()
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer.generation import GenerationOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from pyx_transformer.generation import Generation, Hypothesis
+    from pyx_transformer.generation import Hypothesis
     from pyx_transformer.language_model import TransformerLM
     from pyx_transformer.tokenizers.protocol import Tokenizer
     from pyx_transformer.transformer import Transformer
@@ -34,29 +34,51 @@ def options_of(
 ) -> GenerationOptions:
     """The model's options, or those of settings["options"], with single settings on top.
 
-    The tokenizer's unknown token is suppressed too.
+    What the tokenizer says is never generated, its unknown token, is suppressed too.
     """
     settings = dict(settings)
     options = GenerationOptions.chosen(function, model, settings.pop("options", None), settings)
-    if model.tgt_tokenizer is not None:
-        suppressed = (*options.suppress_tokens, model.tgt_tokenizer.unknown_id)
+    if model.tgt_tokenizer is not None and model.tgt_tokenizer.never_generated:
+        suppressed = (*options.suppress_tokens, *model.tgt_tokenizer.never_generated)
         options = replace(options, suppress_tokens=suppressed)
     return options
 
 
-def generated_texts(
-    generation: Generation, tokenizer: Tokenizer, *, spaced: bool = False
+def generated(
+    count: int,
+    completed: Iterable[tuple[int, list[Hypothesis]]],
+    tokenizer: Tokenizer,
+    done: Callable[[int], object],
+    *,
+    spaced: bool = False,
 ) -> list[list[GeneratedText]]:
-    """The texts of a generation's hypotheses."""
-    return [
-        [GeneratedText(tokenizer.decode(one.sequence, spaced=spaced), one) for one in of_sentence]
-        for of_sentence in generation.hypotheses
-    ]
+    """The texts of hypotheses in the caller's order, as they are found; done: what is told."""
+    texts: list[list[GeneratedText]] = [[] for _ in range(count)]
+    for number, hypotheses in completed:
+        texts[number] = [
+            GeneratedText(tokenizer.decode(one.sequence, spaced=spaced), one) for one in hypotheses
+        ]
+        done(1)
+    return texts
+
+
+def best_of(
+    function: str, found: list[list[GeneratedText]], settings: Mapping[str, Any]
+) -> list[str]:
+    """The first text of each. Raises ValueError where several were asked for."""
+    for name in ("num_hypotheses", "num_samples"):
+        if settings.get(name, 1) not in (None, 1):
+            raise ValueError(
+                f"{function}: {name} is {settings[name]!r}, expected 1 because one text is "
+                "returned of each; `hypotheses` returns all"
+            )
+    return [one[0].text for one in found]
 
 
 def told_unknown(tokenizer: Tokenizer, texts: Iterable[NDArray[np.int64]], unit: str) -> str:
     """How many tokens of texts the vocabulary lacks, and in which texts; "" where it has all."""
-    counts = [int((ids == tokenizer.unknown_id).sum()) for ids in texts]
+    unknown = tokenizer.unknown_id
+    counts = [] if unknown is None else [int((ids == unknown).sum()) for ids in texts]
     if not any(counts):
         return ""
     words = "1 unknown word" if sum(counts) == 1 else f"{sum(counts)} unknown words"

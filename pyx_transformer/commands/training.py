@@ -1,0 +1,214 @@
+"""The subcommands that make and measure models."""
+
+from __future__ import annotations
+
+import pyx_transformer as pt
+from pyx_transformer.commands.arguments import add_search, given, note, path
+
+
+def add_vocab(commands):
+    """Declare `vocab`."""
+    command = commands.add_parser("vocab", help="make a vocabulary from files of text")
+    command.add_argument(
+        "files", nargs="+", type=path, metavar="FILE", help="text, a sentence per line"
+    )
+    command.add_argument("--output", required=True, type=path, help="the file to write")
+    command.add_argument(
+        "--kind",
+        choices=("sentencepiece", "words", "characters"),
+        default="sentencepiece",
+        help="what a token is; default: %(default)s, pieces of words",
+    )
+    command.add_argument(
+        "--size",
+        type=int,
+        help="tokens at most, the special ones included; sentencepiece has to be told, others keep "
+        "all by default",
+    )
+    command.add_argument(
+        "--min-count",
+        type=int,
+        default=1,
+        help="how often a word or character has to occur; default: %(default)s",
+    )
+    command.add_argument(
+        "--language",
+        default="",
+        help="of words: en sets punctuation and contractions apart, ja writes no spaces; default: "
+        "neither",
+    )
+    command.set_defaults(run=_vocab)
+
+
+def _vocab(arguments):
+    from pyx_transformer import text
+    from pyx_transformer.training.recipe import texts_of
+
+    if arguments.kind == "sentencepiece" and arguments.size is None:
+        raise ValueError("--size is missing, expected a number of tokens for sentencepiece")
+    texts = [line for file in arguments.files for line in texts_of(file, arguments.kind)]
+    tokenizer = text.make(
+        arguments.kind,
+        texts,
+        size=arguments.size,
+        min_count=arguments.min_count,
+        language=arguments.language,
+    )
+    text.save(tokenizer, arguments.output)
+    print(f"{arguments.output}: {tokenizer.vocab_size} tokens")
+
+
+def add_train(commands):
+    """Declare `train`."""
+    command = commands.add_parser(
+        "train",
+        help="train a model as a TOML file says",
+        description="Train a model as a TOML file says. At Ctrl-C the step is finished and a "
+        "checkpoint saved; a second one stops at once.",
+    )
+    command.add_argument(
+        "recipe", nargs="?", type=path, help="a TOML file; without one, --set says it all"
+    )
+    command.add_argument(
+        "--output",
+        required=True,
+        type=path,
+        metavar="FOLDER",
+        help="where the model, the checkpoint and the log go",
+    )
+    command.add_argument(
+        "--resume", action="store_true", help="go on from FOLDER's checkpoint, if there is one"
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="TABLE.KEY=VALUE",
+        help="a value on top of the recipe's, such as training.steps=1000; may be repeated",
+    )
+    command.add_argument(
+        "--plot", type=path, metavar="PNG", help="draw the curves of loss and validation at the end"
+    )
+    command.set_defaults(run=_train)
+
+
+def _train(arguments):
+    from pyx_transformer import plots
+    from pyx_transformer._files import as_path
+    from pyx_transformer.training import log
+    from pyx_transformer.training.recipe import load_recipe
+    from pyx_transformer.training.trainer import LOG, MODEL
+
+    recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
+    if arguments.plot:
+        plots.require(arguments.plot)
+    try:
+        progress = recipe.run(arguments.output, resume=arguments.resume, report=_reporter())
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
+    folder = as_path("train", "output", arguments.output)
+    if arguments.plot:
+        plots.plot_curves(log.read(folder / LOG), arguments.plot)
+    print(f"{progress.step} steps; the best model is in {folder / MODEL}")
+
+
+def _change(text):
+    """A key and its value: a number, true or false, or else the text itself."""
+    import json
+
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise ValueError(f"--set is {text!r}, expected TABLE.KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except RecursionError as error:
+        raise ValueError(f"--set {key} is nested too deeply") from error
+    except ValueError:
+        return key, value
+
+
+def _reporter():
+    """`_print_entry`, until there is nowhere to print: that ends no run."""
+    is_open = True
+
+    def report(entry):
+        nonlocal is_open
+        try:
+            if is_open:
+                _print_entry(entry)
+        except OSError:
+            is_open = False
+
+    return report
+
+
+def _print_entry(entry):
+    step = f"step {entry['step']}"
+    part = next((part for part in ("validation", "test") if part in entry), None)
+    if part is not None:
+        figures = "  ".join(
+            f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+            for name, value in entry[part].items()
+        )
+        print(f"{step}  {part}: {figures}", flush=True)
+    elif "skipped" in entry:
+        note(
+            f"{step} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']}; "
+            f"examples {entry['skipped']}"
+        )
+    else:
+        left = round(entry["seconds_left"])
+        print(
+            f"{step}  loss {entry['loss']:.4f}  {entry['tokens_per_second']:.0f} tokens/s  "
+            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
+            flush=True,
+        )
+
+
+def add_evaluate(commands):
+    """Declare `evaluate`."""
+    command = commands.add_parser("evaluate", help="score a model on a source and a target file")
+    command.add_argument("--model", required=True, type=path, help="a folder, or en-ja")
+    command.add_argument(
+        "source", type=path, help="sentences, one per line; of other than a translator, its text"
+    )
+    command.add_argument("target", nargs="?", type=path, help="their translations")
+    add_search(command, beams="1")
+    command.add_argument(
+        "--length-penalty",
+        type=float,
+        help="scores are divided by length to this power; default: the model's, or 1",
+    )
+    command.add_argument(
+        "--bleu-tokenizer",
+        default="auto",
+        metavar="NAME",
+        help="what BLEU counts: none (words as they stand), 13a, intl, char or zh; default, auto: "
+        "words, or the characters of text without spaces",
+    )
+    command.set_defaults(run=_evaluate)
+
+
+def _evaluate(arguments):
+    from pyx_transformer.metrics import require_bleu
+    from pyx_transformer.training.validation import evaluate
+
+    settings = given(arguments, "beam_size", "max_length", "length_penalty")
+    model = pt.load(arguments.model)
+    with_bleu = isinstance(model, pt.Transformer)
+    try:
+        if with_bleu:
+            require_bleu()
+    except ImportError as error:  # there are other figures
+        note(str(error))
+        with_bleu = False
+    figures = evaluate(
+        model,
+        arguments.source,
+        arguments.target,
+        with_bleu=with_bleu,
+        bleu_tokenizer=arguments.bleu_tokenizer,
+        **settings,
+    )
+    for name, value in figures.items():
+        print(name, value if isinstance(value, str) else f"{value:.4f}")

@@ -1,0 +1,127 @@
+"""The beginnings of texts to whole ones."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyx_transformer._kinds import as_string, as_texts
+from pyx_transformer.generation import tokens_of
+from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.pipelines.opened import opened
+from pyx_transformer.pipelines.progress import progress
+from pyx_transformer.pipelines.reading import read
+from pyx_transformer.pipelines.texts import GeneratedText, best_of, generated, options_of
+from pyx_transformer.tokenizers.protocol import tokenizer_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+REPLACEMENT = "\ufffd"  # what a part of a character decodes to
+
+
+class TextGenerator:
+    """A language model that continues texts, with its tokenizer.
+
+    model: what `pt.load` opens, or a `TransformerLM` with a tokenizer. Raises what `load` does,
+    TypeError for another model and ValueError for one without a tokenizer.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | TransformerLM):
+        self.model = opened("TextGenerator", model, TransformerLM)
+        self.tokenizer = tokenizer_of("TextGenerator", self.model, "tgt_tokenizer")
+
+    def generate(self, prompts: Sequence[str], **settings: Any) -> list[str]:
+        """Each prompt with the text that follows.
+
+        settings: those of `GenerationOptions`, such as max_length=50, temperature=0.8, on top of
+        the model's own, or `options` in their place. An empty prompt is the token that begins
+        texts, where there is one.
+
+        Raises TypeError where prompts are no list of strings, ValueError for prompts that are no
+        Unicode or have more tokens than the model reads, and what `model.generate` does. Warns of
+        prompts that were cut, where the tokenizer's file cuts them.
+        """
+        return best_of("generate", self.hypotheses(prompts, **settings), settings)
+
+    def hypotheses(self, prompts: Sequence[str], **settings: Any) -> list[list[GeneratedText]]:
+        """The texts that begin with each prompt, the best or first drawn first, with their
+        hypotheses: as `generate`, with num_hypotheses or num_samples of each."""
+        this = "generate"
+        prompts, options = (
+            as_texts(this, "prompts", prompts),
+            options_of(this, self.model, settings),
+        )
+        if not prompts:
+            return []
+        ids = self._read(this, prompts)
+        with progress(len(prompts), "text") as done:
+            completed = self.model.generate_as_completed(ids, options=options)
+            found = generated(len(prompts), completed, self.tokenizer, done)
+        return [
+            [
+                replace(one, text=prompt + self._after(begin, one.hypothesis.sequence))
+                for one in of_prompt
+            ]
+            for prompt, begin, of_prompt in zip(prompts, ids, found, strict=True)
+        ]
+
+    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
+        """The text after a prompt, a part at a time as it is generated.
+
+        Together the parts are what `generate` gives behind the prompt. With beams a part comes when
+        all that are in play agree on it. Raises as `generate` does.
+        """
+        this = "stream"
+        prompt = as_string(this, "prompt", prompt)
+        options = options_of(this, self.model, settings)
+        (ids,) = self._read(this, [prompt])
+        return self._streamed(ids, tokens_of(this, self.model, ids, options))
+
+    def _streamed(self, ids, tokens):
+        sequence, shown = list(ids), 0
+        text = ""
+        for token in tokens:
+            sequence.append(token)
+            text = self._after(ids, sequence)
+            if not text.endswith(REPLACEMENT) and len(text) > shown:
+                yield text[shown:]
+                shown = len(text)
+        if len(text) > shown:
+            yield text[shown:]
+
+    def score(self, texts: Sequence[str]) -> list[NDArray[np.float32]]:
+        """The log-probability of every token of each text and of its end, float32: see
+        `TransformerLM.score`. Raises as `generate` does."""
+        this = "score"
+        texts = as_texts(this, "texts", texts)
+        return self.model.score(self._read(this, texts)) if texts else []
+
+    def _read(self, this: str, prompts: list[str]) -> list[NDArray[np.int64]]:
+        """The ids of prompts; where one would have none, of the token that begins texts."""
+        tokenizer, found = (
+            self.tokenizer,
+            read(this, "prompts", self.model, self.tokenizer, prompts),
+        )
+        if self.model.config.start_id is not None or all(map(len, found.ids)):
+            return found.ids
+        first = None
+        if tokenizer.start_token is not None:
+            first = tokenizer.token_id(tokenizer.start_token)
+        if first is None:
+            number = list(map(len, found.ids)).index(0)
+            raise ValueError(
+                f"{this}: prompts[{number}] is empty, expected a text because no token begins one"
+            )
+        return [ids if len(ids) else np.array([first], np.int64) for ids in found.ids]
+
+    def _after(self, ids: NDArray[np.int64], sequence: Any) -> str:
+        """What the text of a sequence of ids has behind that of those that it begins with."""
+        beginning, text = self.tokenizer.decode(ids), self.tokenizer.decode(sequence)
+        if text.startswith(beginning):
+            return text[len(beginning) :]
+        return self.tokenizer.decode(sequence[len(ids) :])

@@ -1,0 +1,175 @@
+"""Texts to texts of another language."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from pyx_transformer._checks import as_flag, brief
+from pyx_transformer._kinds import as_texts
+from pyx_transformer.pipelines.opened import opened
+from pyx_transformer.pipelines.progress import progress
+from pyx_transformer.pipelines.reading import read
+from pyx_transformer.pipelines.texts import GeneratedText, best_of, generated, options_of
+from pyx_transformer.tokenizers.protocol import shown, tokenizer_of
+from pyx_transformer.transformer import Transformer
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pyx_transformer.generation import GenerationOptions
+    from pyx_transformer.tokenizers.protocol import Tokenizer
+
+
+class Translator:
+    """A translator of texts: a model with an encoder and a decoder, and its tokenizers.
+
+    model: what `pt.load` opens, or a `Transformer` with tokenizers. Raises what `load` does,
+    TypeError for another model and ValueError for one without tokenizers.
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | Transformer):
+        self.model = opened("Translator", model, Transformer)
+        self.source = tokenizer_of("Translator", self.model, "src_tokenizer")
+        self.target = tokenizer_of("Translator", self.model, "tgt_tokenizer")
+
+    def translate(
+        self,
+        texts: Sequence[str],
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        **settings: Any,
+    ) -> list[str]:
+        """The translation of each text.
+
+        src_lang, tgt_lang: the codes of languages where the model has several, such as "eng_Latn",
+        "en_XX" or "en"; those of its files unless given. settings: those of `GenerationOptions`,
+        such as beam_size=4 or max_batch_tokens, on top of the model's own, or `options` in their
+        place.
+
+        Raises TypeError where texts are no list of strings, ValueError for texts that are no
+        Unicode or have more tokens than the model reads, for languages that it has not, and what
+        `model.generate` does. Warns of texts that were cut, where the tokenizer's file cuts them.
+        """
+        found = self.hypotheses(texts, src_lang, tgt_lang, **settings)
+        return best_of("translate", found, settings)
+
+    def hypotheses(
+        self,
+        texts: Sequence[str],
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        *,
+        spaced: bool = False,
+        **settings: Any,
+    ) -> list[list[GeneratedText]]:
+        """The translations of each text with their hypotheses, the best first.
+
+        As `translate`, with num_hypotheses or num_samples of each. spaced: words stand between
+        spaces in languages without them too.
+        """
+        this = "translate"
+        as_flag(this, "spaced", spaced)
+        texts, options = as_texts(this, "texts", texts), options_of(this, self.model, settings)
+        ids, options = self._asked(this, texts, src_lang, tgt_lang, options)
+        if not texts:
+            return []
+        with progress(len(texts), "text") as done:
+            completed = self.model.generate_as_completed(ids, options=options)
+            return generated(len(texts), completed, self.target, done, spaced=spaced)
+
+    def score(
+        self,
+        texts: Sequence[str],
+        translations: Sequence[str],
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+    ) -> list[NDArray[np.float32]]:
+        """The log-probability of every token of each translation (T,) and of its end, float32
+        (T + 1,); with it that of a target's language where it is the first token.
+
+        Raises as `translate` does, and ValueError where there are not as many of both.
+        """
+        this = "score"
+        texts = as_texts(this, "texts", texts)
+        translations = as_texts(this, "translations", translations)
+        if len(texts) != len(translations):
+            raise ValueError(
+                f"{this}: translations has {len(translations)} entries, expected {len(texts)} "
+                "because texts has as many"
+            )
+        options = options_of(this, self.model, {})
+        ids, options = self._asked(this, texts, src_lang, tgt_lang, options)
+        if not texts:
+            return []
+        if options.start_token not in (None, self.model.config.start_id):
+            raise ValueError(
+                f"{this}: tgt_lang is {tgt_lang!r}, expected the language that the model's targets "
+                "start with"
+            )
+        first = [] if options.first_token is None else [options.first_token]
+        targets = [[*first, *self.target.encode(text)] for text in translations]
+        return self.model.score(ids, targets)
+
+    def _asked(
+        self,
+        this: str,
+        texts: list[str],
+        src_lang: str | None,
+        tgt_lang: str | None,
+        options: GenerationOptions,
+    ) -> tuple[list[NDArray[np.int64]], GenerationOptions]:
+        """The ids of texts and the options, as these languages have them."""
+        language, target = languages_of(this, self.source, src_lang, tgt_lang)
+        if self.source.languages is None and (src_lang is not None or tgt_lang is not None):
+            texts = [task_of(this, self.source, src_lang, tgt_lang) + text for text in texts]
+        found = read(this, "texts", self.model, self.source, texts, language=language)
+        if target is None:
+            return found.ids, options
+        first = self.target.token_id(target)
+        if first is None:
+            raise ValueError(f"{this}: tgt_lang is {tgt_lang!r}, which the target's tokens lack")
+        languages = self.source.languages
+        if languages is not None and languages.target == "start":
+            return found.ids, replace(options, start_token=first)
+        return found.ids, replace(options, first_token=first)
+
+
+def languages_of(
+    this: str, tokenizer: Tokenizer, src_lang: str | None, tgt_lang: str | None
+) -> tuple[str | None, str | None]:
+    """The token of a language that stands in the source, and the one that the target begins with.
+    Raises ValueError where a language is missing that the model has to be told, or given that it
+    has not."""
+    languages = tokenizer.languages
+    if languages is None:
+        return None, None
+    target = languages.token(this, "tgt_lang", tgt_lang, languages.default_target)
+    if languages.target == "source":
+        if src_lang is not None:
+            raise ValueError(
+                f"{this}: src_lang is {brief(src_lang)}, expected None because the model is told "
+                "the target's language only"
+            )
+        return target, None
+    source = languages.token(this, "src_lang", src_lang, languages.default_source)
+    if source is None:
+        raise ValueError(f"{this}: src_lang is None, expected one of {shown(languages.tokens)}")
+    return source, target
+
+
+def task_of(this: str, tokenizer: Tokenizer, src_lang: str | None, tgt_lang: str | None) -> str:
+    """What T5's files put before texts to translate. Raises ValueError for languages that they do
+    not name."""
+    name = f"translation_{src_lang}_to_{tgt_lang}"
+    if name not in tokenizer.prompts:
+        known = [task for task in tokenizer.prompts if task.startswith("translation_")]
+        expected = f"those of {', '.join(known)}" if known else "None of both"
+        raise ValueError(
+            f"{this}: src_lang and tgt_lang are {brief(src_lang)} and {brief(tgt_lang)}, expected "
+            f"{expected} because the model's files name no other languages"
+        )
+    return tokenizer.prompts[name]
