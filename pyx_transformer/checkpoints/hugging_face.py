@@ -3,8 +3,6 @@ family, and safetensors or PyTorch's files, one of them or several with an index
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,13 @@ from pyx_transformer.checkpoints import (
 )
 from pyx_transformer.checkpoints.families import FAMILIES
 from pyx_transformer.checkpoints.fields import Fields
-from pyx_transformer.checkpoints.tensors import Renaming, StoredTensors, Tensor
+from pyx_transformer.checkpoints.tensors import (
+    Renaming,
+    StoredTensors,
+    Tensor,
+    check_size,
+    check_state,
+)
 from pyx_transformer.config import (
     EncoderConfig,
     TransformerConfig,
@@ -53,17 +57,6 @@ PROBLEMS = {
 }
 CONFIG = "config.json"
 ACTIVATION = "sbert_ce_default_activation_function"  # of cross-encoders that are older
-# Buffers that some files hold beside the weights: what they say is known.
-BUFFERS = (
-    "position_ids",
-    "rotary_emb.inv_freq",
-    "attn.bias",
-    "attn.masked_bias",
-    "attention.bias",
-    "attention.masked_bias",
-    "embed_positions.weights",
-    "EncDecAttention.relative_attention_bias.weight",
-)
 
 
 class Opened(NamedTuple):
@@ -85,12 +78,7 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
     file, for what is malformed, missing or unknown; warns of tensors that have no place."""
     opened = open_directory(directory, values)
     model = opened.new_model()
-    who = f"load: {opened.weights}"
-    found = compared(opened.renaming, model)
-    if problems := [f"{name}: {listed(keys)}" for name, keys in found.items() if keys]:
-        raise ValueError(f"{who}: {'; '.join(problems)}")
-    if unused := opened.renaming.unused(BUFFERS):
-        warnings.warn(f"{who}: these tensors are not used: {listed(unused)}", stacklevel=3)
+    check_state(f"load: {opened.weights}", opened.renaming, model, CONFIG)
     model.load_state_dict(opened.renaming.state)
     for file in opened.files:
         file.warn(stacklevel=3)
@@ -115,13 +103,7 @@ def open_directory(directory: Path, values: dict[str, Any]) -> Opened:
         raise ValueError(f"load: {path}: model_type is {brief(kind)}, expected one of {known}")
     weights, files, tensors = read_weights(directory)
     config, renaming = translated(Fields(values, f"load: {path}"), tensors)
-    held = sum(math.prod(tensor.shape) for tensor in tensors.values())
-    # Where the two are that far apart, the model is not built to find out which parameters differ.
-    expected = config.num_parameters
-    if expected > 2 * held + 1_000_000:
-        raise ValueError(
-            f"load: {weights} holds {held} numbers, expected {expected} because of {path.name}"
-        )
+    check_size(f"load: {weights}", tensors, config.num_parameters, path.name)
     return Opened(weights, files, config, renaming)
 
 
@@ -194,18 +176,3 @@ def read_shards(
     if missing:
         raise ValueError(f"load: {index} names what is missing: {listed(missing)}")
     return list(shards.values()), tensors
-
-
-def compared(renaming: Renaming, model: Any) -> dict[str, list[str]]:
-    """All that is missing, misshapen or more than the model has, by its names in the file."""
-    shapes = {key: shape for key, shape in model._all_shapes().items() if key not in model.ties()}
-    state, names = renaming.state, renaming.names
-    return {
-        "missing": [names.get(key, key) for key in shapes if key not in state],
-        "unexpected because of config.json": [names[key] for key in state if key not in shapes],
-        "misshapen": [
-            f"{names[key]} is {state[key].shape}, expected {shape}"
-            for key, shape in shapes.items()
-            if key in state and state[key].shape != shape
-        ],
-    }

@@ -8,25 +8,34 @@ config.json holds the fields of the `TransformerConfig` and, for other than a `T
 from __future__ import annotations
 
 import json
-import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, overload
 
 from pyx_transformer._checks import as_choice, as_kind, brief
 from pyx_transformer._files import as_path, read_text, replace_files
 from pyx_transformer.checkpoints import safetensors, sides
-from pyx_transformer.config import TransformerConfig, TransformerLMConfig, as_object
+from pyx_transformer.checkpoints.tensors import check_size
+from pyx_transformer.config import (
+    TokenConfig,
+    TransformerConfig,
+    TransformerLMConfig,
+    as_object,
+)
+from pyx_transformer.description import StackConfig
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.parameters import UNINITIALISED
+from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
 from pyx_transformer.token_model import TokenModel
 from pyx_transformer.transformer import Transformer
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 SHIPPED_NAMES = ("en-ja",)
 Model = Transformer | TransformerLM | EncoderModel
+Names: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
 ARCHITECTURES: dict[str, type[Model]] = {
     "Transformer": Transformer,
     "TransformerLM": TransformerLM,
@@ -35,6 +44,7 @@ ARCHITECTURES: dict[str, type[Model]] = {
 CONFIG = "config.json"
 GENERATION = "generation.json"
 WEIGHTS = "model.safetensors"
+NPZ = ".npz"
 
 
 def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
@@ -64,50 +74,77 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
     replace_files(directory, files, [name for name in optional if name not in files])
 
 
-def load(directory: str | os.PathLike[str]) -> Model:
-    """Read the model that `save` wrote, one in Hugging Face's layout, or the one of that name that
-    comes with the package.
+@overload
+def load(
+    path: str | os.PathLike[str], config: TokenConfig | None = None, names: Names | None = None
+) -> Model: ...
+@overload
+def load(
+    path: str | os.PathLike[str], config: StackConfig, names: Names | None = None
+) -> TransformerEncoder | TransformerDecoder: ...
+def load(
+    path: str | os.PathLike[str],
+    config: TokenConfig | StackConfig | None = None,
+    names: Names | None = None,
+) -> Model | TransformerEncoder | TransformerDecoder:
+    """Read the model that `save` wrote, one in Hugging Face's layout, one of Marian's, the one of
+    that name that comes with the package or, with a config, weights alone.
 
     In Hugging Face's layout config.json has a model_type, one of those that
     `checkpoints.families` knows, and the weights are model.safetensors or pytorch_model.bin, or
-    several files with an index. Nothing of a pickle is run.
-    "en-ja" translates English into Japanese; a directory of that name goes before it. Raises
-    FileNotFoundError for a missing file, IsADirectoryError for a folder in its place, OSError for
-    a pipe or a device there, ValueError, naming the file, for one that is malformed or does not fit
-    the config, and TypeError for what is no path. Warns of weights that are not finite.
+    several files with an index. Nothing of a pickle is run. Of Marian path is the .npz, or a folder
+    with one and no config.json; see `checkpoints.marian`.
+    "en-ja" translates English into Japanese; a directory of that name goes before it.
+
+    With a config path is a file of weights, or a folder with one: of safetensors, of torch.save or
+    of numpy.savez, such as the state dict of a torch.nn.Transformer. config is that of a
+    Transformer, a TransformerLM or an EncoderModel, or the StackConfig of a TransformerEncoder or
+    TransformerDecoder. All that the file holds is used, and nothing may be missing.
+    names says where the file has other names than the state_dict of such a model: whole parts of
+    its dotted names, * for any one part, to ours: {"encoder.layers.*.ff_norm":
+    "encoder.layers.*.norm2"}. Ours are "" for parts that fall away, several names in a tuple for
+    what belongs in several places, None for what belongs nowhere. Of several that fit the longest
+    counts. A table of learned positions may have axes of length 1 too.
+
+    Raises FileNotFoundError for a missing file, IsADirectoryError for a folder in its place,
+    OSError for a pipe or a device there, ValueError, naming the file, for one that is malformed or
+    does not fit the config, ValueError or TypeError for names that are none, and TypeError for what
+    is no path or no config. Warns of weights that are not finite.
     """
-    directory = (
-        SHIPPED / directory if is_shipped(directory) else as_path("load", "directory", directory)
-    )
+    if config is not None:
+        from pyx_transformer.checkpoints import state_dicts
+
+        return state_dicts.load(as_path("load", "path", path), config, names)
+    if names is not None:
+        raise ValueError("load: names were given, expected a config too")
+    directory = SHIPPED / path if is_shipped(path) else as_path("load", "path", path)
     check_folder(directory)
+    archive = marian_file(directory)
+    if archive is not None:
+        from pyx_transformer.checkpoints import marian
+
+        return marian.load(archive)
     values = read_values(directory / CONFIG)
     if "model_type" in values:
         from pyx_transformer.checkpoints import hugging_face  # families load on first use
 
         return hugging_face.load(directory, values)
-    architecture, config = as_config(directory / CONFIG, values)
+    architecture, built = as_config(directory / CONFIG, values)
     state = safetensors.read_tensors(directory / WEIGHTS)
-    held = sum(math.prod(tensor.shape) for tensor in state.values())
-    # Where the two are that far apart, the model is not built to find out which parameters differ.
-    expected = config.num_parameters
-    if expected > 2 * held + 1_000_000:
-        raise ValueError(
-            f"load: {directory / WEIGHTS} holds {held} numbers, expected {expected} because of "
-            f"{CONFIG}"
-        )
-    model = architecture(config, rng=UNINITIALISED)
+    check_size(f"load: {directory / WEIGHTS}", state, built.num_parameters, CONFIG)
+    model = architecture(built, rng=UNINITIALISED)
     try:
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {directory / WEIGHTS}: {error}") from error
     state.warn(stacklevel=2)
-    path = directory / GENERATION
-    if hasattr(model, "generation_options") and path.exists():
-        text = read_text(path, who="load: ")
+    options = directory / GENERATION
+    if hasattr(model, "generation_options") and options.exists():
+        text = read_text(options, who="load: ")
         try:
             model.generation_options = GenerationOptions.from_json(text)
         except ValueError as error:
-            raise ValueError(f"load: {path}: {error}") from error
+            raise ValueError(f"load: {options}: {error}") from error
     sides.load_sides(model, directory)
     return model
 
@@ -120,9 +157,24 @@ def check_folder(directory: Path) -> None:
             f"load: {directory} is missing, expected a folder or the name of a model that comes "
             f"with the package: {shipped}"
         )
+    if not directory.is_dir() and directory.suffix != NPZ:
+        raise ValueError(
+            f"load: {directory} is no folder, expected one, or the config of these weights too"
+        )
     inside = directory / "model"
     if not (directory / CONFIG).exists() and (inside / CONFIG).exists():
         raise FileNotFoundError(f"load: {directory / CONFIG} is missing, but {inside} is a model")
+
+
+def marian_file(path: Path) -> Path | None:
+    """The file of a model of Marian's, if that is what lies here."""
+    if not path.is_dir() or (path / CONFIG).exists():
+        return path if path.suffix == NPZ and not path.is_dir() else None
+    found = sorted(path.glob(f"*{NPZ}"))
+    if len(found) > 1:
+        names = ", ".join(one.name for one in found)
+        raise ValueError(f"load: {path} has several models ({names}), expected the path of one")
+    return found[0] if found else None
 
 
 def is_shipped(name: str | os.PathLike[str]) -> bool:

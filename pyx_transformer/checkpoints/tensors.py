@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyx_transformer._keys import listed
 from pyx_transformer.parameters import Deferred
 
 KINDS = ("weight", "bias")
@@ -29,6 +31,18 @@ DTYPES = {
     "U8": "u1",
     "BOOL": "?",
 }
+
+# Buffers that some files hold beside the weights: what they say is known.
+BUFFERS = (
+    "position_ids",
+    "rotary_emb.inv_freq",
+    "attn.bias",
+    "attn.masked_bias",
+    "attention.bias",
+    "attention.masked_bias",
+    "embed_positions.weights",
+    "EncDecAttention.relative_attention_bias.weight",
+)
 
 
 class Tensor(Deferred):
@@ -134,10 +148,10 @@ class Renaming:
         self.names: dict[str, str] = {}
         self.used: set[str] = set()
 
-    def unused(self, endings: tuple[str, ...]) -> list[str]:
-        """The tensors that have no place, those of other endings."""
+    def unused(self) -> list[str]:
+        """The tensors that have no place, buffers that are known left out."""
         return [
-            name for name in self.tensors if name not in self.used and not name.endswith(endings)
+            name for name in self.tensors if name not in self.used and not name.endswith(BUFFERS)
         ]
 
     def take(self, ours: str, *theirs: str) -> None:
@@ -177,3 +191,36 @@ class Renaming:
                 if parts is not None:
                     *inputs, output = (f"{outer}.{part}" for part in parts)
                     self.move_attention(f"{inner}.{name}", inputs, output)
+
+
+def check_size(who: str, tensors: Mapping[str, Tensor], expected: int, because: str) -> None:
+    """Raise ValueError where a file holds so few numbers that a model is not built to find out
+    which parameters differ. because: what the config was made of."""
+    held = sum(math.prod(tensor.shape) for tensor in tensors.values())
+    if expected > 2 * held + 1_000_000:
+        raise ValueError(f"{who} holds {held} numbers, expected {expected} because of {because}")
+
+
+def compared(renaming: Renaming, model: Any) -> tuple[list[str], list[str], list[str]]:
+    """What is missing, more than the model has, and misshapen, by its names in the file."""
+    shapes = {key: shape for key, shape in model._all_shapes().items() if key not in model.ties()}
+    state, names = renaming.state, renaming.names
+    missing = [names.get(key, key) for key in shapes if key not in state]
+    unexpected = [names[key] for key in state if key not in shapes]
+    misshapen = [
+        f"{names[key]} is {state[key].shape}, expected {shape}"
+        for key, shape in shapes.items()
+        if key in state and state[key].shape != shape
+    ]
+    return missing, unexpected, misshapen
+
+
+def check_state(who: str, renaming: Renaming, model: Any, because: str) -> None:
+    """Raise ValueError for all that is missing, misshapen or more than the model has, by its names
+    in the file; warn of what has no place. because: what the config was made of."""
+    kinds = ("missing", f"unexpected because of {because}", "misshapen")
+    found = zip(kinds, compared(renaming, model), strict=True)
+    if problems := [f"{kind}: {listed(names)}" for kind, names in found if names]:
+        raise ValueError(f"{who}: {'; '.join(problems)}")
+    if unused := renaming.unused():
+        warnings.warn(f"{who}: these tensors are not used: {listed(unused)}", stacklevel=4)

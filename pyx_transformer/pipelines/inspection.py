@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer._files import as_path
 from pyx_transformer.checkpoints import hugging_face, is_shipped, load, native
 from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.tensors import compared
 from pyx_transformer.checkpoints.tokenizer_files import read as read_tokenizers
 from pyx_transformer.description import FeedForwardConfig
 from pyx_transformer.pipelines.opened import pipeline_of
@@ -59,7 +60,7 @@ def of_hugging_face(directory: Path, values: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a directory in Hugging Face's layout."""
     opened = hugging_face.open_directory(directory, values)
     model = opened.new_model()
-    compared = hugging_face.compared(opened.renaming, model)
+    missing, _, misshapen = compared(opened.renaming, model)
     dtypes: Counter[str] = Counter()
     for file in opened.files:
         for name, dtype in file.dtypes.items():
@@ -73,9 +74,9 @@ def of_hugging_face(directory: Path, values: dict[str, Any]) -> dict[str, Any]:
         **described(model, opened.config),
         "weights": opened.weights.name,
         "dtypes": [f"{dtype} ({count} numbers)" for dtype, count in dtypes.most_common()],
-        "missing": compared["missing"],
-        "misshapen": compared["misshapen"],
-        "unused": opened.renaming.unused(hugging_face.BUFFERS),
+        "missing": missing,
+        "misshapen": misshapen,
+        "unused": opened.renaming.unused(),
         "tokenizers": list(found.values()),
         "commands": COMMANDS[str(pipeline_of(model))],
     }
