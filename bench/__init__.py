@@ -12,7 +12,8 @@
     machine     what ran it, and the limits it has, by the loops of limits and limits.c
     peers       the other libraries; graphs and translators are the models for some of them
 
-    recipes/    training runs as TOML files, and the scripts beside them
+    recipes/    training runs as TOML files, the scripts beside them, and scripts that run models
+                which lie in packages of others
 
 A further benchmark is a further module with a `BENCHMARK`, and its name in `__main__`.
 """

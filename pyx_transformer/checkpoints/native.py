@@ -98,8 +98,9 @@ def load(
 
     With a config path is a file of weights, or a folder with one: of safetensors, of torch.save or
     of numpy.savez, such as the state dict of a torch.nn.Transformer. config is that of a
-    Transformer, a TransformerLM or an EncoderModel, or the StackConfig of a TransformerEncoder or
-    TransformerDecoder. All that the file holds is used, and nothing may be missing.
+    Transformer, a TransformerLM or an EncoderModel, or the StackConfig of a stack alone, such as
+    TransformerEncoder(6, 512, 8, 2048).config. All that the file holds is used, and nothing may be
+    missing.
     names says where the file has other names than the state_dict of such a model: whole parts of
     its dotted names, * for any one part, to ours: {"encoder.layers.*.ff_norm":
     "encoder.layers.*.norm2"}. Ours are "" for parts that fall away, several names in a tuple for
