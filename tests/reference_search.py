@@ -19,7 +19,8 @@ tie has margin 0: ties are tested with logits that are exactly equal in both.
 
 Points that the options' short descriptions leave open, as decided here:
     - A forced prefix may hold banned tokens. A prefix_bias, which comes after the bans, lets banned
-      tokens of the prefix in, and nothing else.
+      tokens of the prefix in, and nothing else. A last_token passes over both, and over a row of
+      which everything is banned.
     - Where every token of a row is banned, it has no candidates, prefix_bias or not.
     - Coverage counts no step of a forced prefix: nothing was chosen there (so CTranslate2).
     - What max_length cuts off counts beside what is finished, even where the same step finished
@@ -107,6 +108,7 @@ class Search:
     suppress_sequences: Sequence[Sequence[int]] = ()
     prefix: Sequence[int] = ()
     prefix_bias: float = 0.0
+    last_token: int | None = None
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -167,6 +169,8 @@ class Search:
         return np.stack([self.logp(row, z_row) for row, z_row in zip(rows, z, strict=True)])
 
     def logp(self, row, z):
+        if self.last_token is not None and self.count(row) == self.max_length - 1:
+            return np.where(np.arange(len(z)) == self.last_token, 0.0, -np.inf)
         z = z.copy()
         for v in set(row.tokens):
             z[v] = z[v] / self.repetition_penalty if z[v] > 0 else z[v] * self.repetition_penalty

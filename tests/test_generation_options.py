@@ -63,6 +63,7 @@ LEAST = {
     "no_repeat_ngram_size": 0,
     "first_token": 0,
     "start_token": 0,
+    "last_token": 0,
     "top_k": 1,
     "num_samples": 1,
     "seed": 0,
@@ -201,6 +202,7 @@ def test_contradictions(settings, message):
         ({"suppress_tokens": range(V)}, "suppress_tokens holds all 19 tokens, expected at least"),
         ({"suppress_tokens": [3, 19]}, "suppress_tokens holds 19, expected token ids below 19"),
         ({"end_tokens": [19]}, "end_tokens holds 19, expected token ids below 19"),
+        ({"last_token": 19}, "last_token is 19, expected a token id below 19"),
         (
             {"suppress_sequences": [[3], [4, 50, 3]]},
             "suppress_sequences[1] holds 50, expected token ids below 19",
@@ -370,6 +372,7 @@ def test_numbers_of_numpy():
         {"suppress_sequences": [[3, 4], [5]], "suppress_tokens": [4], "end_tokens": [2, 9]},
         {"temperature": 0.7, "top_k": 5, "top_p": 0.9, "min_p": 0.0, "seed": 2**100},
         {"max_length": 0, "max_batch_tokens": 1, "return_scores": True},
+        {"first_token": 3, "last_token": 0},
     ],
     ids=str,
 )
@@ -809,6 +812,7 @@ def test_nothing_to_translate(setting, shape):
         ({"max_length_factor": 3, "max_length_offset": -2}, [12, 10, 1, 12]),
         ({"max_length_factor": 1, "min_length": 5}, [9, 5, 5, 7]),
         ({"max_length_factor": 0.01}, [1, 1, 1, 1]),
+        ({"max_length_factor": 0.5, "last_token": END, "suppress_tokens": [END]}, [4, 2, 1, 3]),
         ({"max_length_factor": 1e38, "max_length_offset": -1e38}, [12, 12, 1, 12]),
         ({"max_length_factor": 1, "prefix": [[3], [4, 5], [], [3]]}, [9, 4, 1, 7]),
         ({"max_length_factor": 1, "early_stopping": "never", "max_batch_tokens": 1}, [9, 4, 1, 7]),
@@ -853,6 +857,106 @@ def test_max_length_0(setting):
             assert one.is_finished == (b == 2)
         if setting in ("greedy", "beams"):
             assert len(own) == 1
+
+
+# A last token.
+
+
+def found_with(last_token, **changes):
+    settings = {"max_length": 6, "suppress_tokens": [END], "length_penalty": 0.0, **ASKED_FOR}
+    return generate(**{**settings, "last_token": last_token, **changes}).hypotheses
+
+
+@each_setting
+@pytest.mark.parametrize("last_token", [END, 5])
+def test_a_last_token_is_put_behind_a_search_of_one_step_less(last_token, setting):
+    """Where nothing else ends; it adds 0 to the sum, and nothing has to be in reach of it."""
+    settings = SETTINGS[setting]
+    found = found_with(last_token, **settings)
+    shorter = found_with(None, **{**settings, "max_length": 5})
+    for own, cut in zip(found, shorter, strict=True):
+        assert len(own) == len(cut) > 0
+        for one, other in zip(own, cut, strict=True):
+            behind = [] if last_token == END else [last_token]
+            assert one.sequence.tolist() == [*other.sequence.tolist(), *behind]
+            assert len(other.sequence) == 5
+            assert one.is_finished is (last_token == END)
+            assert one.score == other.score
+            assert one.token_scores.tolist() == [*other.token_scores.tolist(), 0.0]
+            assert_same_bits(one.attention[:, :, :5], other.attention)
+
+
+@each_setting
+def test_it_counts_in_lengths(setting):
+    found = found_with(END, **SETTINGS[setting], length_penalty=2.0)
+    for one in (one for own in found for one in own):
+        assert one.is_finished and len(one.sequence) == 5
+        total = one.token_scores.astype(float).sum()
+        np.testing.assert_allclose(one.score, total / 6**2, rtol=1e-6)
+
+
+@each_setting
+@pytest.mark.parametrize(
+    "bans",
+    [
+        {"min_length": 6},
+        {"suppress_sequences": [[END]], "no_repeat_ngram_size": 1},
+        {"constraint": lambda sentence, ids: [3, 4, 5]},
+        {"constraint": lambda sentence, ids: [3] if len(ids) < 5 else []},
+        {"logits_processor": lambda z: np.where(np.arange(V) == END, np.float32(-np.inf), z)},
+        {"prefix": [[3, 4, 5, 6, 7, 8]] * 4, "prefix_bias": 0.9},
+        {"repetition_penalty": 3e38, "suppress_tokens": [v for v in range(V) if v != 3]},
+    ],
+    ids=str,
+)
+def test_nothing_bans_a_last_token(bans, setting):
+    for own in found_with(END, **{**SETTINGS[setting], **bans}):
+        assert own
+        for one in own:
+            assert len(one.sequence) == 5
+            assert one.is_finished
+            assert one.token_scores[-1] == 0.0
+            assert END not in one.sequence
+
+
+@each_setting
+def test_a_last_token_where_it_is_the_first(setting):
+    """After a prefix too; samples are as many as there should be."""
+    count = SETTINGS[setting].get("num_samples", 1)
+    found = found_with(5, **SETTINGS[setting], max_length=1, prefix=[[], [7], [7, 7], [5]])
+    for own, prefix in zip(found, ([], [7], [7, 7], [5]), strict=True):
+        assert [one.sequence.tolist() for one in own] == [[*prefix, 5]] * count
+        assert [one.score for one in own] == [0.0] * count
+    found = found_with(END, **SETTINGS[setting], max_length=0)
+    assert [[(len(one.sequence), one.is_finished) for one in own] for own in found] == (
+        [[(0, False)]] * 4
+    )
+
+
+@pytest.mark.parametrize("setting", ["greedy", "samples"])
+def test_what_ends_before_needs_no_last_token(setting):
+    """Only what would be cut off is another."""
+    ends = {"suppress_tokens": [], "end_tokens": [END, 3, 4, 6, 9, 11]}
+    found, plain = (found_with(last, **SETTINGS[setting], **ends) for last in (END, None))
+    pairs = [pair for both in zip(found, plain, strict=True) for pair in zip(*both, strict=True)]
+    kept = [other.is_finished for _, other in pairs]
+    assert 0 < sum(kept) < len(kept)
+    for (one, other), is_kept in zip(pairs, kept, strict=True):
+        assert one.is_finished
+        if is_kept and len(other.sequence) < 5:
+            assert_same_hypotheses([one], [other])
+        else:
+            assert one.sequence.tolist() == other.sequence[:5].tolist()
+
+
+def test_a_last_token_is_told_unless_it_ends():
+    for last, count in ((5, 6), (END, 5)):
+        told = []
+        found_with(last, on_token=lambda sentence, token, told=told: told.append(token))
+        assert len(told) == 4 * count
+        asked = []
+        found_with(last, stop_when=lambda _, ids, asked=asked: asked.append(len(ids)))
+        assert max(asked) == count
 
 
 # What is given back.

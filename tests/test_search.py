@@ -87,6 +87,8 @@ def every_hypothesis(model, V, options):
             if offences([*tokens, v], options) == offences(tokens, options)
             and not (v in ends and count < options.get("min_length", 0))
         ]
+        if count == longest - 1 and options["last_token"] is not None:
+            allowed = [options["last_token"]]
         if not allowed:
             return
         logp = z - np.log(np.exp(z[allowed]).sum())
@@ -122,6 +124,7 @@ def tables(draw):
             st.lists(st.lists(token, min_size=1, max_size=3), max_size=2, unique_by=tuple)
         ),
         "prefix": draw(st.lists(st.sampled_from(others), max_size=3)) if others else [],
+        "last_token": draw(st.none() | token),
     }
     return table(draw(st.integers(0, 10**6)), V), V, options
 
@@ -200,7 +203,8 @@ def test_alternatives_are_searches_behind_each_first_token(case, beam_size, most
     assume(options["max_length"] > 1)
     options |= {"length_penalty": 0.0, "coverage_penalty": 0.0, "beam_size": beam_size}
     result = search(**model, **options, num_hypotheses=most, return_alternatives=True)
-    first = search(**model, **{**options, "max_length": 1, "beam_size": V, "num_hypotheses": V})
+    one = {"max_length": 1, "beam_size": V, "num_hypotheses": V, "last_token": None}
+    first = search(**model, **{**options, **one})
     assume(min(result.margin, first.margin) > 1e-9)
     expected = []
     for start in first.hypotheses[:most]:
@@ -448,6 +452,7 @@ OPTIONS = {
     "end_tokens": lambda V: ids(V, min_size=1, max_size=4, unique=True),
     "prefix": lambda V: st.lists(ids(V, max_size=3), min_size=3, max_size=3),
     "prefix_bias": lambda V: st.sampled_from([0.1, 0.5, 0.9]),
+    "last_token": lambda V: st.integers(0, V - 1),
     "logits_processor": lambda V: st.builds(Scrambled, st.integers(0, 10), st.just(V)).flatmap(
         lambda scrambled: st.sampled_from([scrambled.processed, scrambled.processed_in_place])
     ),
@@ -689,7 +694,8 @@ BANS = ("min_length", "no_repeat_ngram_size", "suppress_tokens", "suppress_seque
 @property_test(400)
 @given(st.data())
 def test_no_ban_is_ever_broken(data):
-    others = [name for name in OPTIONS if name not in (*BANS, "prefix", "prefix_bias")]
+    forcing = ("prefix", "prefix_bias", "last_token")
+    others = [name for name in OPTIONS if name not in (*BANS, *forcing)]
     names = data.draw(st.sets(st.sampled_from(BANS), min_size=1))
     names |= data.draw(st.sets(st.sampled_from(others), max_size=4)) | {"prefix"}
     this, chosen, values = data.draw(cases(names))
@@ -737,6 +743,14 @@ COMPANY = {
         "suppress_tokens": [5],
         "min_length": 4,
         "end_tokens": [2, 6],
+    },
+    "last": {
+        "beam_size": 3,
+        "num_hypotheses": 3,
+        "suppress_tokens": [2],
+        "last_token": 2,
+        "max_length_factor": 0.5,
+        "max_length_offset": 2,
     },
     "alternatives": {"beam_size": 2, "num_hypotheses": 4, "return_alternatives": True},
     "samples": {"num_samples": 3, "temperature": 1.3, "top_p": 0.9, "seed": 5},

@@ -18,6 +18,7 @@ SETTINGS = {
     "alternatives": {"return_alternatives": True, "num_hypotheses": 3, "beam_size": 2},
     "rules": {"no_repeat_ngram_size": 2, "suppress_tokens": [4], "repetition_penalty": 1.4},
     "coverage": {"beam_size": 3, "coverage_penalty": 0.3},
+    "last": {"last_token": 2, "suppress_tokens": [2], "max_length_factor": 0.7},
     "prefixes": {"prefix": [[3, 5][: i % 3] for i in range(12)]},
 }
 

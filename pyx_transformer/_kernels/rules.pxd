@@ -28,13 +28,14 @@ cdef struct Rules:
 
 cdef struct Known:
     # A row of logits (V) and what it continues: all tokens so far, the last `count` of which came
-    # after the forced prefix; and what it leans towards.
+    # after the forced prefix; and what it leans towards, or has to be.
     float* logits
     const int64_t* tokens
     Py_ssize_t length
     Py_ssize_t count
     const int64_t* prefix
     Py_ssize_t prefix_length
+    int64_t forced      # the only token that may come next; -1: any
 
 
 cdef inline bint are_in_force(const Rules* rules, Py_ssize_t count) noexcept nogil:
@@ -115,11 +116,22 @@ cdef inline void lean(const Known* known, Py_ssize_t vocabulary, double bias) no
     z[token] = <float>log(p)
 
 
+cdef inline void force(float* z, Py_ssize_t vocabulary, int64_t token) noexcept nogil:
+    """p of the token becomes 1."""
+    cdef Py_ssize_t i
+    for i in range(vocabulary):
+        z[i] = -INFINITY
+    z[token] = 0.0
+
+
 cdef inline void apply_rules(
     const Rules* rules, const Known* known, Py_ssize_t vocabulary, uint64_t* seen,
 ) noexcept nogil:
     """All rules, in the order of `GenerationOptions`, on one row. seen: see `penalise`."""
     cdef Py_ssize_t i
+    if known.forced >= 0:
+        force(known.logits, vocabulary, known.forced)
+        return
     if rules.repetition_penalty != 1.0:
         penalise(known, rules.repetition_penalty, seen)
     if rules.ngram > 0 and known.length >= rules.ngram:

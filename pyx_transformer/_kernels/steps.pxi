@@ -19,7 +19,7 @@ cdef class Steps:
     cdef bint has_processor, has_constraint, needs_weights
     cdef Rules rules
     cdef const int64_t[::1] sequences, sequence_starts, suppressed, end_tokens
-    cdef int64_t start_id
+    cdef int64_t start_id, last_token   # -1: none
     cdef int starts                     # tokens before those of a row: 1; 0 where start_id is -1
     cdef float[:, ::1] room             # for the logits of a step
 
@@ -30,6 +30,7 @@ cdef class Steps:
         self.has_constraint = options.constraint is not None
         self.needs_weights = options.coverage_penalty != 0
         self.start_id = start_id
+        self.last_token = -1 if options.last_token is None else options.last_token
         self.starts = start_id >= 0
         self.end_tokens = np.array(end_tokens, np.int64)
         self.suppressed = np.array(options.suppress_tokens, np.int64)
@@ -107,7 +108,7 @@ cdef class Steps:
         cdef Unit unit
         cdef Row row
         for unit in units:
-            any = any or are_in_force(&self.rules, unit.count)
+            any = any or self.forced(unit) >= 0 or are_in_force(&self.rules, unit.count)
         if not any:
             return 0
         workspace = Workspace(rows * sizeof(Known) + words * n_threads * sizeof(uint64_t))
@@ -119,11 +120,15 @@ cdef class Steps:
                 job.rows[i] = Known(
                     &logits[i, 0], row.tokens, unit.length, unit.count,
                     integers_of(unit.sentence.lean), unit.sentence.lean.shape[0]
-                    if unit.sentence.lean is not None else 0)
+                    if unit.sentence.lean is not None else 0, self.forced(unit))
                 i += 1
         with nogil:
             rule(&job, n_threads)
         return 0
+
+    cdef int64_t forced(self, Unit unit) noexcept:
+        """What a unit's rows have to go on with, or -1."""
+        return self.last_token if unit.count + 1 == unit.sentence.max_length else -1
 
     cdef float[:, :, :, ::1] room_for_weights(self, list memories, const int64_t[::1] counts):
         """Zeros for the last layer's weights of the memory: see `Cache.append`."""

@@ -80,6 +80,10 @@ def check_fit(
             )
         if name.startswith(prefix_name) and (ends := sorted(set(end_tokens) & set(ids))):
             raise ValueError(f"{this}: {name} holds {ends[0]}, expected no end token")
+    if options.last_token is not None and options.last_token >= vocabulary:
+        raise ValueError(
+            f"{this}: last_token is {options.last_token}, expected a token id below {vocabulary}"
+        )
     if len(set(options.suppress_tokens)) == vocabulary:
         raise ValueError(
             f"{this}: suppress_tokens holds all {vocabulary} tokens, expected at least one left"

@@ -57,9 +57,13 @@ class GenerationOptions:
 
     prefix: token ids per sentence that its hypotheses begin with, banned ones too; first_token: one
     id that all begin with where no prefix is given. They are returned, but count in no score and no
-    length; an empty source has the empty translation all the
-    same. With prefix_bias b they are not forced: as long as a hypothesis follows the prefix, the
-    next token of it gets b + (1 - b) p and the others (1 - b) p, whatever bans it; all then counts.
+    length; an empty source has the empty translation all the same. With prefix_bias b they are not
+    forced: as long as a hypothesis follows the prefix, the next token of it gets b + (1 - b) p and
+    the others (1 - b) p, whatever bans it; all then counts.
+
+    last_token: the only token left in the last step before the limit of a sentence, whatever bans
+    it or leans elsewhere: its probability is 1, and it counts in lengths. An end token finishes the
+    hypotheses there, so that none is cut off.
 
     Sampling, if any of temperature, top_k, top_p, min_p, num_samples, seed is given: logits are
     divided by temperature; of the tokens in falling order of probability, top_k keeps the first
@@ -103,6 +107,7 @@ class GenerationOptions:
     end_tokens: Sequence[int] | None = None
     first_token: int | None = None
     start_token: int | None = None
+    last_token: int | None = None
     prefix: Sequence[Sequence[int]] | None = None
     prefix_bias: float = 0.0
     temperature: float | None = None
@@ -227,6 +232,7 @@ INTEGERS = {
     "no_repeat_ngram_size": 0,
     "first_token": 0,
     "start_token": 0,
+    "last_token": 0,
     "top_k": 1,
     "num_samples": 1,
     "seed": 0,
