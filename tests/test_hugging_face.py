@@ -313,6 +313,7 @@ def test_labels_that_do_not_fit(copied):
                 "early_stopping": True,
                 "no_repeat_ngram_size": 3,
                 "forced_bos_token_id": 0,
+                "forced_eos_token_id": 2,
                 "max_length": 142,
                 "max_new_tokens": 20,
                 "suppress_tokens": [5],
@@ -321,7 +322,8 @@ def test_labels_that_do_not_fit(copied):
                 "beam_size": 4,
                 "no_repeat_ngram_size": 3,
                 "first_token": 0,
-                "max_length": 20,
+                "last_token": 2,
+                "max_length": 19,
                 "suppress_tokens": (5,),
             },
         ),
@@ -333,6 +335,7 @@ def test_labels_that_do_not_fit(copied):
         ("llama", {"do_sample": True, "top_k": 50}, {"temperature": 1.0, "top_k": 50}),
         ("llama", {"temperature": 0.6, "max_length": 4096}, None),
         ("llama", {"repetition_penalty": 1.3}, {"repetition_penalty": 1.3}),
+        ("llama", {"forced_eos_token_id": [7]}, {"last_token": 7}),
     ],
 )
 def test_options(name, theirs, ours, copied):
@@ -363,6 +366,10 @@ def test_options_of_files_without_their_own(copied):
         ({"bad_words_ids": 3}, "bad_words_ids is 3, expected a list"),
         ({"bad_words_ids": [[3], 4]}, "bad_words_ids[1] is 4"),
         ({"forced_bos_token_id": -3}, "forced_bos_token_id is -3"),
+        ({"forced_eos_token_id": -3}, "forced_eos_token_id is -3"),
+        ({"forced_eos_token_id": [True]}, "forced_eos_token_id is True"),
+        ({"forced_eos_token_id": []}, "forced_eos_token_id is [], expected one token id"),
+        ({"forced_eos_token_id": [2, 7]}, "forced_eos_token_id is [2, 7], expected one token id"),
         ([], "is a list, expected an object"),
     ],
 )
@@ -378,7 +385,8 @@ def test_a_first_token_is_a_prefix(copied, shared_data):
     expected = np.load(shared_data / "hf-tiny/mbart/expected.npz")
     src, lengths = expected["input_ids"], expected["attention_mask"].sum(axis=1)
     plain = pt.load(folder)
-    (folder / "generation_config.json").write_text(json.dumps({"forced_bos_token_id": 11}))
+    theirs = {"forced_bos_token_id": 11, "forced_eos_token_id": 2}
+    (folder / "generation_config.json").write_text(json.dumps(theirs))
     model = pt.load(folder)
     forced = model.generate(src, lengths, max_length=6)
     prefixed = plain.generate(src, lengths, max_length=6, prefix=[[11]] * len(src))
@@ -389,3 +397,74 @@ def test_a_first_token_is_a_prefix(copied, shared_data):
     for first in (0, 3):
         with pytest.raises(ValueError, match=f"first_token is {first}, expected none because a la"):
             pt.load(shared_data / "hf-tiny/llama").generate([[3]], first_token=first)
+
+
+# A last token, beside transformers itself.
+
+
+@pytest.fixture(scope="module")
+def transformers():
+    pytest.importorskip("torch", reason="needs PyTorch to run transformers", exc_type=ImportError)
+    return pytest.importorskip("transformers", reason="needs transformers to compare with")
+
+
+def their_hypotheses(transformers, folder, ids, lengths, has_encoder):
+    """What transformers makes of the folder: ids behind the start or prompt, and scores or None."""
+    kind = "AutoModelForSeq2SeqLM" if has_encoder else "AutoModelForCausalLM"
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    model = getattr(transformers, kind).from_pretrained(folder)
+    tensor = model.dummy_inputs["input_ids"].new_tensor
+    found = model.generate(
+        input_ids=tensor(ids),
+        attention_mask=tensor(np.arange(ids.shape[1]) < np.array(lengths)[:, None]),
+        return_dict_in_generate=True,
+        output_scores=True,
+    )
+    scores = getattr(found, "sequences_scores", None)
+    begin = 1 if has_encoder else ids.shape[1]
+    return found.sequences.numpy()[:, begin:], None if scores is None else scores.numpy()
+
+
+# Beside the end of its config: one that some of a model's hypotheses come to before the limit.
+SECOND_ENDS = {"bart": 38, "marian": 56, "mbart": 75, "m2m_100": 33, "gpt2": 44, "llama": 60}
+
+
+@pytest.mark.parametrize("last", ["end", "other"])
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("name", SECOND_ENDS)
+def test_a_last_token_as_in_transformers(name, beams, last, transformers, copied, shared_data):
+    """At a limit that cuts: ids and scores of all beams. mBART's targets have a first token too,
+    which counts in their lengths alone."""
+    folder, config, _ = copied(name)
+    expected = np.load(shared_data / "hf-tiny" / name / "expected.npz")
+    ids, has_encoder = expected["input_ids"], "decoder_input_ids" in expected
+    lengths = expected.get("attention_mask", np.ones_like(ids)).sum(axis=1)
+    ends = [config["eos_token_id"], SECOND_ENDS[name]]
+    first = 7 if name == "mbart" else None
+    theirs = {
+        "forced_bos_token_id": first,
+        "forced_eos_token_id": ends[0] if last == "end" else 9,
+        "eos_token_id": ends,
+        "pad_token_id": ends[0],
+        "decoder_start_token_id": config.get("decoder_start_token_id") or 2,
+        "num_beams": beams,
+        "num_return_sequences": beams,
+        "length_penalty": 0.6 if first is None else 0.0,
+        "max_new_tokens": 7,
+    }
+    (folder / "generation_config.json").write_text(json.dumps(theirs))
+    wanted, scores = their_hypotheses(transformers, folder, ids, lengths, has_encoder)
+    inputs = (ids, lengths) if has_encoder else (ids,)
+    found = pt.load(folder).generate(*inputs, num_hypotheses=beams, return_scores=True)
+    begin = 0 if has_encoder else ids.shape[1]
+    ours = [one for own in found.hypotheses for one in own]
+    counts = [next((i for i, v in enumerate(row) if v in ends), 7) for row in wanted]
+    for one, row, count in zip(ours, wanted, counts, strict=True):
+        assert one.sequence[begin:].tolist() == row[:count].tolist()
+        assert one.is_finished == (count < 7)
+        assert count < 6 or row[6] == theirs["forced_eos_token_id"]
+    assert max(counts) == (6 if last == "end" else 7)
+    if beams > 1:
+        assert min(counts) < 6
+        np.testing.assert_allclose([one.score for one in ours], scores, rtol=0, atol=1e-4)

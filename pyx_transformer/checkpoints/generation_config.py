@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pyx_transformer import _checks
 from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints.fields import Fields
 from pyx_transformer.config import as_object
@@ -38,20 +39,22 @@ def read(directory: Path, config: Fields, *, is_translator: bool) -> GenerationO
 
 def settings_of(fields: Fields, is_translator: bool) -> dict[str, Any]:
     """Their settings by our names. Lengths count the token that a target begins with, and those of
-    a language model the prompt too, so that only its numbers of new tokens can be kept."""
-    settings: dict[str, Any] = {}
+    a language model the prompt too, so that only its numbers of new tokens can be kept. Both count
+    a forced first token."""
+    settings: dict[str, Any] = {"last_token": _last_token(fields)}
+    forced = 0
     if is_translator:
         first = fields.size("forced_bos_token_id", None, minimum=0)
         settings["first_token"] = first
-        begin = 1 if first is None else 2
+        forced = int(first is not None)
         for name, least in (("max_length", 1), ("min_length", 0)):
             length = fields.size(name, None, minimum=least)
             if length is not None:
-                settings[name] = max(length - begin, 0)
+                settings[name] = max(length - 1 - forced, 0)
     for ours, theirs in (("max_length", "max_new_tokens"), ("min_length", "min_new_tokens")):
         length = fields.size(theirs, None, minimum=0)
         if length is not None:
-            settings[ours] = length
+            settings[ours] = max(length - forced, 0)
     beams = fields.size("num_beams", 1)
     if fields.flag("do_sample", False) and beams == 1:
         settings |= {"temperature": fields.number("temperature", 1.0, above=0)}
@@ -75,3 +78,18 @@ def settings_of(fields: Fields, is_translator: bool) -> dict[str, Any]:
     if isinstance(ends, list) and len(ends) > 1:
         settings["end_tokens"] = ends
     return settings
+
+
+def _last_token(fields: Fields) -> int | None:
+    """The one token that is forced at last. Of several they would choose by id, or draw one."""
+    name = "forced_eos_token_id"
+    if name not in fields:
+        return None
+    value = fields.values[name]
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise ValueError(
+                f"{fields.where}: {name} is {_checks.brief(value)}, expected one token id"
+            )
+        value = value[0]
+    return _checks.as_integer(fields.where, name, value, 0, _checks.LARGEST_SIZE)
