@@ -434,8 +434,7 @@ SECOND_ENDS = {"bart": 38, "marian": 56, "mbart": 75, "m2m_100": 33, "gpt2": 44,
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("name", SECOND_ENDS)
 def test_a_last_token_as_in_transformers(name, beams, last, transformers, copied, shared_data):
-    """At a limit that cuts: ids and scores of all beams. mBART's targets have a first token too,
-    which counts in their lengths alone."""
+    """At a limit that cuts: ids and scores of all beams. mBART's targets have a first token too."""
     folder, config, _ = copied(name)
     expected = np.load(shared_data / "hf-tiny" / name / "expected.npz")
     ids, has_encoder = expected["input_ids"], "decoder_input_ids" in expected
@@ -450,7 +449,7 @@ def test_a_last_token_as_in_transformers(name, beams, last, transformers, copied
         "decoder_start_token_id": config.get("decoder_start_token_id") or 2,
         "num_beams": beams,
         "num_return_sequences": beams,
-        "length_penalty": 0.6 if first is None else 0.0,
+        "length_penalty": 0.6,
         "max_new_tokens": 7,
     }
     (folder / "generation_config.json").write_text(json.dumps(theirs))

@@ -22,6 +22,7 @@ cdef class Search:
     cdef Kept kept
     cdef const int64_t[::1] end_tokens
     cdef Py_ssize_t beams, branches, enough, most
+    cdef Py_ssize_t begun       # tokens of a prefix that count in the lengths of scores
     cdef bint is_sampling, has_alternatives, stops_early, hopes
     cdef double length_penalty, coverage_penalty
     cdef list sentences, units, done    # in play, those with rows in play, and those that are done
@@ -40,6 +41,7 @@ cdef class Search:
         self.end_tokens = self.steps.end_tokens
         self.kept = Kept(options.top_k or 0, 0.0 if top_p == 1.0 else top_p, options.min_p or 0.0)
         self.beams, self.branches = options.beam_size, options.branches
+        self.begun = options.first_token is not None and options.prefix is None
         self.is_sampling, self.has_alternatives = options.is_sampling, options.return_alternatives
         self.length_penalty = options.length_penalty
         self.coverage_penalty = options.coverage_penalty
@@ -343,7 +345,7 @@ cdef class Search:
             return True
         rank(found)
         del found[self.enough:]
-        return (per_length((<Row>unit.rows[0]).sum, length, self.length_penalty)
+        return (per_length((<Row>unit.rows[0]).sum, self.begun + length, self.length_penalty)
                 <= (<Found>found[len(found) - 1]).score)
 
     cdef int end(self, Sentence sentence) except -1:
@@ -366,13 +368,13 @@ cdef class Search:
         """A row that its end token ends."""
         row.widen(unit.length + 1)
         row.scores[unit.length] = end.log_probability
-        unit.add_found(row, unit.count + 1, end.value, True, self.length_penalty,
+        unit.add_found(row, self.begun + unit.count + 1, end.value, True, self.length_penalty,
                        self.coverage_penalty)
         return 0
 
     cdef int keep(self, Unit unit, Row row, bint is_finished) except -1:
         """A row as it is."""
-        unit.add_found(row, unit.count, row.sum, is_finished, self.length_penalty,
+        unit.add_found(row, self.begun + unit.count, row.sum, is_finished, self.length_penalty,
                        self.coverage_penalty)
         return 0
 

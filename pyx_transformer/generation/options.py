@@ -55,9 +55,10 @@ class GenerationOptions:
 
     start_token is before all hypotheses in place of the config's start_id.
 
-    prefix: token ids per sentence that its hypotheses begin with, banned ones too; first_token: one
-    id that all begin with where no prefix is given. They are returned, but count in no score and no
-    length; an empty source has the empty translation all the same. With prefix_bias b they are not
+    prefix: token ids per sentence that its hypotheses begin with, banned ones too. They are
+    returned, but count in no score and no length; an empty source has the empty translation all the
+    same. first_token: one id that all begin with where no prefix is given, in the same way, except
+    that the length of a score counts it, as transformers does. With prefix_bias b they are not
     forced: as long as a hypothesis follows the prefix, the next token of it gets b + (1 - b) p and
     the others (1 - b) p, whatever bans it; all then counts.
 
