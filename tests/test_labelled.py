@@ -306,7 +306,7 @@ def test_what_is_refused(tmp_path):
         (plain, Labelled([[3], []], [0, 1]), r"texts\[1\] is empty"),
         (plain, Labelled([[3], [23]], [0, 1]), "from 3 to 23, expected 0 to 22"),
         (plain, Labelled([], []), "examples is empty"),
-        (plain, Texts(texts), "expected a model with a mask_id"),
+        (plain, Texts(texts), "are Texts, expected Labelled for a classifier"),
         (tagger, Labelled(texts, [0, 1]), "labels are those of texts, expected those of tokens"),
         (tagger, Labelled(texts, [[0], [-1]]), r"labels\[1\] goes up to -1, expected 0 to 2"),
         (score, Labelled(texts, [0, 1]), "expected real numbers, as 1.0 is, because the head has"),
@@ -316,9 +316,6 @@ def test_what_is_refused(tmp_path):
     ]:
         with pytest.raises(ValueError, match=says):
             train(model, corpus, None, OPTIONS, tmp_path / "run")
-    masked = pt.EncoderModel(replace(plain.config, mask_id=5), rng=0)
-    with pytest.raises(ValueError, match="are Texts, expected Labelled for a classifier"):
-        train(masked, Texts(texts), None, OPTIONS, tmp_path / "run")
     for model, metric, labels in [(score, "accuracy", [0.5, 1.0]), (plain, "bleu", [0, 1])]:
         corpus, options = Labelled(texts, labels), replace(OPTIONS, metric=metric)
         with pytest.raises(ValueError, match=f"metric is '{metric}', expected one of"):

@@ -48,11 +48,15 @@ class Texts:
         """Raise ValueError unless a model can read all of it, and tell masked tokens."""
         if model.has_decoder:
             raise ValueError(f"{who} are Texts, expected Examples for a {type(model).__name__}")
-        for name in ("head", "mask_id"):
-            if getattr(model.config, name) is None:
-                raise ValueError(f"{who} are Texts, expected a model with a {name}")
+        if model.config.head is None:
+            raise ValueError(f"{who} are Texts, expected a model with a head")
         if isinstance(model.config.head, ClassifierConfig):
             raise ValueError(f"{who} are Texts, expected Labelled for a classifier")
+        if model.config.mask_id is None:
+            raise ValueError(
+                f"{who} are Texts, expected a model with a mask_id: "
+                "dataclasses.replace(model.config, mask_id=...) has one"
+            )
         check_texts(who, self.texts, self.lengths)
         check_ids(who, "texts", self.texts, model, "src", 0)
 

@@ -23,7 +23,6 @@ import numpy as np
 from pyx_transformer import _checks, text
 from pyx_transformer._files import as_path, read_text
 from pyx_transformer.checkpoints import load
-from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
@@ -210,7 +209,6 @@ class Recipe:
                     "for masked tokens"
                 )
             model.config = replace(model.config, mask_id=self.model["mask_id"])
-        check_tokenizers(where, model)
         return model
 
     def config(self, *vocab_sizes: int):

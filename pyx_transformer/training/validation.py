@@ -112,17 +112,17 @@ def evaluate(
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
         others = {"bleu_tokenizer": asked, **settings}
-        files, rest = [source], f"a {type(model).__name__}, whose loss on one text is all there is"
+        files, kind = [source], f"a {type(model).__name__}, whose loss on one text is all there is"
         if corpus.has_labels(model):
             if target is None:
                 raise ValueError("evaluate: target is missing, expected the file of the labels")
-            files, rest = [source, target], "a classifier"
+            files, kind = [source, target], "a classifier"
         else:
             others = {"target": target, **others}
         for name, value in others.items():
             if value is not None:
                 raise ValueError(
-                    f"evaluate: {name} was given, expected none because the model is {rest}"
+                    f"evaluate: {name} was given, expected none because the model is {kind}"
                 )
         examples = corpus.read("evaluate", model, *files)
     examples.check("evaluate", model)
