@@ -157,7 +157,8 @@ RECIPES = sorted((REPOSITORY / "bench" / "recipes").glob("*.toml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_recipes_in_the_repository_are_whole(path):
     recipe = load_recipe(path)
-    assert_held(recipe.config(*(101 for _ in recipe.sides)), recipe.model)
+    if "start" not in recipe.model:
+        assert_held(recipe.config(*(101 for _ in recipe.sides)), recipe.model)
     assert recipe.training.steps > recipe.training.warmup
     head = path.read_text(encoding="utf-8").split("\n[data]")[0].replace("\n# ", " ")
     assert re.search(r" Data: \S+", head)

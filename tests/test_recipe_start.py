@@ -37,6 +37,9 @@ def started(recipe):
     return f'{before}[model]\nstart = "begun"\n\n[training]{rest.split("[training]")[1]}'
 
 
+START = started(RECIPE)
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     """A folder with the files of a small task, in which the command runs."""
@@ -118,6 +121,11 @@ def test_a_run_from_a_model_is_resumed(folder, shared_data, monkeypatch):
         recipe.run("parts", resume=True)
 
 
+def test_the_model_that_ships_is_a_start():
+    recipe = load_recipe(written(START)[1], {"model.start": "en-ja"})
+    assert bits(recipe.build()) == bits(pt.load("en-ja"))
+
+
 def test_translations_begin_with_a_token_that_is_forced(shared_data):
     """Whether a tokenizer gives it or not: BART's, mBART's and M2M-100's do."""
     model = shaped(shared_data, "marian")
@@ -128,9 +136,6 @@ def test_translations_begin_with_a_token_that_is_forced(shared_data):
         for ids, before in zip(recipe.examples(model, "train").targets, plain, strict=True):
             expected = before.tolist()
             assert ids.tolist() == (expected if expected[0] == first else [first, *expected])
-
-
-START = started(RECIPE)
 
 
 @pytest.mark.parametrize(

@@ -172,7 +172,7 @@ def add_evaluate(commands):
     command.add_argument(
         "source", type=path, help="sentences, one per line; of other than a translator, its text"
     )
-    command.add_argument("target", nargs="?", type=path, help="their translations")
+    command.add_argument("target", nargs="?", type=path, help="their translations, or labels")
     add_search(command, beams="1")
     command.add_argument(
         "--length-penalty",
