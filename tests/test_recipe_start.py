@@ -149,9 +149,9 @@ def test_translations_begin_with_a_token_that_is_forced(shared_data):
         ),
         (START, ["model.start="], "[model]: start is '', expected the path of a file"),
         (START, ["model.start=none"], "load: none is missing, expected a folder or the name"),
-        (started(LANGUAGE_MODEL), [], "begun is a Transformer, expected a TransformerLM because"),
-        (started(ENCODER), [], "expected a EncoderModel because [data] has train_source"),
-        (started(LABELLED), [], "begun is a Transformer, expected a classifier because [data] has"),
+        (started(LANGUAGE_MODEL), [], "begun is of kind Transformer, expected TransformerLM beca"),
+        (started(ENCODER), [], "expected EncoderModel because [data] has train_source"),
+        (started(LABELLED), [], "expected EncoderModel with a classifier because [data] has"),
         (START, ["model.mask_id=3"], "mask_id was given, expected none because begun has no head"),
         (LABELLED, [], "[data] has train_labels, expected labels in [model.head] too"),
         (ENCODER, ['model.head={"labels":["a"]}'], "labels, expected train_labels in [data] too"),
@@ -190,6 +190,8 @@ def test_masks_of_a_model_that_does_not_know_them(folder, capsys):
     model.save("begun")
     arguments = written(started(ENCODER))
     refused(arguments, capsys, "expected a model with a mask_id")
+    refused([*arguments, "--set", "model.mask_id=some"], capsys, "mask_id is 'some', expected")
+    refused([*arguments, "--set", "model.mask_id=99"], capsys, "mask_id is 99, expected a token id")
     assert main([*arguments, "--set", f"model.mask_id={mask}"]) == 0
     assert pt.load("run/model").config.mask_id == mask
 

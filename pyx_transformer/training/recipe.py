@@ -188,13 +188,13 @@ class Recipe:
         """The model to start from. Raises ValueError where it is another kind of model, or has no
         tokenizer."""
         where, model = f"recipe: [model] {START}: {path}", load(path)
-        files = [f"train_{kind}" for kind in KINDS if f"train_{kind}" in self.data]
-        if not isinstance(model, self.kind) or corpus.has_labels(model) != self.has_labels:
-            is_classifier = corpus.has_labels(model)
-            found = "a classifier" if is_classifier else f"a {type(model).__name__}"
-            expected = "a classifier" if self.has_labels else f"a {self.kind.__name__}"
+        of_labels = " with a classifier"
+        found = type(model).__name__ + of_labels * corpus.has_labels(model)
+        expected = self.kind.__name__ + of_labels * self.has_labels
+        if found != expected:
+            files = " and ".join(files_of(self.data, "train"))
             raise ValueError(
-                f"{where} is {found}, expected {expected} because [data] has {' and '.join(files)}"
+                f"{where} is of kind {found}, expected {expected} because [data] has {files}"
             )
         for side in self.sides:
             if getattr(model, f"{SHORT[side]}_tokenizer") is None:
