@@ -231,7 +231,7 @@ def test_options_are_checked():
         ("dropout", 1.0),
         ("label_smoothing", 1.5),
         ("schedule", "linear"),
-        ("metric", "accuracy"),
+        ("metric", "f1"),
         ("beta2", 1.0),
         ("peak_rate", -1.0),
         ("eps", 0.0),
