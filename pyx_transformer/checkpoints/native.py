@@ -45,6 +45,9 @@ CONFIG = "config.json"
 GENERATION = "generation.json"
 WEIGHTS = "model.safetensors"
 NPZ = ".npz"
+CTRANSLATE2 = "model.bin"
+# One of these is in each config.json of transformers' and of the library's own.
+OF_CONFIGS = ("model_type", "src_vocab_size", "tgt_vocab_size")
 
 
 def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
@@ -125,7 +128,14 @@ def load(
         from pyx_transformer.checkpoints import marian
 
         return marian.load(archive)
-    values = read_values(directory / CONFIG)
+    is_other = (directory / CTRANSLATE2).exists()
+    values = (
+        {} if is_other and not (directory / CONFIG).exists() else read_values(directory / CONFIG)
+    )
+    if is_other and values.keys().isdisjoint(OF_CONFIGS):
+        from pyx_transformer.checkpoints import ctranslate2
+
+        return ctranslate2.load(directory, values)
     if "model_type" in values:
         from pyx_transformer.checkpoints import hugging_face  # families load on first use
 
