@@ -4,6 +4,7 @@ native         the library's own directories: `save` and `load`
 hugging_face   directories of transformers, whose architectures are in `families`
 marian         Marian's own files, whose options and vocabularies `flat_yaml` reads
 state_dicts    files of weights alone, with a config and names that the caller gives
+ctranslate2    directories of CTranslate2
 tensors        tensors of a file that are read as they are asked for
 safetensors    files of that kind
 pytorch        files of torch.save, whose pickles `pickles` reads

@@ -90,13 +90,16 @@ def load(
     config: TokenConfig | StackConfig | None = None,
     names: Names | None = None,
 ) -> Model | TransformerEncoder | TransformerDecoder:
-    """Read the model that `save` wrote, one in Hugging Face's layout, one of Marian's, the one of
-    that name that comes with the package or, with a config, weights alone.
+    """Read the model that `save` wrote, one in Hugging Face's layout, CTranslate2's or Marian's, the
+    one of that name that comes with the package or, with a config, weights alone.
 
     In Hugging Face's layout config.json has a model_type, one of those that
     `checkpoints.families` knows, and the weights are model.safetensors or pytorch_model.bin, or
     several files with an index. Nothing of a pickle is run. Of Marian path is the .npz, or a folder
     with one and no config.json; see `checkpoints.marian`.
+    In CTranslate2's layout the weights are model.bin, and config.json, which may be absent, has no
+    model_type. Those of int8 and int16 become float32. Ids of sources are those that the encoder
+    reads: they carry what CTranslate2 adds where add_source_bos or add_source_eos says so.
     "en-ja" translates English into Japanese; a directory of that name goes before it.
 
     With a config path is a file of weights, or a folder with one: of safetensors, of torch.save or
@@ -128,11 +131,9 @@ def load(
         from pyx_transformer.checkpoints import marian
 
         return marian.load(archive)
-    is_other = (directory / CTRANSLATE2).exists()
-    values = (
-        {} if is_other and not (directory / CONFIG).exists() else read_values(directory / CONFIG)
-    )
-    if is_other and values.keys().isdisjoint(OF_CONFIGS):
+    file, has_other = directory / CONFIG, (directory / CTRANSLATE2).exists()
+    values = {} if has_other and not file.exists() else read_values(file)
+    if has_other and values.keys().isdisjoint(OF_CONFIGS):
         from pyx_transformer.checkpoints import ctranslate2
 
         return ctranslate2.load(directory, values)

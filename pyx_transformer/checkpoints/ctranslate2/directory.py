@@ -50,7 +50,10 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
     """
     path = directory / WEIGHTS
     file = read_file(path)
-    eps, special = settings_of(Fields(values, f"load: {directory / CONFIG}"), file)
+    try:
+        eps, special = settings_of(Fields(values, f"load: {directory / CONFIG}"), file)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
     lists = vocabularies(directory, file.spec)
     try:
         models.check_spec(file.spec, file.revision)

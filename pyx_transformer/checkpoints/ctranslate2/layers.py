@@ -40,8 +40,8 @@ INDIFFERENT = re.compile(
 class Layers:
     """A file on its way to descriptions and a state of ours, which is `renaming`'s.
 
-    eps: that of all norms, None for CTranslate2's own. Methods raise ValueError or TypeError, naming
-    the variable, for what cannot be read.
+    eps: that of all norms, None for CTranslate2's own. Methods raise ValueError or TypeError,
+    naming the variable, for what cannot be read.
     """
 
     def __init__(self, file: SpecFile, eps: float | None):

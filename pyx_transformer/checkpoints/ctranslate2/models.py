@@ -50,7 +50,10 @@ def translator(file: Layers, start_id: int | None, end_id: int) -> TransformerCo
     if starts_from_zero:
         start_id, _ = file.shape(TARGET)
     elif start_id is None:
-        raise ValueError("decoder_start_token is null, expected a token that begins targets")
+        raise ValueError(
+            "decoder_start_token is null or not in the vocabulary, expected the token that begins "
+            "all targets"
+        )
     fields |= output(file, own_start=bool(starts_from_zero))
     if fields["share_embeddings"]:
         file.tensors[source] = file.tensors[TARGET]
@@ -58,8 +61,15 @@ def translator(file: Layers, start_id: int | None, end_id: int) -> TransformerCo
     else:
         file.renaming.take("tgt_embedding.weight", TARGET)
     file.renaming.take("src_embedding.weight", source)
-    sizes = file.shape(source)[0], file.shape(TARGET)[0]
-    return TransformerConfig(*sizes, **stacks, **fields, start_id=start_id, end_id=end_id)
+    return TransformerConfig(
+        file.shape(source)[0],
+        file.shape(TARGET)[0],
+        stacks["encoder"],
+        stacks["decoder"],
+        **fields,
+        start_id=start_id,
+        end_id=end_id,
+    )
 
 
 def language_model(file: Layers, end_id: int) -> TransformerLMConfig:
