@@ -23,7 +23,7 @@ def arrays_of(folder):
     return {name: np.asarray(t) for name, t in read_file(folder / "model.bin").tensors.items()}
 
 
-def refusal(folder, warning=None):
+def refusal(folder):
     """What `load` says of a folder that it refuses."""
     with warnings.catch_warnings(), pytest.raises(ValueError) as refused:
         warnings.simplefilter("error")
@@ -474,6 +474,7 @@ MATRIX = np.ones((9, 4), "f4")
             "layers of the encoder are",
         ),
         ({"decoder/layer_norm/gamma": np.ones(31, "f4")}, "misshapen: decoder/layer_norm/gamma"),
+        ({"encoder/layer_1/ffn/linear_0/weight": np.ones((1 << 30, 0), "f4")}, "it holds 178635 n"),
         ({"decoder/projection/weight": None}, "decoder/projection/weight is missing"),
         ({"decoder/projection/weight": MATRIX[0]}, "has shape (4,), expected a matrix"),
         ({"decoder/projection/weight": np.ones((43, 32), "i4")}, "such as AWQ, cannot be read"),
@@ -562,10 +563,13 @@ def test_vocabularies_that_are_refused(name, content, says, changed):
     assert says in refusal(folder)
 
 
-def test_vocabularies_as_json(changed, aren):
-    expected = pt.load(changed()).tgt_vocabulary
+def test_vocabularies_in_other_forms(changed):
     folder = changed()
-    (folder / "target_vocabulary.txt").unlink()
+    expected = pt.load(folder).tgt_vocabulary
+    path = folder / "target_vocabulary.txt"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert pt.load(folder).tgt_vocabulary == expected
+    path.unlink()
     (folder / "target_vocabulary.json").write_text(json.dumps(expected))
     assert pt.load(folder).tgt_vocabulary == expected
 

@@ -61,7 +61,7 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
         config = config_of(path, layers, lists.get("tgt"), special)
         layers.check_all_read()
         held = sum(math.prod(tensor.shape) for tensor in file.tensors.values())
-        if config.num_parameters > 2 * held + 1_000_000:
+        if config.num_parameters > 2 * held:  # the model is not built to tell which ones
             raise ValueError(f"it holds {held} numbers, expected {config.num_parameters}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {path}: {error}") from error
@@ -69,19 +69,19 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
     check_state(f"load: {path}", layers.renaming, model)
     model.load_state_dict(layers.renaming.state)
     file.tensors.warn(stacklevel=3)
+    added = []
     if layers.attribute(models.STARTS_FROM_ZERO, 0):
-        start = config.start_id
-        model.generation_options = GenerationOptions(suppress_tokens=(start,))
-        for side in ("src", "tgt") if config.share_embeddings else ("tgt",):
-            if side in lists:
-                lists[side] = [*[*lists[side], special.unknown][:start], ADDED]
+        model.generation_options = GenerationOptions(suppress_tokens=(config.start_id,))
+        added = ["src", "tgt"] if config.share_embeddings else ["tgt"]
     for side, tokens in lists.items():
-        size = getattr(config, f"{side}_vocab_size")
+        size = getattr(config, f"{side}_vocab_size") - (side in added)
         if len(tokens) not in (size - 1, size):
             raise ValueError(
                 f"load: {directory}: the {side} vocabulary has {len(tokens)} tokens, expected "
                 f"{size} because of {WEIGHTS}"
             )
+        if side in added:
+            tokens = [*[*tokens, special.unknown][:size], ADDED]
         setattr(model, f"{side}_vocabulary", tokens)
     return model
 
@@ -159,7 +159,12 @@ def read_vocabulary(directory: Path, name: str) -> list[str] | None:
     path = directory / f"{name}.json"
     if not path.exists():
         path = directory / f"{name}.txt"
-        return from_lines(read_text(path, who="load: ")) if path.exists() else None
+        if not path.exists():
+            return None
+        lines = from_lines(read_text(path, who="load: "))
+        # A token may end in a carriage return; where all do, it is the end of the line.
+        is_ending = all(line.endswith("\r") for line in lines)
+        return [line[:-1] for line in lines] if is_ending else lines
     try:
         tokens = json.loads(read_text(path, who="load: "))
     except (ValueError, RecursionError) as error:
