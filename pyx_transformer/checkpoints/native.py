@@ -90,8 +90,8 @@ def load(
     config: TokenConfig | StackConfig | None = None,
     names: Names | None = None,
 ) -> Model | TransformerEncoder | TransformerDecoder:
-    """Read the model that `save` wrote, one in Hugging Face's layout, CTranslate2's or Marian's, the
-    one of that name that comes with the package or, with a config, weights alone.
+    """Read the model that `save` wrote, one in Hugging Face's layout, CTranslate2's or Marian's, or
+    the one of that name that comes with the package; with a config, weights alone.
 
     In Hugging Face's layout config.json has a model_type, one of those that
     `checkpoints.families` knows, and the weights are model.safetensors or pytorch_model.bin, or

@@ -66,7 +66,7 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {path}: {error}") from error
     model = MODELS[type(config)](config, rng=UNINITIALISED)
-    check_state(f"load: {path}", layers.renaming, model)
+    check_state(f"load: {path}", layers.renaming, model, "its attributes")
     model.load_state_dict(layers.renaming.state)
     file.tensors.warn(stacklevel=3)
     added = []
