@@ -87,7 +87,7 @@ def read(who: str, model: Model, *paths: str | os.PathLike) -> Corpus:
         sources = encoded(files[0], lines, src_tokenizer, config, 0)
         forced = getattr(getattr(model, "generation_options", None), "first_token", None)
         first = [] if forced is None else [forced]
-        targets = encoded(files[1], references, tokenizer, config, 1, first)
+        targets = encoded(files[1], references, tokenizer, config, 1, first, is_target=True)
     else:
         targets = of_text(files[0], tokenizer, config, 1)
     return Examples(
@@ -109,6 +109,20 @@ def of_text(path: Path, tokenizer: Tokenizer, config: TokenConfig, more: int):
         raise ValueError(f"{path} is empty, expected a text")
     size = max(config.max_length - more, 1)
     return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+
+def language_of(path: Path, tokenizer: Tokenizer) -> str | None:
+    """The token of the language of a source, where a model is told it."""
+    languages = tokenizer.languages
+    if languages is None or languages.source is None:
+        return None
+    token = languages.token("train", "src_lang", None, languages.default_source)
+    if token is None:
+        raise ValueError(
+            f"{path}: the language of the sources is not known, expected src_lang in the model's "
+            "tokenizer_config.json"
+        )
+    return token
 
 
 def as_labels(who: str, path: Path, lines: list[str], head: ClassifierConfig):
@@ -147,12 +161,18 @@ def encoded(
     config: TokenConfig,
     more: int,
     first: Sequence[int] = (),
+    *,
+    is_target: bool = False,
 ):
     """The ids of texts, each of which, with `more` tokens, the positions have to reach. All begin
-    with `first`, whether it is from the tokenizer or not."""
+    with `first`, whether it is from the tokenizer or not; what else a model reads around a text is
+    there unless it is a translation."""
     examples = []
-    for number, text in enumerate(texts, 1):
-        ids = tokenizer.encode(text)
+    if is_target:
+        found = [tokenizer.encode(text) for text in texts]
+    else:
+        found = tokenizer.read(texts, language=language_of(path, tokenizer)).ids
+    for number, ids in enumerate(found, 1):
         if not len(ids):
             raise ValueError(f"{path}, line {number} has no token, expected a sentence")
         if ids[: len(first)].tolist() != [*first]:
