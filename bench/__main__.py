@@ -14,6 +14,7 @@ BENCHMARKS = {
     "encoder": "encoder stacks, padding, import time and installed size",
     "train": "training steps, backward attention and peak memory",
     "decode": "greedy and beam search, Python time of a step and predicted memory",
+    "embed": "texts to vectors and to texts, and opening a directory",
     "busy": "small and large work while other processes hold the cores",
 }
 # Read by OpenMP, OpenBLAS and MKL while they load.

@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-import weakref
 from functools import partial
 
 import pyx_transformer as pt
-from bench import decode, encoder, footprint
+from bench import decode, encoder
 from bench.peers import Peers
 from bench.rows import Bar, Benchmark, Row
 from bench.timing import Contestant
+from bench.worker import Worker
 
 TRANSLATOR, SMALL, LARGE = "busy, translator", "busy, small encoder", "busy, large encoder"
 BUSY = (0, 1, 2, 4)  # processes that never rest
@@ -59,46 +59,18 @@ def contestants(group, peers):
     for name, is_there in names.items():
         if is_there:
             threads = 1 if name == ONE_THREAD else peers.threads
-            work = Worker(group, "ours" if name == ONE_THREAD else name, threads)
-            yield Contestant(name, work, is_compared=False)
+            call = Worker("busy", group, "ours" if name == ONE_THREAD else name, threads)
+            yield Contestant(name, call, is_compared=False)
 
 
-class Worker:
-    """A process that does some work each time that this is called. It ends with this object."""
-
-    def __init__(self, group, name, threads):
-        paths = [str(decode.REPOSITORY), str(decode.REPOSITORY / "tests")]
-        code = (
-            f"import sys; sys.path += {paths}; from bench import busy; "
-            f"busy.serve({group!r}, {name!r}, {threads})"
-        )
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=footprint.PACKAGE.parent,  # where the same package is found
-        )
-        weakref.finalize(self, self._process.stdin.close)
-        self()
-
-    def __call__(self):
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write("work\n")
-            self._process.stdin.flush()
-        if self._process.stdout.readline() != "done\n":
-            raise RuntimeError("a process of the benchmark has ended before its work was done")
-
-
-def serve(group, name, threads):
-    """Do the work of a contestant once for each line that comes."""
+@contextlib.contextmanager
+def work(group, name, threads):
+    """The work of a contestant."""
     pt.set_num_threads(threads)
     peers = Peers(threads)
     call = translator_call(name, peers) if group == TRANSLATOR else encoder_call(group, name, peers)
     with peers.inference_mode():
-        for _ in sys.stdin:
-            call()
-            print("done", flush=True)
+        yield lambda: call() and None
 
 
 def translator_call(name, peers):

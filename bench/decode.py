@@ -37,7 +37,6 @@ from bench.translators import (
 from pyx_transformer import _runtime
 from pyx_transformer.sizes import operations, row_weights
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 GREEDY, BEAM, TRAINED = "decode, greedy", "decode, beam 4", "decode, small model"
 TEXTS, CORPUS = "translate, shipped model", "translate, a file"
 CONFIG = pt.TransformerConfig(32_000, 32_000, position_layout="halves", max_length=128)
@@ -203,7 +202,7 @@ def trained_contestants(B, peers):
 def data_folder(name):
     """A folder of data, beside the repository or where the tests look for it."""
     data = os.environ.get("PYX_TRANSFORMER_TEST_DATA")
-    folder = Path(data or REPOSITORY.parent / "shared" / "data") / name
+    folder = Path(data or footprint.REPOSITORY.parent / "shared" / "data") / name
     if not folder.is_dir():
         raise Missing(f"no data in {folder}; PYX_TRANSFORMER_TEST_DATA can name the folder above")
     return folder
@@ -362,7 +361,7 @@ def timed_kernels():
 
 def memory_error(quick):
     """How far `memory_estimate` is from the peak of a call, measured in a process of its own."""
-    paths = [str(REPOSITORY), str(REPOSITORY / "tests")]
+    paths = [str(footprint.REPOSITORY), str(footprint.REPOSITORY / "tests")]
     code = (
         f"import sys; sys.path += {paths}; from bench import decode; "
         f"print(decode.peak_of_estimate({pt.get_num_threads()}))"

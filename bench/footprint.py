@@ -11,6 +11,7 @@ from statistics import median
 import pyx_transformer
 
 PACKAGE = Path(pyx_transformer.__file__).parent
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def import_ms(quick: bool) -> float:

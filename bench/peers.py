@@ -20,6 +20,7 @@ DISTRIBUTIONS = (
     "onnx",
     "ctranslate2",
     "transformers",
+    "openvino",
 )
 
 
@@ -34,8 +35,8 @@ def module(name: str) -> Any:
 class Peers:
     """Modules, None where not installed. NumPy and SciPy take their threads from the environment.
 
-    onnxruntime needs onnx beside it, to make its graphs with. CTranslate2 and transformers are
-    loaded when first asked for: most benchmarks do without them and their threads.
+    onnxruntime needs onnx beside it, to make its graphs with. CTranslate2, OpenVINO and
+    transformers are loaded when first asked for: most benchmarks do without them and their threads.
     """
 
     torch: ModuleType | None
@@ -53,6 +54,10 @@ class Peers:
     @cached_property
     def ctranslate2(self) -> Any:
         return module("ctranslate2")
+
+    @cached_property
+    def openvino(self) -> Any:
+        return module("openvino")
 
     @cached_property
     def transformers(self) -> Any:

@@ -86,8 +86,12 @@ class Tensors(dict):
 # Marian's.
 
 
-def marian(folder, sources, targets, pieces):
-    """A translator: pieces of each language by SentencePiece, ids of both in vocab.json."""
+def marian(folder, sources, targets, pieces, changes=None, never=0.0):
+    """A translator: pieces of each language by SentencePiece, ids of both in vocab.json.
+
+    changes: values in place of those of MARIAN. never: the bias of the logits of special tokens.
+    """
+    config = {**MARIAN, **(changes or {})}
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = {"</s>": 0, "<unk>": 1}
     for name, texts in (("source", sources), ("target", targets)):
@@ -99,7 +103,9 @@ def marian(folder, sources, targets, pieces):
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer) + "\n")
     sizes = dict.fromkeys(("vocab_size", "decoder_vocab_size"), len(vocabulary))
     of_pad = {"pad_token_id": pad, "decoder_start_token_id": pad, "bad_words_ids": [[pad]]}
-    write(folder, {**MARIAN, **sizes, **of_pad}, marian_tensors(len(vocabulary)))
+    tensors = marian_tensors(len(vocabulary), config)
+    tensors["final_logits_bias"][0, [0, 1, pad]] = never
+    write(folder, {**config, **sizes, **of_pad}, tensors)
 
 
 def sentencepiece(path, texts, pieces):
@@ -125,15 +131,15 @@ def sentencepiece(path, texts, pieces):
     ]
 
 
-def marian_tensors(size):
+def marian_tensors(size, config=MARIAN):
     """All weights; the row of the padding, with which targets begin, is zeros."""
-    tensors, width = Tensors(), MARIAN["d_model"]
+    tensors, width = Tensors(), config["d_model"]
     tensors.add("model.shared", size, width)
     tensors["model.shared.weight"][-1] = 0
     tensors["final_logits_bias"] = np.zeros((1, size), np.float32)
     for side, attentions in (("encoder", ["self"]), ("decoder", ["self", "encoder"])):
-        wide = MARIAN[f"{side}_ffn_dim"]
-        for i in range(MARIAN[f"{side}_layers"]):
+        wide = config[f"{side}_ffn_dim"]
+        for i in range(config[f"{side}_layers"]):
             layer = f"model.{side}.layers.{i}"
             for attention in attentions:
                 for part in ("q", "k", "v", "out"):

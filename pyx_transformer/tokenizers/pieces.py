@@ -234,7 +234,8 @@ class Pieces:
                 text, pieces = text + self._processor.DecodePieces(pieces) + token + " ", []
             else:
                 pieces.append(token)
-        return (text + self._processor.DecodePieces(pieces)).strip()
+        # Pieces that the model does not know are as they were.
+        return (text + self._processor.DecodePieces(pieces)).replace(BOUNDARY, " ").strip()
 
     def _is_no_piece(self, token):
         """Whether a token stands in a text as it is."""
