@@ -9,12 +9,17 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyx_transformer._checks import LARGEST_SIZE
+from pyx_transformer._checks import LARGEST_SIZE, brief
 from pyx_transformer._files import read_bytes, read_text
 from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.vocabulary_files import (
+    BYTE_PAIRS,
+    WORD_PIECE,
+    byte_pairs,
+    word_piece,
+)
 from pyx_transformer.config import as_object
 from pyx_transformer.tokenizers.fast import FastTokenizer
-from pyx_transformer.tokenizers.listed import from_lines
 from pyx_transformer.tokenizers.pieces import Pieces
 from pyx_transformer.tokenizers.protocol import Frame, Languages
 
@@ -51,8 +56,9 @@ class TokenizerFiles:
     def json(self, name: str) -> dict[str, Any]:
         """The table in a JSON file."""
         path = self.directory / name
+        text = read_text(path, who="load: ")
         try:
-            return as_object("tokenizer", read_text(path, who="load: "))
+            return as_object("tokenizer", text)
         except ValueError as error:
             raise ValueError(f"load: {path}: {error}") from error
 
@@ -91,12 +97,29 @@ class TokenizerFiles:
                 return [value for value in map(text_of, values) if value]
         return []
 
+    def numbered(self) -> dict[int, dict[str, Any]]:
+        """The tokens that are added to a vocabulary, each with what else is said of it, by ids."""
+        fields = self.config.table("added_tokens_decoder")
+        values = {} if fields is None else dict(fields.values)
+        if not values and self.has("added_tokens.json"):
+            values = {str(i): token for token, i in self.json("added_tokens.json").items()}
+        found = {}
+        for i, value in values.items():
+            token = text_of(value)
+            if token is None or not re.fullmatch("[0-9]{1,9}", i):
+                raise ValueError(
+                    f"{self.config.where}: added_tokens_decoder has {brief(value)} by {brief(i)}, "
+                    "expected tokens by their ids"
+                )
+            found[int(i)] = {**(value if isinstance(value, dict) else {}), "content": token}
+        return dict(sorted(found.items()))
+
     @property
     def longest(self) -> int | None:
         """The most tokens that a text may have."""
         value = self.config.values.get("model_max_length")
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return int(value) if is_number and 0 < value < NO_LIMIT else None
+        return int(value) if is_number and 1 <= value < NO_LIMIT else None
 
     def vocabulary(self, name: str) -> list[str]:
         """The tokens of a JSON file of ids by their places, "" for ids that have none."""
@@ -124,12 +147,18 @@ def text_of(value: object) -> str | None:
 
 def read(directory: Path, kind: str, config: Fields) -> tuple[Tokenizer | None, Tokenizer | None]:
     """The tokenizers of a source, or a text, and of a target; None where there are no files of any
-    that is known. config: the values of config.json."""
-    files = TokenizerFiles(directory, kind)
-    if kind == "marian":
-        return marian(files)
-    prompts = prompts_of(config)
-    found = fast(files, prompts) or by_pieces(files, prompts) or by_vocabulary(files)
+    that is known. config: the values of config.json. Raises ValueError for what is malformed."""
+    try:
+        files = TokenizerFiles(directory, kind)
+        if kind == "marian":
+            return marian(files)
+        prompts = prompts_of(config)
+        found = fast(files, prompts) or by_pieces(files, prompts) or by_vocabulary(files)
+    except (TypeError, ValueError) as error:
+        said = str(error)
+        raise ValueError(
+            said if said.startswith("load: ") else f"load: {directory}: {said}"
+        ) from error
     return found, found
 
 
@@ -153,7 +182,7 @@ def marian(files: TokenizerFiles) -> tuple[Tokenizer | None, Tokenizer | None]:
     tokens = files.vocabulary("vocab.json")
     own = files.has("target_vocab.json")
     codes = {t[2:-2]: t for t in tokens if t.startswith(">>") and t.endswith("<<")}
-    languages = Languages(codes, None, "source") if codes and not own else None
+    languages = Languages(codes, None, "source") if codes else None
     values: dict[str, Any] = {
         "unknown": files.token("unk_token", "<unk>"),
         "special": [end, pad],
@@ -264,15 +293,18 @@ def m2m(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
 
 def llama(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
     """LLaMA, Mistral and Gemma: pieces with their own ids, a token before each text."""
-    first = files.token("bos_token", "<s>")
+    usual = ("<bos>", "<eos>") if files.kind == "gemma2" else ("<s>", "</s>")
+    first, last = map(files.token, ("bos_token", "eos_token"), usual)
     pad = files.own("pad_token")
+    begin = [first] if files.config.flag("add_bos_token", True) else []
+    end = [last] if files.config.flag("add_eos_token", False) else []
     return pieces(
         files,
         name,
         list,
         unknown=files.token("unk_token", "<unk>"),
-        special=[first, files.token("eos_token", "</s>"), *([] if pad is None else [pad])],
-        frame=Frame([first] if files.config.flag("add_bos_token", True) else []),
+        special=[first, last, *([] if pad is None else [pad])],
+        frame=Frame(begin, end, [*end, *begin]),
         **values,
     )
 
@@ -349,98 +381,3 @@ def by_vocabulary(files: TokenizerFiles) -> Tokenizer | None:
         longest=files.longest,
         where=files.where(name),
     )
-
-
-WORD_PIECE = ("bert", "distilbert", "mpnet")
-BYTE_PAIRS = ("gpt2", "roberta", "bart", "qwen2", "qwen3")
-# Qwen's pre-tokenizer.
-QWEN_WORDS = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-
-
-def word_piece(files: TokenizerFiles) -> Callable[[Any], Any]:
-    """Words cut by punctuation, then the longest pieces from left to right (Wu et al. 2016)."""
-    config, is_mpnet = files.config, files.kind == "mpnet"
-    lower = config.flag("do_lower_case", True)
-    chinese = config.flag("tokenize_chinese_chars", True)
-    accents = config.values.get("strip_accents")
-    tokens = from_lines(read_text(files.directory / "vocab.txt", who="load: "))
-    ids = {token.rstrip("\r"): i for i, token in enumerate(tokens)}
-    first = files.token("cls_token", "<s>" if is_mpnet else "[CLS]")
-    last = files.token("sep_token", "</s>" if is_mpnet else "[SEP]")
-    unknown = files.token("unk_token", "[UNK]")
-    others = [
-        files.token("pad_token", "<pad>" if is_mpnet else "[PAD]"),
-        files.token("mask_token", "<mask>" if is_mpnet else "[MASK]"),
-    ]
-
-    def make(library):
-        made = library.Tokenizer(library.models.WordPiece(ids, unk_token=unknown))
-        made.normalizer = library.normalizers.BertNormalizer(
-            clean_text=True, handle_chinese_chars=chinese, strip_accents=accents, lowercase=lower
-        )
-        made.pre_tokenizer = library.pre_tokenizers.BertPreTokenizer()
-        made.decoder = library.decoders.WordPiece(prefix="##")
-        special = [token for token in (first, last, unknown, *others) if token in ids]
-        made.add_special_tokens([library.AddedToken(token, special=True) for token in special])
-        pair = [first, "$A", last, last, "$B", last]
-        if not is_mpnet:
-            pair = [f"{first}:0", "$A:0", f"{last}:0", "$B:1", f"{last}:1"]
-        made.post_processor = library.processors.TemplateProcessing(
-            single=[first, "$A", last],
-            pair=pair,
-            special_tokens=[(token, ids[token]) for token in (first, last)],
-        )
-        return made
-
-    return make
-
-
-def byte_pairs(files: TokenizerFiles) -> Callable[[Any], Any]:
-    """Byte-pair encoding of bytes (Radford et al. 2019)."""
-    ids = {token: i for i, token in enumerate(files.vocabulary("vocab.json")) if token}
-    lines = read_text(files.directory / "merges.txt", who="load: ").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    spaced = files.config.flag("add_prefix_space", False)
-    is_qwen, is_framed = files.kind.startswith("qwen"), files.kind in ("roberta", "bart")
-    names = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token")
-    usual = {name: "<|endoftext|>" for name in names[:3]}
-    if is_framed:
-        usual = dict(zip(names, ["<s>", "</s>", "<unk>", "<pad>", "<s>", "</s>"], strict=True))
-    special = [files.own(name) or usual.get(name) for name in names]
-    special += files.added()
-    mask = files.own("mask_token") or ("<mask>" if is_framed else None)
-
-    def make(library):
-        made = library.Tokenizer(
-            library.models.BPE(ids, merges, continuing_subword_prefix="", end_of_word_suffix="")
-        )
-        before = library.pre_tokenizers
-        if is_qwen:
-            made.normalizer = library.normalizers.NFC()
-            made.pre_tokenizer = before.Sequence(
-                [
-                    before.Split(library.Regex(QWEN_WORDS), behavior="isolated"),
-                    before.ByteLevel(add_prefix_space=spaced, use_regex=False),
-                ]
-            )
-        else:
-            made.pre_tokenizer = before.ByteLevel(add_prefix_space=spaced)
-        made.decoder = library.decoders.ByteLevel()
-        tokens = [token for token in dict.fromkeys(special) if token is not None]
-        made.add_special_tokens([library.AddedToken(token, special=True) for token in tokens])
-        if mask is not None:
-            made.add_special_tokens([library.AddedToken(mask, lstrip=True, special=True)])
-        if is_framed:
-            first, last = (files.token(name, usual[name]) for name in ("cls_token", "sep_token"))
-            made.post_processor = library.processors.RobertaProcessing(
-                (last, made.token_to_id(last)),
-                (first, made.token_to_id(first)),
-                trim_offsets=True,
-                add_prefix_space=spaced,
-            )
-        return made
-
-    return make

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +14,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_ids, as_string
 from pyx_transformer.tokenizers.pieces import MOST_IDS, lengths_of_pair
-from pyx_transformer.tokenizers.protocol import Reading, as_settings
+from pyx_transformer.tokenizers.protocol import Reading, as_settings, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from pyx_transformer.tokenizers.protocol import Frame, Languages
 
 JSON = "tokenizer.json"  # ends the name of its file
+# Base64 in it: where it is none, the package not only raises but writes on standard error.
+CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"\\]*)"')
 
 
 class FastTokenizer:
@@ -52,7 +57,9 @@ class FastTokenizer:
             _checks.as_kind("FastTokenizer", "content", content, bytes, bytearray)
         self._content, self.where = content, where
         self.frame, self.languages = frame, languages
-        self.start_token, self.longest, self.prompts = start_token, longest, dict(prompts or {})
+        self.start_token, self.longest, self.prompts = told(
+            "FastTokenizer", start_token, longest, prompts
+        )
 
     @cached_property
     def _library(self):
@@ -64,20 +71,28 @@ class FastTokenizer:
                 f"{self.where or 'FastTokenizer'}: the package tokenizers is missing: pip install "
                 "'pyx-transformer[hf]'"
             ) from error
-        try:
+        with self._named():
             if callable(self._content):
                 made = self._content(tokenizers)
             else:
+                for found in CHARSMAP.finditer(self._content):
+                    base64.b64decode(found[1], validate=True)
                 made = tokenizers.Tokenizer.from_buffer(bytes(self._content))
-        except BaseException as error:  # what its Rust panics with is no Exception
-            if isinstance(error, (KeyboardInterrupt, SystemExit, MemoryError)):
-                raise
-            said = " ".join(str(error).split())[:200]
-            raise ValueError(f"{self.where or 'FastTokenizer'}: no tokenizer: {said}") from error
         self._truncates = made.truncation is not None
         made.no_truncation()
         made.no_padding()
         return made
+
+    @contextmanager
+    def _named(self):
+        """Make one ValueError that names the file of whatever the package raises."""
+        try:
+            yield
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # what its Rust panics with is no Exception
+            said = " ".join(str(error).split())[:200]
+            raise ValueError(f"{self.where or 'FastTokenizer'}: no tokenizer: {said}") from error
 
     @property
     def truncates(self) -> bool:
@@ -88,7 +103,14 @@ class FastTokenizer:
     @cached_property
     def vocab_size(self) -> int:
         """How many tokens there are, the highest id and one."""
-        return 1 + max(self._library.get_vocab(with_added_tokens=True).values(), default=-1)
+        ids = self._library.get_vocab(with_added_tokens=True).values()
+        size = 1 + max(ids, default=-1)
+        if size > 2 * len(ids) + 1000:
+            raise ValueError(
+                f"{self.where or 'FastTokenizer'} has {len(ids)} tokens and ids up to {size - 1}, "
+                "expected fewer that stand for nothing"
+            )
+        return size
 
     @property
     def vocabulary(self) -> list[str]:
@@ -109,7 +131,9 @@ class FastTokenizer:
     def encode(self, text: str) -> NDArray[np.int64]:
         """The ids of a text without special tokens around it."""
         text = as_string("FastTokenizer", "text", text)
-        return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
+        library = self._library
+        with self._named():
+            return np.array(library.encode(text, add_special_tokens=False).ids, np.int64)
 
     def read(
         self,
@@ -125,7 +149,8 @@ class FastTokenizer:
         inputs = list(texts if pairs is None else zip(texts, pairs, strict=True))
         is_framed = self.frame is not None
         encode = library.encode_batch if with_offsets else library.encode_batch_fast
-        encoded = encode(inputs, add_special_tokens=not is_framed)
+        with self._named():
+            encoded = encode(inputs, add_special_tokens=not is_framed)
         begin, end = self._around(language)
         found = Reading([], None if pairs is None or is_framed else [])
         room = None if longest is None else max(longest - len(begin) - len(end), 0)
@@ -176,9 +201,9 @@ class FastTokenizer:
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The text of these ids without special tokens, the same with spaced."""
         _checks.as_flag("FastTokenizer", "spaced", spaced)
-        return self._library.decode(
-            as_ids("FastTokenizer", ids, MOST_IDS), skip_special_tokens=True
-        )
+        ids, library = as_ids("FastTokenizer", ids, MOST_IDS), self._library
+        with self._named():
+            return library.decode(ids, skip_special_tokens=True)
 
     def spaced(self, text: str) -> str:
         """The text as its tokens give it back."""

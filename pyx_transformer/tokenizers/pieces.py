@@ -13,7 +13,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_ids, as_string, as_texts
 from pyx_transformer.tokenizers.listed import LIST, as_lines
-from pyx_transformer.tokenizers.protocol import Frame, Languages, Reading, as_settings
+from pyx_transformer.tokenizers.protocol import Frame, Languages, Reading, as_settings, told
 from pyx_transformer.tokenizers.trained import MODEL, imported
 
 if TYPE_CHECKING:
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
 
 BOUNDARY = "\u2581"  # begins a piece that begins a word
 SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's
+QUOTES_OR_ANY = re.compile("``|''|.", re.DOTALL)
 
 
 class Pieces:
     """Pieces of a SentencePiece model, whose ids are their places in `vocabulary`.
 
     model: the bytes of its file. vocabulary: a token per id, "" for an id that stands for nothing,
-    or what makes such a list of the model's own pieces. unknown: what stands for pieces that the
-    vocabulary lacks; it and `special`, those of them that there are, are left out by `decode`.
-    frame: what stands around a text. Tokens of languages whose target is "source" may begin a text;
-    with sentinels, tokens such as <extra_id_0> may stand in one. normalize: "albert" lower-cases
-    and strips accents first, "albert-cased" strips accents only. prompts: texts to put before
-    others, by the names of tasks.
+    or what makes such a list of the model's own pieces; an empty one stands for these. unknown:
+    what stands for pieces that the vocabulary lacks; it and `special`, those of them that there
+    are, are left out by `decode`, and stand for themselves in a text that spells them out, as in
+    the library transformers. frame: what stands around a text. Tokens of languages whose target is
+    "source" may begin a text; with sentinels, tokens such as <extra_id_0> may stand in one, and
+    `decode` keeps both. normalize: "albert" lower-cases and strips accents first, "albert-cased"
+    strips accents only. prompts: texts to put before others, by the names of tasks.
 
     The first use raises ImportError where the package sentencepiece is missing, and ValueError for
     a model that is none, or tokens that the vocabulary lacks.
@@ -62,7 +64,7 @@ class Pieces:
         this = "Pieces"
         self.model = bytes(_checks.as_kind(this, "model", model, bytes, bytearray))
         self._made: list[str] | Callable[[list[str]], list[str]] = (
-            vocabulary if callable(vocabulary) else as_texts(this, "vocabulary", vocabulary)
+            vocabulary if callable(vocabulary) else as_texts(this, "vocabulary", vocabulary) or list
         )
         self.frame = Frame() if frame is None else frame
         self.languages = languages
@@ -70,8 +72,8 @@ class Pieces:
         self.sentinels = _checks.as_flag(this, "sentinels", sentinels)
         choices = (None, "albert", "albert-cased")
         self.normalize = _checks.as_choice(this, "normalize", normalize, choices)
-        self.unknown, self.start_token, self.longest = unknown, start_token, longest
-        self.prompts = dict(prompts or {})
+        self.unknown = as_string(this, "unknown", unknown)
+        self.start_token, self.longest, self.prompts = told(this, start_token, longest, prompts)
         self.where = where  # the file that the model is of
 
     @cached_property
@@ -79,7 +81,8 @@ class Pieces:
         processor = imported().SentencePieceProcessor()
         try:
             processor.LoadFromSerializedProto(self.model)
-        except RuntimeError as error:
+            self._own = [processor.IdToPiece(i) for i in range(processor.GetPieceSize())]
+        except (RuntimeError, UnicodeDecodeError) as error:
             message = f"{self.where or 'Pieces'} is no SentencePiece model: {error}"
             raise ValueError(message) from error
         return processor
@@ -89,8 +92,8 @@ class Pieces:
         """The token of every id, "" for one that stands for nothing."""
         if not callable(self._made):
             return self._made
-        own = self._processor
-        return self._made([own.IdToPiece(i) for i in range(own.GetPieceSize())])
+        _ = self._processor
+        return self._made(self._own)
 
     @cached_property
     def _ids(self):
@@ -98,8 +101,13 @@ class Pieces:
         ids = {token: i for i, token in enumerate(self.vocabulary) if token}
         for token in (self.unknown, *self.frame.begin, *self.frame.end, *self.frame.between):
             if token not in ids:
-                raise ValueError(f"{self.where or 'Pieces'}: no token {_checks.brief(token)}")
+                raise ValueError(f"{self.where or 'Pieces'} has no token {_checks.brief(token)}")
         return ids
+
+    def _known(self, token):
+        if token not in self._ids:
+            raise ValueError(f"{self.where or 'Pieces'} has no token {_checks.brief(token)}")
+        return self._ids[token]
 
     @property
     def unknown_id(self) -> int:
@@ -110,6 +118,19 @@ class Pieces:
     def _left_out(self):
         """The ids that no text has."""
         return {self._ids[token] for token in (self.unknown, *self.special) if token in self._ids}
+
+    @cached_property
+    def _keeps_spaces(self):
+        """Whether spaces around a text are part of it."""
+        return bool(self._processor.EncodeAsPieces(" "))
+
+    @cached_property
+    def _spelled(self):
+        """What finds tokens that a text spells out, the longest of those that begin alike."""
+        tokens = {self.unknown, *self.special} & self._ids.keys()
+        if self.sentinels:
+            tokens |= {token for token in self._ids if SENTINEL.fullmatch(token)}
+        return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))))
 
     @property
     def vocab_size(self) -> int:
@@ -170,7 +191,7 @@ class Pieces:
         )
         if language is not None:
             place = self.languages and self.languages.source
-            (end if place == "after" else begin).append(self._ids[language])
+            (end if place == "after" else begin).append(self._known(language))
         return begin, between, end
 
     def _found(self, text, with_offsets=False):
@@ -183,16 +204,20 @@ class Pieces:
                 ids.append(self._ids[token])
                 offsets.append((begin, begin + len(part)))
                 words.append(words[-1] + 1 if words else 0)
-            elif not with_offsets:
-                pieces = self._processor.EncodeAsPieces(self._normalized(part))
+                continue
+            normalized, places = self._normalized(part)
+            if not with_offsets:
+                pieces = self._processor.EncodeAsPieces(normalized)
                 ids += [self._ids.get(piece, self.unknown_id) for piece in pieces]
-            else:
-                proto = self._processor.Encode(self._normalized(part), out_type="immutable_proto")
-                for piece in proto.pieces:
-                    ids.append(self._ids.get(piece.piece, self.unknown_id))
-                    offsets.append((begin + piece.begin, begin + piece.end))
-                    is_new = not words or piece.piece.startswith(BOUNDARY)
-                    words.append((words[-1] if words else -1) + is_new)
+                continue
+            for piece, (first, last) in spans(self._processor, normalized):
+                ids.append(self._ids.get(piece, self.unknown_id))
+                first += len(normalized[first:last]) - len(normalized[first:last].lstrip())
+                # One character may have become several, of which a piece has some.
+                end = max(places[last], places[last - 1] + 1) if last > first else places[first]
+                offsets.append((begin + places[first], begin + end))
+                is_new = not words or piece.startswith(BOUNDARY)
+                words.append((words[-1] if words else -1) + is_new)
         return np.array(ids, np.int64), np.array(offsets, np.int64).reshape(-1, 2), np.array(words)
 
     def _parts(self, text):
@@ -204,9 +229,7 @@ class Pieces:
             if code in self._ids:
                 yield code, 0, code
                 begin = len(code)
-        for found in SENTINEL.finditer(text, begin) if self.sentinels else ():
-            if found.group() not in self._ids:
-                continue
+        for found in self._spelled.finditer(text, begin):
             if found.start() > begin:
                 yield text[begin : found.start()], begin, None
             yield found.group(), found.start(), found.group()
@@ -215,11 +238,19 @@ class Pieces:
             yield text[begin:], begin, None
 
     def _normalized(self, text):
+        """A text as the model reads it, with the place that each character and the end had."""
         if self.normalize is None:
-            return text
-        text = unicodedata.normalize("NFKD", text.replace("``", '"').replace("''", '"'))
-        text = "".join(c for c in text if not unicodedata.combining(c))
-        return text.lower() if self.normalize == "albert" else text
+            return text, range(len(text) + 1)
+        normalized: list[str] = []
+        places: list[int] = []
+        for found in QUOTES_OR_ANY.finditer(text):
+            one = found.group() if len(found.group()) == 1 else '"'
+            one = "".join(
+                c for c in unicodedata.normalize("NFKD", one) if not unicodedata.combining(c)
+            )
+            normalized += one.lower() if self.normalize == "albert" else one
+            places += [found.start()] * (len(normalized) - len(places))
+        return "".join(normalized), [*places, len(text)]
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The text of these pieces, the same with spaced; special tokens are left out."""
@@ -234,8 +265,9 @@ class Pieces:
                 text, pieces = text + self._processor.DecodePieces(pieces) + token + " ", []
             else:
                 pieces.append(token)
-        # Pieces that the model does not know are as they were.
-        return (text + self._processor.DecodePieces(pieces)).replace(BOUNDARY, " ").strip()
+        text += self._processor.DecodePieces(pieces)
+        text = text.replace(BOUNDARY, " ")  # of pieces that the model does not know
+        return text if self._keeps_spaces else text.strip()
 
     def _is_no_piece(self, token):
         """Whether a token stands in a text as it is."""
@@ -264,19 +296,39 @@ class Pieces:
         return {"kind": self.kind, **{name: value for name, value in values.items() if value}}
 
     def files(self) -> dict[str, bytes]:
-        """What is saved: the model, and the vocabulary, a token per line."""
-        return {MODEL: self.model, LIST: as_lines(self.vocabulary)}
+        """What is saved: the model, and the vocabulary, a token per line, none for its own pieces.
+
+        Raises ValueError where other tokens are no lines.
+        """
+        tokens = [] if self._made is list else self.vocabulary
+        wrong = next((token for token in tokens if "\n" in token), None)
+        if wrong is not None:
+            where = self.where or "Pieces"
+            raise ValueError(
+                f"{where} has the token {_checks.brief(wrong)}, expected no line breaks"
+            )
+        return {MODEL: self.model, LIST: as_lines(tokens)}
 
     def __reduce__(self):
         values = {name: getattr(self, name) for name in self.settings if name != "kind"}
-        return _unpickled, (self.model, self.vocabulary, values)
+        vocabulary = [] if self._made is list else self.vocabulary
+        return _unpickled, (self.model, vocabulary, values)
 
 
 def _unpickled(model, vocabulary, values):
     return Pieces(model, vocabulary, **values)
 
 
-MOST_IDS = 1 << 40  # a model may have ids that its tokenizer has no token for
+MOST_IDS = 1 << 31  # a model may have ids that its tokenizer has no token for
+
+
+def spans(processor: Any, text: str) -> list[tuple[str, tuple[int, int]]]:
+    """The pieces of a text, each with its begin and end there."""
+    if hasattr(processor, "EncodeAsOffsetMapping"):
+        found = processor.EncodeAsOffsetMapping(text)
+        return list(zip(found["pieces"], found["offsets"], strict=True))
+    found = processor.Encode(text, out_type="immutable_proto")  # gone where there is the other
+    return [(piece.piece, (piece.begin, piece.end)) for piece in found.pieces]
 
 
 def shortened(parts: list[tuple], room: int) -> bool:

@@ -96,6 +96,20 @@ def as_settings(value: Languages | Frame | None) -> dict[str, Any] | None:
     return None if value is None else asdict(value)
 
 
+def told(
+    function: str, start_token: Any, longest: Any, prompts: Any
+) -> tuple[str | None, int | None, dict[str, str]]:
+    """These arguments of a tokenizer. Raises TypeError or ValueError for what they cannot be."""
+    if start_token is not None:
+        _checks.as_kind(function, "start_token", start_token, str)
+    if longest is not None:
+        longest = _checks.as_size(function, "longest", longest)
+    prompts = {} if prompts is None else dict(_checks.as_kind(function, "prompts", prompts, dict))
+    if not all(isinstance(one, str) for pair in prompts.items() for one in pair):
+        raise TypeError(f"{function}: prompts is {_checks.brief(prompts)}, expected texts")
+    return start_token, longest, prompts
+
+
 class Tokenizer(Protocol):
     """What `encode`s a text as ids and `decode`s ids as a text, and `read`s as a model does."""
 
