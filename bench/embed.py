@@ -62,7 +62,9 @@ def minilm():
 @lru_cache(maxsize=1)
 def mixed_texts():
     """Captions of a dozen words, and stretches of plays of up to 200 words, in turn."""
-    captions = (data_folder("multi30k") / "test_2016_flickr.lc.norm.tok.en").read_text("utf-8").split("\n")
+    captions = (
+        (data_folder("multi30k") / "test_2016_flickr.lc.norm.tok.en").read_text("utf-8").split("\n")
+    )
     words = (data_folder("tinyshakespeare") / "input.txt").read_text("utf-8").split()
     rng = np.random.default_rng(0)
     texts, place = [], 0

@@ -9,6 +9,7 @@ tensors        tensors of a file that are read as they are asked for
 safetensors    files of that kind
 pytorch        files of torch.save, whose pickles `pickles` reads
 npz            files of numpy.savez
+tokenizer_files     their tokenizers, and `vocabulary_files` those that are only vocabularies
 generation_config   what transformers says of generation
 fields         the values of somebody else's config.json
 sides          vocabularies and tokenizers of a model's sides as files

@@ -160,6 +160,8 @@ def tokenizer_of(model: TokenModel, side: Side, settings: Any, directory: Path) 
     try:
         for name, part in PARTS.items():
             if name in settings:
+                if not isinstance(settings[name], dict):
+                    raise TypeError(f"{name} is {brief(settings[name])}, expected a table")
                 settings[name] = part(**settings[name])
         if kind in (Pieces.kind, FastTokenizer.kind):
             settings["where"] = f"load: {directory / side.file(endings[0])}"

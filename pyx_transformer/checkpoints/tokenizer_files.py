@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 FAST = "tokenizer.json"
 CONFIG = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
+ADDED = "added_tokens.json"
 # Tokens of languages, and what is their code.
 LANGUAGE = re.compile(
     r"__(?P<m2m>[a-z]{2,3})__|(?P<nllb>[a-z]{3}_[A-Z][a-z]{3})|(?P<mbart>[a-z]{2}_[A-Z]{2})"
@@ -100,16 +101,15 @@ class TokenizerFiles:
     def numbered(self) -> dict[int, dict[str, Any]]:
         """The tokens that are added to a vocabulary, each with what else is said of it, by ids."""
         fields = self.config.table("added_tokens_decoder")
-        values = {} if fields is None else dict(fields.values)
-        if not values and self.has("added_tokens.json"):
-            values = {str(i): token for token, i in self.json("added_tokens.json").items()}
+        name, values = CONFIG, {} if fields is None else dict(fields.values)
+        if not values and self.has(ADDED):
+            name, values = ADDED, {str(i): token for token, i in self.json(ADDED).items()}
         found = {}
         for i, value in values.items():
             token = text_of(value)
             if token is None or not re.fullmatch("[0-9]{1,9}", i):
                 raise ValueError(
-                    f"{self.config.where}: added_tokens_decoder has {brief(value)} by {brief(i)}, "
-                    "expected tokens by their ids"
+                    f"{self.where(name)} adds {brief(value)} by {brief(i)}, expected tokens by ids"
                 )
             found[int(i)] = {**(value if isinstance(value, dict) else {}), "content": token}
         return dict(sorted(found.items()))
@@ -256,9 +256,10 @@ def albert(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
 def fairseq(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
     """XLM-R, mBART and NLLB: four special tokens, the pieces behind SentencePiece's own three, the
     languages, and the mask."""
-    codes = [token for token in files.added() if LANGUAGE.fullmatch(token)]
+    codes: list[str] = []
     languages, frame = None, Frame(["<s>"], ["</s>"], ["</s>", "</s>"])
     if files.kind != "xlm-roberta":
+        codes = [token for token in files.added() if LANGUAGE.fullmatch(token)]
         languages, frame = languages_of(files, codes), Frame(end=["</s>"])
     return pieces(
         files,

@@ -26,7 +26,7 @@ def word_piece(files: TokenizerFiles) -> Callable[[Any], Any]:
     config, is_mpnet = files.config, files.kind == "mpnet"
     lower = config.flag("do_lower_case", True)
     chinese = config.flag("tokenize_chinese_chars", True)
-    accents = config.values.get("strip_accents")
+    accents = config.flag("strip_accents", False) if "strip_accents" in config else None
     tokens = from_lines(read_text(files.directory / "vocab.txt", who="load: "))
     ids = {token.rstrip("\r"): i for i, token in enumerate(tokens)}
     numbered = files.numbered()

@@ -155,19 +155,21 @@ class FastTokenizer:
         found = Reading([], None if pairs is None or is_framed else [])
         room = None if longest is None else max(longest - len(begin) - len(end), 0)
         for number, one in enumerate(encoded):
+            kept: Any = slice(None)
             if room is not None and len(one) > room:
                 found.cut.append(number)
-                one = self._shortened(inputs[number], room)
-            found.ids.append(np.array([*begin, *one.ids, *end], np.int64))
+                kept = kept_of(one, room)
+            ids = np.array(one.ids, np.int64)[kept]
+            found.ids.append(np.array([*begin, *ids, *end], np.int64))
             if found.types is not None:
-                found.types.append(np.array(one.type_ids, np.int64))
+                found.types.append(np.array(one.type_ids, np.int64)[kept])
             if with_offsets:
                 around = (len(begin), len(end))
-                offsets = np.array(one.offsets, np.int64).reshape(-1, 2)
+                offsets = np.array(one.offsets, np.int64).reshape(-1, 2)[kept]
                 words = np.array([-1 if word is None else word for word in one.word_ids], np.int64)
                 words[np.array(one.special_tokens_mask, bool)] = -1
                 found.offsets.append(np.pad(offsets, [around, (0, 0)]))
-                found.words.append(np.pad(words, around, constant_values=-1))
+                found.words.append(np.pad(words[kept], around, constant_values=-1))
         return found
 
     def _around(self, language):
@@ -185,18 +187,6 @@ class FastTokenizer:
         if found is None:
             raise ValueError(f"{self.where or 'FastTokenizer'} has no token {token!r}")
         return found
-
-    def _shortened(self, text, room):
-        """A text or a pair, cut to so many tokens, special ones included."""
-        library, with_special = self._library, self.frame is None
-        parts = (text,) if isinstance(text, str) else text
-        own = [library.encode(part, add_special_tokens=False) for part in parts]
-        if with_special:
-            room = max(room - library.num_special_tokens_to_add(len(parts) == 2), 0)
-        kept = (room,) if len(own) == 1 else lengths_of_pair(len(own[0]), len(own[1]), room)
-        for part, count in zip(own, kept, strict=True):
-            part.truncate(count)
-        return library.post_process(*own, add_special_tokens=with_special)
 
     def decode(self, ids: Iterable[int], *, spaced: bool = False) -> str:
         """The text of these ids without special tokens, the same with spaced."""
@@ -233,6 +223,18 @@ class FastTokenizer:
             if name in values:
                 values[name] = getattr(self, name)
         return _unpickled, (self.files()[JSON], values)
+
+
+def kept_of(encoding: Any, room: int) -> NDArray[np.bool_]:
+    """Which of the package's tokens are among so many: all special ones, and of a text or a pair
+    the first ones. The package's own way makes all that is cut off into more texts."""
+    parts = np.array([-1 if part is None else part for part in encoding.sequence_ids])
+    kept = parts < 0
+    room = max(room - int(kept.sum()), 0)
+    counts = lengths_of_pair(int((parts == 0).sum()), int((parts == 1).sum()), room)
+    for part, count in enumerate(counts):
+        kept[np.flatnonzero(parts == part)[:count]] = True
+    return kept
 
 
 def _unpickled(content, values):
