@@ -191,8 +191,12 @@ def exported(folder, peers, stack):
     model = peers.transformers.AutoModel.from_pretrained(folder).eval()
 
     class Rows(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model.requires_grad_(False)
+
         def forward(self, input_ids, attention_mask):
-            return model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+            return self.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
     path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "model.onnx"
     inputs = torch.ones(2, 7, dtype=torch.long)

@@ -91,7 +91,8 @@ with open(path, "rb") as file:
         shape = about["shape"]
         array = np.fromfile(file, np.float32, int(np.prod(shape))).reshape(shape)
         is_matrix = array.ndim == 2 and "embeddings" not in name
-        kept.append(_runtime.kernels.PackedLinear(array, None, n_threads=threads) if is_matrix else array)
+        packed = _runtime.kernels.PackedLinear
+        kept.append(packed(array, None, n_threads=threads) if is_matrix else array)
 print(time.perf_counter() - begin)
 """
 
