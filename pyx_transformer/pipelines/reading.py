@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -38,12 +39,14 @@ def read(
 
     Raises ValueError for one that is too long elsewhere.
     """
-    limit, is_cut = model.config.longest, longest is not None
+    limit, is_cut = model.config.longest, True
     if longest is not None:
         limit = min(limit, longest)
-    elif tokenizer.longest is not None and tokenizer.truncates:
-        limit, is_cut = min(limit, tokenizer.longest), True
-    most = None if not is_cut or limit == np.inf else int(limit)
+    elif tokenizer.truncates:
+        limit = min(limit, math.inf if tokenizer.longest is None else tokenizer.longest)
+    else:
+        is_cut = False
+    most = None if not is_cut or limit == math.inf else int(limit)
     found = tokenizer.read(texts, pairs, language=language, longest=most, with_offsets=with_offsets)
     if found.cut:
         warnings.warn(

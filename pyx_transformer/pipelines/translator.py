@@ -127,12 +127,20 @@ class Translator:
         if self.source.languages is None and (src_lang is not None or tgt_lang is not None):
             texts = [task_of(this, self.source, src_lang, tgt_lang) + text for text in texts]
         found = read(this, "texts", self.model, self.source, texts, language=language)
+        languages = self.source.languages
         if target is None:
+            if (
+                languages is not None
+                and languages.target == "first"
+                and options.first_token is None
+            ):
+                raise ValueError(
+                    f"{this}: tgt_lang is None, expected one of {shown(languages.tokens)}"
+                )
             return found.ids, options
         first = self.target.token_id(target)
         if first is None:
             raise ValueError(f"{this}: tgt_lang is {tgt_lang!r}, which the target's tokens lack")
-        languages = self.source.languages
         if languages is not None and languages.target == "start":
             return found.ids, replace(options, start_token=first)
         return found.ids, replace(options, first_token=first)
