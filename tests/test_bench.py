@@ -35,6 +35,7 @@ from bench import (  # noqa: E402
 )
 from bench.rows import Bar, Benchmark, Figure, Missing, Result, Row  # noqa: E402
 from bench.timing import Contestant  # noqa: E402
+from bench.worker import Worker  # noqa: E402
 from pyx_transformer import _runtime  # noqa: E402
 
 BENCHMARKS = [part.BENCHMARK for part in (kernels, encoder, decode, train, busy)]
@@ -553,13 +554,13 @@ def test_busy_processes_are_there_while_the_row_is_and_no_longer():
 
 
 def test_a_worker_works_and_ends_with_its_owner(monkeypatch):
-    worker = busy.Worker(busy.SMALL, "ours", 1)
+    worker = Worker("busy", busy.SMALL, "ours", 1)
     worker()
     process = worker._process
     del worker
     assert process.wait(10) == 0
     with pytest.raises(RuntimeError, match="ended before its work was done"):
-        busy.Worker("no group", "ours", 1)
+        Worker("busy", "no group", "ours", 1)
 
 
 def test_product_writes_into_memory_that_is_there():
