@@ -61,21 +61,14 @@ def minilm():
 
 @lru_cache(maxsize=1)
 def mixed_texts():
-    """Captions of a dozen words, and stretches of plays of up to 200 words, in turn."""
-    captions = (
-        (data_folder("multi30k") / "test_2016_flickr.lc.norm.tok.en").read_text("utf-8").split("\n")
-    )
-    words = (data_folder("tinyshakespeare") / "input.txt").read_text("utf-8").split()
-    rng = np.random.default_rng(0)
-    texts, place = [], 0
-    for i in range(TEXTS):
-        if i % 3:
-            texts.append(captions[i])
-            continue
-        count = int(rng.integers(5, 200))
-        texts.append(" ".join(words[place : place + count]))
-        place += count
-    return texts
+    """Captions of a dozen words, and speeches of plays of 1 to 200 words, in turn."""
+    captions = data_folder("multi30k") / "test_2016_flickr.lc.norm.tok.en"
+    speeches = (data_folder("tinyshakespeare") / "input.txt").read_text("utf-8").split("\n\n")
+    # What stands before a speech's first line is who speaks.
+    speeches = [" ".join(speech.split("\n")[1:]) for speech in speeches]
+    half = TEXTS // 2
+    pairs = zip(captions.read_text("utf-8").split("\n")[:half], speeches[:half], strict=True)
+    return [text for pair in pairs for text in pair]
 
 
 def embed_contestants(model, peers):

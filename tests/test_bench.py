@@ -23,6 +23,7 @@ from bench import __main__ as command  # noqa: E402 - only now is it found
 from bench import (  # noqa: E402
     busy,
     decode,
+    embed,
     encoder,
     footprint,
     kernels,
@@ -38,7 +39,7 @@ from bench.timing import Contestant  # noqa: E402
 from bench.worker import Worker  # noqa: E402
 from pyx_transformer import _runtime  # noqa: E402
 
-BENCHMARKS = [part.BENCHMARK for part in (kernels, encoder, decode, train, busy)]
+BENCHMARKS = [part.BENCHMARK for part in (kernels, encoder, decode, train, embed, busy)]
 
 
 def named(benchmark):
@@ -196,6 +197,7 @@ def test_bars_cover_the_rows_that_they_are_about():
         *(17, 40, 40, 1, 3, 3, 3, 6, 6, 2, 2),
         *(*[1] * 7, 2, 4, 2),
         *(1, 1, 1),
+        *(1, 1, 6),
         *(2, 1),
     ]
 
