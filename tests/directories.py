@@ -1,0 +1,267 @@
+"""Small directories as transformers writes them: random weights, and tokenizers of real texts.
+
+Weights are larger than a fresh model's, and those of embeddings smaller, so that what is generated
+changes with what is given. All need the packages torch, transformers, tokenizers and sentencepiece,
+which are imported here only.
+"""
+
+import io
+import json
+
+import pytest
+
+SIZES = {"hidden_size": 36, "num_hidden_layers": 2, "num_attention_heads": 3}
+SEQ2SEQ = {
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 40,
+    "decoder_ffn_dim": 44,
+    "max_position_embeddings": 70,
+    "scale_embedding": True,
+    "init_std": 1.0,
+}
+
+
+def library():
+    """transformers, silent; the test is skipped where it or PyTorch is missing."""
+    pytest.importorskip("torch", reason="needs PyTorch to run transformers", exc_type=ImportError)
+    found = pytest.importorskip("transformers", reason="needs transformers to compare with")
+    found.logging.set_verbosity_error()
+    found.logging.disable_progress_bar()
+    return found
+
+
+def lines(shared_data, language="en", count=1500):
+    """Sentences to make tokenizers of."""
+    path = shared_data / "tanaka-en-ja" / f"train.{language}"
+    return path.read_text("utf-8").splitlines()[:count]
+
+
+def write(folder, kind, config, tokenizer=None, **generation):
+    """A model of a class of transformers with random weights, and its tokenizer."""
+    import torch
+
+    torch.manual_seed(0)
+    model = kind(config)
+    model.get_input_embeddings().weight.data *= 0.3
+    for name, value in generation.items():
+        setattr(model.generation_config, name, value)
+    model.save_pretrained(folder)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(folder)
+    return folder
+
+
+# Tokenizers.
+
+
+def sentence_pieces(texts, size, **settings):
+    """A SentencePiece model's file."""
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        vocab_size=size,
+        minloglevel=2,
+        **settings,
+    )
+    return model.getvalue()
+
+
+def pieces_of(model):
+    """The pieces of such a file in the order of their ids, with scores."""
+    import sentencepiece
+
+    own = sentencepiece.SentencePieceProcessor(model_proto=model)
+    return [(own.IdToPiece(i), own.GetScore(i)) for i in range(own.GetPieceSize())]
+
+
+def word_pieces(texts, **settings):
+    """A WordPiece tokenizer in lower case, of about 400 pieces."""
+    from tokenizers import BertWordPieceTokenizer
+
+    made = BertWordPieceTokenizer()
+    made.train_from_iterator(texts, vocab_size=400, min_frequency=1, show_progress=False)
+    return library().BertTokenizer(vocab=made.get_vocab(), model_max_length=64, **settings)
+
+
+def byte_pairs(texts, size=400):
+    """The vocabulary and the merges of a byte-level BPE of texts."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    made = ByteLevelBPETokenizer()
+    made.train_from_iterator(texts, vocab_size=size, min_frequency=1, show_progress=False)
+    values = json.loads(made.to_str())["model"]
+    return values["vocab"], [tuple(pair) for pair in values["merges"]]
+
+
+# Translators.
+
+
+def marian(folder, shared_data, codes=()):
+    """Two SentencePiece models, the pieces of both but some in one vocab.json, and codes of
+    languages such as >>deu<<."""
+    tf, texts = library(), lines(shared_data)
+    tokens = ["</s>", "<unk>"]
+    for name, part in (("source", texts), ("target", texts[:700])):
+        model = sentence_pieces(part, 300)
+        (folder / f"{name}.spm").write_bytes(model)
+        tokens += [piece for piece, _ in pieces_of(model)[3:] if piece not in tokens]
+    tokens = [*tokens[:-20], *(f">>{code}<<" for code in codes), "<pad>"]
+    ids = {token: i for i, token in enumerate(tokens)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    files = [str(folder / name) for name in ("source.spm", "target.spm", "vocab.json")]
+    pad = ids["<pad>"]
+    config = tf.MarianConfig(
+        vocab_size=len(tokens),
+        pad_token_id=pad,
+        eos_token_id=0,
+        forced_eos_token_id=0,
+        decoder_start_token_id=pad,
+        bos_token_id=None,
+        **{**SEQ2SEQ, "decoder_layers": 4, "init_std": 2.0},
+    )
+    settings = {"bad_words_ids": [[pad]], "max_length": 40}
+    return write(folder, tf.MarianMTModel, config, tf.MarianTokenizer(*files), **settings)
+
+
+def m2m_100(folder, shared_data):
+    """Pieces looked up in vocab.json, and a hundred languages, which the files name as those of the
+    trained models do."""
+    tf = library()
+    model = sentence_pieces(lines(shared_data), 300)
+    tokens = ["<s>", "<pad>", "</s>", "<unk>", *(piece for piece, _ in pieces_of(model)[3:])]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "sentencepiece.bpe.model").write_bytes(model)
+    files = [str(folder / name) for name in ("vocab.json", "sentencepiece.bpe.model")]
+    tokenizer = tf.M2M100Tokenizer(*files)
+    config = tf.M2M100Config(vocab_size=len(tokens) + 100 + 8, **SEQ2SEQ)
+    write(folder, tf.M2M100ForConditionalGeneration, config, tokenizer)
+    languages = {"additional_special_tokens": list(tokenizer.lang_code_to_token.values())}
+    (folder / "special_tokens_map.json").write_text(json.dumps(languages))
+    return folder
+
+
+def nllb(folder, shared_data, **settings):
+    """M2M-100 with the tokenizer of NLLB, a tokenizer.json."""
+    tf = library()
+    vocabulary, merges = metaspace_pairs(lines(shared_data))
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    ids = {token: i for i, token in enumerate([*special, *vocabulary])}
+    tokenizer = tf.NllbTokenizer(vocab=ids, merges=merges, **settings)
+    config = tf.M2M100Config(vocab_size=len(tokenizer), **SEQ2SEQ)
+    return write(folder, tf.M2M100ForConditionalGeneration, config, tokenizer)
+
+
+def metaspace_pairs(texts):
+    """The tokens and the merges of a BPE of characters with a mark for spaces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Metaspace()
+    made.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=300, show_progress=False))
+    values = json.loads(made.to_str())["model"]
+    tokens = sorted(values["vocab"], key=values["vocab"].get)
+    return tokens, [tuple(pair) for pair in values["merges"]]
+
+
+def mbart_50(folder, shared_data):
+    """SentencePiece's pieces behind four special tokens, languages first in sources."""
+    tf = library()
+    own = pieces_of(sentence_pieces(lines(shared_data), 300))
+    tokenizer = tf.MBart50Tokenizer(vocab=own, src_lang="en_XX", tgt_lang="de_DE")
+    config = tf.MBartConfig(
+        vocab_size=len(tokenizer), decoder_start_token_id=2, forced_eos_token_id=2, **SEQ2SEQ
+    )
+    return write(folder, tf.MBartForConditionalGeneration, config, tokenizer)
+
+
+def t5(folder, shared_data):
+    """T5 with prefixes of tasks in its config."""
+    tf = library()
+    own = sentence_pieces(
+        lines(shared_data), 300, pad_id=0, eos_id=1, unk_id=2, bos_id=-1, unk_surface=" <unk> "
+    )
+    (folder / "spiece.model").write_bytes(own)
+    tokenizer = tf.T5Tokenizer(vocab=pieces_of(own), extra_ids=7)
+    config = tf.T5Config(
+        vocab_size=320,
+        d_model=32,
+        d_kv=8,
+        d_ff=48,
+        num_layers=2,
+        num_heads=4,
+        decoder_start_token_id=0,
+        initializer_factor=4.0,
+        task_specific_params={
+            "translation_en_to_de": {"prefix": "translate English to German: ", "num_beams": 4},
+            "translation_en_to_fr": {"prefix": "translate English to French: "},
+            "summarization": {"prefix": "summarize: "},
+        },
+    )
+    return write(folder, tf.T5ForConditionalGeneration, config, tokenizer)
+
+
+# Encoders.
+
+
+def bert(folder, shared_data, kind="BertModel", positions=64, tokenizer=None, **settings):
+    """BERT with any head."""
+    tf = library()
+    if tokenizer is None:
+        tokenizer = word_pieces(lines(shared_data))
+    config = tf.BertConfig(
+        vocab_size=len(tokenizer),
+        intermediate_size=52,
+        max_position_embeddings=positions,
+        initializer_range=0.3,
+        **{**SIZES, **settings},
+    )
+    return write(folder, getattr(tf, kind), config, tokenizer)
+
+
+def roberta(folder, shared_data, kind="RobertaModel", **settings):
+    """RoBERTa with any head, over bytes."""
+    tf = library()
+    vocabulary, merges = byte_pairs(lines(shared_data))
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    ids = {token: i for i, token in enumerate([*special[:4], *vocabulary, special[4]])}
+    tokenizer = tf.RobertaTokenizer(vocab=ids, merges=merges, model_max_length=64)
+    config = tf.RobertaConfig(
+        vocab_size=len(ids),
+        intermediate_size=52,
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        initializer_range=0.3,
+        **{**SIZES, **settings},
+    )
+    return write(folder, getattr(tf, kind), config, tokenizer)
+
+
+# Language models.
+
+
+def gpt2(folder, shared_data):
+    """GPT-2 over the bytes of English and Japanese."""
+    tf = library()
+    texts = lines(shared_data, count=600) + lines(shared_data, "ja", 300)
+    vocabulary, merges = byte_pairs(texts, 420)
+    ids = {token: i for i, token in enumerate([*vocabulary, "<|endoftext|>"])}
+    tokenizer = tf.GPT2Tokenizer(vocab=ids, merges=merges)
+    end = ids["<|endoftext|>"]
+    config = tf.GPT2Config(
+        vocab_size=len(ids),
+        n_positions=80,
+        n_embd=36,
+        n_layer=2,
+        n_head=3,
+        bos_token_id=end,
+        eos_token_id=end,
+        initializer_range=0.4,
+    )
+    return write(folder, tf.GPT2LMHeadModel, config, tokenizer)
