@@ -26,8 +26,11 @@ SEQ2SEQ = {
 
 
 def library():
-    """transformers, silent; the test is skipped where it or PyTorch is missing."""
-    pytest.importorskip("torch", reason="needs PyTorch to run transformers", exc_type=ImportError)
+    """transformers, silent, on one thread; the test is skipped where it or PyTorch is missing."""
+    torch = pytest.importorskip(
+        "torch", reason="needs PyTorch to run transformers", exc_type=ImportError
+    )
+    torch.set_num_threads(1)
     found = pytest.importorskip("transformers", reason="needs transformers to compare with")
     found.logging.set_verbosity_error()
     found.logging.disable_progress_bar()
@@ -140,7 +143,7 @@ def m2m_100(folder, shared_data):
     (folder / "sentencepiece.bpe.model").write_bytes(model)
     files = [str(folder / name) for name in ("vocab.json", "sentencepiece.bpe.model")]
     tokenizer = tf.M2M100Tokenizer(*files)
-    config = tf.M2M100Config(vocab_size=len(tokens) + 100 + 8, **SEQ2SEQ)
+    config = tf.M2M100Config(vocab_size=len(tokens) + 100, **SEQ2SEQ)
     write(folder, tf.M2M100ForConditionalGeneration, config, tokenizer)
     languages = {"additional_special_tokens": list(tokenizer.lang_code_to_token.values())}
     (folder / "special_tokens_map.json").write_text(json.dumps(languages))
