@@ -11,6 +11,7 @@ from pyx_transformer.description import NormConfig
 BERT_NORM = NormConfig(eps=1e-12)
 POOLINGS = ("first", "mean")
 PROBLEMS = (None, "single_label", "multi_label", "regression")
+PAIR_SCORES = (None, "logits", "sigmoid")
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class ClassifierConfig:
     with a pooler is `pooled`, or the "mean" of all. dense: whether there is a W1; activation: as in
     `ops.linear`, or "tanh"; bias: whether there is a b1. problem: what logits are, "single_label"
     for those of one label out of all, "multi_label" for one of each, "regression" for scores as
-    they are; None: the second where there is a single label, else the first.
+    they are; None: the second where there is a single label, else the first. pair_scores: what a
+    `CrossEncoder` makes of them, the "logits" as they are or the "sigmoid" of each; None: the
+    latter where there is a single label, else the former.
     """
 
     labels: tuple[str, ...]
@@ -52,6 +55,7 @@ class ClassifierConfig:
     bias: bool = True
     norm: NormConfig | None = None
     problem: str | None = None
+    pair_scores: str | None = None
 
     def __post_init__(self):
         this = "ClassifierConfig"
@@ -60,6 +64,7 @@ class ClassifierConfig:
         _checks.as_choice(this, "activation", self.activation, activations)
         _checks.as_choice(this, "pooling", self.pooling, POOLINGS)
         _checks.as_choice(this, "problem", self.problem, PROBLEMS)
+        _checks.as_choice(this, "pair_scores", self.pair_scores, PAIR_SCORES)
         labels = self.labels
         if not isinstance(labels, (tuple, list)) or not all(isinstance(one, str) for one in labels):
             raise TypeError(f"{this}: labels is {_checks.brief(labels)}, expected a tuple of words")

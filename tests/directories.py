@@ -268,3 +268,39 @@ def gpt2(folder, shared_data):
         initializer_range=0.4,
     )
     return write(folder, tf.GPT2LMHeadModel, config, tokenizer)
+
+
+# What sentence-transformers writes beside a model.
+
+
+def sentence_transformer(folder, poolings, dense=(), normalize=False, inside="", prompts=None):
+    """The modules of a directory whose model lies in a folder inside it, "" for none.
+
+    poolings: the values of 1_Pooling/config.json; dense: the values and the tensors of each map;
+    prompts: the values of config_sentence_transformers.json.
+    """
+    from safetensors.numpy import save_file
+
+    modules = [("Transformer", inside), ("Pooling", "1_Pooling")]
+    write_json(folder / "1_Pooling/config.json", poolings)
+    for i, (values, tensors) in enumerate(dense):
+        path = f"{i + 2}_Dense"
+        modules.append(("Dense", path))
+        write_json(folder / path / "config.json", values)
+        save_file(tensors, folder / path / "model.safetensors")
+    if normalize:
+        modules.append(("Normalize", f"{len(modules)}_Normalize"))
+    entries = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(modules)
+    ]
+    write_json(folder / "modules.json", entries)
+    if prompts is not None:
+        write_json(folder / "config_sentence_transformers.json", prompts)
+    return folder
+
+
+def write_json(path, values):
+    """A JSON file, in a folder that is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values), "utf-8")

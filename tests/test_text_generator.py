@@ -249,7 +249,9 @@ def test_one_text_is_returned_of_each():
 
 def test_prompts_that_are_too_long():
     own = own_generator(positions="learned", max_length=6)
-    with pytest.raises(ValueError, match=r"generate: prompts\[2\] has 7 tokens, expected at most 6"):
+    with pytest.raises(
+        ValueError, match=r"generate: prompts\[2\] has 7 tokens, expected at most 6"
+    ):
         own.generate(["a", "", "abc def"])
 
 

@@ -55,6 +55,8 @@ PROBLEMS = {
     "multi_label_classification": "multi_label",
     "regression": "regression",
 }
+# What PyTorch calls what a `CrossEncoder` does.
+PAIR_SCORES = {"Identity": "logits", "Sigmoid": "sigmoid"}
 CONFIG = "config.json"
 ACTIVATION = "sbert_ce_default_activation_function"  # of cross-encoders that are older
 
@@ -112,7 +114,11 @@ def translated(fields: Fields, tensors: dict[str, Tensor]) -> tuple[Any, Renamin
     try:
         config, renaming = FAMILIES[fields.values["model_type"]](fields, tensors)
         if isinstance(getattr(config, "head", None), ClassifierConfig):
-            head = replace(config.head, problem=problem_of(fields, len(config.head.labels)))
+            head = replace(
+                config.head,
+                problem=fields.choice("problem_type", PROBLEMS, ""),
+                pair_scores=pair_scores_of(fields),
+            )
             config = replace(config, head=head)
         return config, renaming
     except (TypeError, ValueError) as error:
@@ -122,17 +128,17 @@ def translated(fields: Fields, tensors: dict[str, Tensor]) -> tuple[Any, Renamin
         raise ValueError(f"{fields.where}: {said}") from error
 
 
-def problem_of(fields: Fields, num_labels: int) -> str | None:
-    """What a classifier's logits are: its problem_type or, of a cross-encoder, the activation that
-    sentence-transformers has written."""
-    problem = fields.choice("problem_type", PROBLEMS, "")
-    table = fields.table("sentence_transformers") or fields
-    name = table.values.get("activation_fn", fields.values.get(ACTIVATION))
-    if problem is None and isinstance(name, str):
-        kind = name.rpartition(".")[2]
-        known = {"Identity": "regression" if num_labels == 1 else None, "Sigmoid": "multi_label"}
-        problem = Fields({"activation_fn": kind}, table.where).choice("activation_fn", known)
-    return problem
+def pair_scores_of(fields: Fields) -> str | None:
+    """What a cross-encoder makes of its logits: the activation that sentence-transformers wrote,
+    if it is one of PyTorch's."""
+    table = fields.table("sentence_transformers")
+    if table is None or "activation_fn" not in table.values:
+        table = Fields({"activation_fn": fields.values.get(ACTIVATION)}, fields.where)
+    name = table.values["activation_fn"]
+    if not isinstance(name, str) or not name.startswith("torch."):
+        return None
+    kind = Fields({"activation_fn": name.rpartition(".")[2]}, table.where)
+    return kind.choice("activation_fn", PAIR_SCORES)
 
 
 def read_weights(directory: Path) -> tuple[Path, list[StoredTensors], dict[str, Tensor]]:

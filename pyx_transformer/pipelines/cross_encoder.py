@@ -52,7 +52,7 @@ class CrossEncoder:
         each, because the tokenizer's file says so.
         """
         firsts, seconds = as_pairs("predict", pairs)
-        return self._scores("predict", firsts, seconds, max_batch_tokens)
+        return self._scores("predict", "pairs", firsts, seconds, max_batch_tokens)
 
     def rank(
         self,
@@ -75,18 +75,18 @@ class CrossEncoder:
         query, texts = as_string(this, "query", query), as_texts(this, "texts", texts)
         if top_k is not None:
             top_k = as_integer(this, "top_k", top_k, minimum=1)
-        scores = self._scores(this, [query] * len(texts), texts, max_batch_tokens)
+        scores = self._scores(this, "texts", [query] * len(texts), texts, max_batch_tokens)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
 
-    def _scores(self, this, firsts, seconds, max_batch_tokens):
+    def _scores(self, this, name, firsts, seconds, max_batch_tokens):
         logits = logits_of(
-            this, "pairs", self.model, self.tokenizer, firsts, seconds, max_batch_tokens
+            this, name, self.model, self.tokenizer, firsts, seconds, max_batch_tokens
         )
         is_one = len(self.head.labels) == 1
-        if self.head.problem == "multi_label" or (is_one and self.head.problem != "regression"):
-            logits = sigmoid(logits)
-        return logits[:, 0] if is_one else logits
+        usual = "sigmoid" if is_one else "logits"
+        scores = sigmoid(logits) if (self.head.pair_scores or usual) == "sigmoid" else logits
+        return scores[:, 0] if is_one else scores
 
 
 def as_pairs(function: str, pairs: object) -> tuple[list[str], list[str]]:

@@ -14,35 +14,36 @@ if TYPE_CHECKING:
     Whole = NDArray[np.int64]
 
 
-def first(rows: Rows, starts: Whole, counts: Whole) -> Rows:
-    """The first row of each text: rows (N, D), of which text b has counts[b] from starts[b] on."""
+def first(rows: Rows, starts: Whole, counts: Whole, before: Whole) -> Rows:
+    """The first row of each text: rows (N, D), of which text b has counts[b] from starts[b] on, the
+    first of them being that of its token number before[b]."""
     return rows[starts]
 
 
-def last(rows: Rows, starts: Whole, counts: Whole) -> Rows:
+def last(rows: Rows, starts: Whole, counts: Whole, before: Whole) -> Rows:
     """The last row of each text."""
     return rows[starts + counts - 1]
 
 
-def largest(rows: Rows, starts: Whole, counts: Whole) -> Rows:
+def largest(rows: Rows, starts: Whole, counts: Whole, before: Whole) -> Rows:
     """The largest value of each column."""
     return np.maximum.reduceat(rows, starts, axis=0)
 
 
-def mean(rows: Rows, starts: Whole, counts: Whole) -> Rows:
+def mean(rows: Rows, starts: Whole, counts: Whole, before: Whole) -> Rows:
     """The mean of all rows."""
     return rounded(sums(rows, starts) / counts[:, None])
 
 
-def mean_by_root(rows: Rows, starts: Whole, counts: Whole) -> Rows:
+def mean_by_root(rows: Rows, starts: Whole, counts: Whole, before: Whole) -> Rows:
     """The sum of all rows over the root of their number."""
     return rounded(sums(rows, starts) / np.sqrt(counts[:, None]))
 
 
-def weighted_mean(rows: Rows, starts: Whole, counts: Whole) -> Rows:
-    """The mean of rows weighted with their places from 1 on (Muennighoff 2022)."""
-    places = np.arange(len(rows)) - np.repeat(starts, counts) + 1.0
-    total = counts * (counts + 1) / 2
+def weighted_mean(rows: Rows, starts: Whole, counts: Whole, before: Whole) -> Rows:
+    """The mean of rows weighted with the places of their tokens from 1 on (Muennighoff 2022)."""
+    places = np.arange(len(rows)) + np.repeat(before - starts, counts) + 1.0
+    total = np.add.reduceat(places, starts)
     return rounded(sums(rows * places[:, None], starts) / total[:, None])
 
 
@@ -54,7 +55,7 @@ def rounded(values):
     return values.astype(np.float32)
 
 
-POOLINGS: dict[str, Callable[[Rows, Whole, Whole], Rows]] = {
+POOLINGS: dict[str, Callable[[Rows, Whole, Whole, Whole], Rows]] = {
     "cls": first,
     "max": largest,
     "mean": mean,

@@ -55,8 +55,19 @@ class SentenceEncoder:
         self.model: EncoderModel | TransformerLM = found
         side = "src_tokenizer" if isinstance(self.model, EncoderModel) else "tgt_tokenizer"
         self.tokenizer = tokenizer_of(this, self.model, side)
+        if self.modules.cuts and self.modules.longest is None:
+            limits = [self.model.config.longest, self.tokenizer.longest or np.inf]
+            self.modules.longest = None if min(limits) == np.inf else int(min(limits))
         if pooling is not None:
             self.modules.poolings = (as_choice(this, "pooling", pooling, tuple(POOLINGS)),)
+        width = self.model.config.d_model * len(self.modules.poolings)
+        for dense in self.modules.dense:
+            if dense.linear.in_features != width:
+                raise ValueError(
+                    f"{this}: a dense map takes vectors of {dense.linear.in_features}, expected "
+                    f"{width}, as many as what is before it gives"
+                )
+            width = dense.linear.out_features
 
     @property
     def dimension(self) -> int:
@@ -122,6 +133,7 @@ class SentenceEncoder:
 
     def _tokens_of_prompt(self, prompt: str) -> int:
         """How many tokens a text begins with because of its prompt: all but what ends a text."""
+        prompt = prompt.lower() if self.modules.lower else prompt
         whole = self.tokenizer.read([prompt]).ids[0]
         plain = self.tokenizer.encode(prompt)
         behind = 0
@@ -142,14 +154,12 @@ class SentenceEncoder:
         if not real.any():
             return out
         rows, sources = self.model.rows_of(this, [one for one in ids if len(one)])
-        starts, counts = sources.starts, sources.counts
+        counts = sources.counts
         parts = []
         for name in self.modules.poolings:
-            begin, length = starts, counts
-            if skipped and name != "cls":
-                left = np.maximum(counts - skipped, 1)
-                begin, length = starts + counts - left, left
-            parts.append(pooled(name, rows, begin, length))
+            # The first token is that of the whole text.
+            before = np.minimum(0 if name == "cls" else skipped, counts - 1)
+            parts.append(pooled(name, rows, sources.starts + before, counts - before, before))
         vectors = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         for dense in self.modules.dense:
             vectors = dense.apply(vectors)
@@ -162,9 +172,11 @@ def pooled(
     rows: NDArray[np.float32],
     begin: NDArray[np.int64],
     length: NDArray[np.int64],
+    before: NDArray[np.int64],
 ) -> NDArray[np.float32]:
-    """A pooling of the rows from begin[b] on, length[b] of them, for each text b."""
+    """A pooling of the rows from begin[b] on, length[b] of them, for each text b, which has
+    before[b] rows before those."""
     if int(length.sum()) != len(rows):  # of other rows than all
         places = np.concatenate([np.arange(b, b + n) for b, n in zip(begin, length, strict=True)])
         rows, begin = rows[places], np.cumsum(length) - length
-    return POOLINGS[name](rows, begin, length)
+    return POOLINGS[name](rows, begin, length, before)

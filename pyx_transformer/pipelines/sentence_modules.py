@@ -21,13 +21,16 @@ from pyx_transformer.checkpoints.hugging_face import read_weights
 from pyx_transformer.config import as_object
 from pyx_transformer.heads import tanh
 from pyx_transformer.layers import Linear
-from pyx_transformer.pipelines.pooling import POOLINGS
 
 MODULES = "modules.json"
 PROMPTS = "config_sentence_transformers.json"
-LENGTH = "sentence_bert_config.json"
+# How long texts are: one of these, by the kind of model that was first trained so.
+LENGTHS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
 # What is copied with a model, besides the folders that modules.json names.
-FILES = (MODULES, PROMPTS, LENGTH)
+FILES = (MODULES, PROMPTS, *LENGTHS)
 FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
@@ -36,7 +39,15 @@ FLAGS = {
     "pooling_mode_weightedmean_tokens": "weighted_mean",
     "pooling_mode_lasttoken": "last",
 }
-NAMES = {**{name: name for name in POOLINGS}, "weightedmean": "weighted_mean", "lasttoken": "last"}
+# What newer files have in place of the flags.
+NAMES = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last",
+}
 ACTIVATIONS = {
     "Identity": None,
     "Tanh": "tanh",
@@ -65,14 +76,16 @@ class Dense:
 class SentenceModules:
     """How a text becomes a vector. poolings: those whose vectors stand one beside the other;
     with_prompt: whether they count a prompt's tokens; dense: maps of the vectors; normalize:
-    whether each is divided by its length at the end. longest: how many tokens of a text count.
-    prompts: by their names; default_prompt: one of those. folders: of what this was read from."""
+    whether each is divided by its length at the end. longest: how many tokens of a text count,
+    cuts: whether there is an end to them anyway. prompts: by their names; default_prompt: one of
+    those. folders: of what this was read from."""
 
     poolings: tuple[str, ...] = ("mean",)
     with_prompt: bool = True
     dense: list[Dense] = field(default_factory=list)
     normalize: bool = False
     longest: int | None = None
+    cuts: bool = False
     lower: bool = False
     prompts: Mapping[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
@@ -90,16 +103,17 @@ def model_folder(directory: Path) -> Path:
 def read_modules(directory: Path) -> SentenceModules:
     """What the files of a directory say, the mean of all rows where there are none.
 
-    Raises ValueError, naming the file, for what is malformed or unknown, and what reading weights
-    does.
+    Raises TypeError or ValueError, naming the file, for what is malformed or unknown, and what
+    reading weights does.
     """
     found = SentenceModules()
     for name, kind, folder in modules_of(directory):
         if folder != directory:
             found.folders.append(name)
         if kind == "Transformer":
-            settings = fields_of(folder / LENGTH)
-            found.longest = settings.size("max_seq_length", None)
+            files = [folder / name for name in LENGTHS]
+            settings = fields_of(next((file for file in files if file.exists()), files[0]))
+            found.cuts, found.longest = True, settings.size("max_seq_length", None)
             found.lower = settings.flag("do_lower_case", False)
         elif kind == "Pooling":
             settings = fields_of(folder / "config.json")
@@ -112,12 +126,12 @@ def read_modules(directory: Path) -> SentenceModules:
     settings = fields_of(directory / PROMPTS)
     prompts = settings.table("prompts")
     if prompts is not None:
-        found.prompts = {name: text for name, text in prompts.values.items() if text}
+        found.prompts = prompts.values
         for name, text in found.prompts.items():
             if not isinstance(text, str):
                 raise ValueError(f"{prompts.where}: {name} is {text!r}, expected a text")
     default = settings.values.get("default_prompt_name")
-    if default is not None and default not in found.prompts:
+    if default is not None and default not in list(found.prompts):
         raise ValueError(
             f"{settings.where}: default_prompt_name is {default!r}, expected one of prompts"
         )
@@ -125,7 +139,7 @@ def read_modules(directory: Path) -> SentenceModules:
     return found
 
 
-KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
+KINDS = ("Transformer", "Pooling", "Dense", "Normalize")  # in their order, Dense any number
 
 
 def modules_of(directory: Path) -> list[tuple[str, str, Path]]:
@@ -138,7 +152,7 @@ def modules_of(directory: Path) -> list[tuple[str, str, Path]]:
         entries = Fields(as_object("modules", f'{{"modules": {text}}}'), f"load: {path}")
     except ValueError as error:
         raise ValueError(f"load: {path}: {error}") from error
-    found = []
+    found: list[tuple[str, str, Path]] = []
     for i, values in enumerate(entries.items("modules", dict)):
         entry = Fields(values, f"load: {path}: [{i}]")
         kind = str(entry.values.get("type", "")).rpartition(".")[2]
@@ -147,6 +161,9 @@ def modules_of(directory: Path) -> list[tuple[str, str, Path]]:
             raise ValueError(f"{entry.where}: type is {kind!r}, expected one of {', '.join(KINDS)}")
         if not isinstance(name, str) or not is_inside(name):
             raise ValueError(f"{entry.where}: path is {name!r}, expected one inside the directory")
+        before = found[-1][1] if found else None
+        if before is not None and KINDS.index(kind) < KINDS.index(before) + (kind != "Dense"):
+            raise ValueError(f"{entry.where}: {kind} follows {before}, expected it in front, once")
         found.append((name, kind, directory / name if name else directory))
     return found
 
@@ -174,26 +191,31 @@ def poolings_of(settings: Fields) -> tuple[str, ...]:
     name = settings.values.get("pooling_mode")
     if name is not None:
         names = name if isinstance(name, list) else [name]
-        return tuple(
+        found = tuple(
             Fields({"pooling_mode": n}, settings.where).choice("pooling_mode", NAMES) for n in names
         )
-    found = tuple(name for flag, name in FLAGS.items() if settings.flag(flag, False))
-    if not found:
-        raise ValueError(f"{settings.where}: pooling_mode is missing")
-    return found
-
-
-def as_entries(value: object) -> list[object]:
-    """A list, or a single value as one."""
-    return value if isinstance(value, list) else [value]
+    else:
+        found = tuple(name for flag, name in FLAGS.items() if settings.flag(flag, False))
+    return found or ("mean",)
 
 
 def read_dense(folder: Path) -> Dense:
-    """A dense map with its weights."""
+    """A dense map with its weights. Raises ValueError where it reads or writes something else than
+    the one vector of a text, or adds what it reads."""
     settings = fields_of(folder / "config.json")
     kind = str(settings.values.get("activation_function", "torch.nn.modules.activation.Tanh"))
     named = Fields({"activation_function": kind.rpartition(".")[2]}, settings.where)
     activation = named.choice("activation_function", ACTIVATIONS)
+    where = ("sentence_embedding", None)
+    for name, usual in {
+        "use_residual": (False, None),
+        "module_input_name": where,
+        "module_output_name": where,
+    }.items():
+        if settings.values.get(name) not in usual:
+            raise ValueError(
+                f"{settings.where}: {name} is {settings.values[name]!r}, expected {usual[0]!r}"
+            )
     inputs, outputs = settings.size("in_features"), settings.size("out_features")
     has_bias = settings.flag("bias", True)
     path, _, tensors = read_weights(folder)
