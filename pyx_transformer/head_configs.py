@@ -41,9 +41,9 @@ class ClassifierConfig:
     rows of all tokens; else one of the sequence, by `pooling` its "first" row, which in a model
     with a pooler is `pooled`, or the "mean" of all. dense: whether there is a W1; activation: as in
     `ops.linear`, or "tanh"; bias: whether there is a b1. problem: what logits are, "single_label"
-    for those of one label out of all, "multi_label" for one of each, "regression" for scores as
-    they are; None: the second where there is a single label, else the first. pair_scores: what a
-    `CrossEncoder` makes of them, the "logits" as they are or the "sigmoid" of each; None: the
+    for those of one label out of all, "multi_label" for one of each, as they are where there is a
+    single label, "regression" for scores as they are; None: one of the first two. pair_scores: what
+    a `CrossEncoder` makes of them, the "logits" as they are or the "sigmoid" of each; None: the
     latter where there is a single label, else the former.
     """
 

@@ -222,8 +222,7 @@ def bert(folder, shared_data, kind="BertModel", positions=64, tokenizer=None, **
         vocab_size=len(tokenizer),
         intermediate_size=52,
         max_position_embeddings=positions,
-        initializer_range=0.3,
-        **{**SIZES, **settings},
+        **{**SIZES, "initializer_range": 0.3, **settings},
     )
     return write(folder, getattr(tf, kind), config, tokenizer)
 
@@ -240,8 +239,7 @@ def roberta(folder, shared_data, kind="RobertaModel", **settings):
         intermediate_size=52,
         max_position_embeddings=66,
         type_vocab_size=1,
-        initializer_range=0.3,
-        **{**SIZES, **settings},
+        **{**SIZES, "initializer_range": 0.3, **settings},
     )
     return write(folder, getattr(tf, kind), config, tokenizer)
 

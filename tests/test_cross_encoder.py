@@ -150,7 +150,7 @@ def test_activations_that_there_are_not(folder, changed):
         says = "activation_fn is 'Softmax', expected one of 'Identity', 'Sigmoid'"
         with pytest.raises(ValueError, match=f"^load: .*config.json.*{says}"):
             pt.CrossEncoder(changed(folder("bert"), **values))
-    with pytest.raises(ValueError, match="^load: .*sentence_transformers is 3, expected a table"):
+    with pytest.raises(ValueError, match=r"^load: .*sentence_transformers is 3, expected a table"):
         pt.CrossEncoder(changed(folder("bert"), sentence_transformers=3))
 
 

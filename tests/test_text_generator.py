@@ -173,7 +173,7 @@ def test_streaming_checks_at_once_and_can_be_left(generator):
         generator.stream(["a"])
     with pytest.raises(ValueError, match=r"stream: prompt is 'a\\udcff', which is no Unicode text"):
         generator.stream("a\udcff")
-    with pytest.raises(TypeError, match="stream: unknown options .'colour'."):
+    with pytest.raises(TypeError, match=r"stream: unknown options .'colour'."):
         generator.stream("a", colour=1)
     with pytest.raises(ValueError, match=r"prompts\[0\] has .* tokens, expected at most 80"):
         generator.stream("many animals " * 40)

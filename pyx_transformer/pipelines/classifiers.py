@@ -45,7 +45,7 @@ def scores_of(head: ClassifierConfig, logits: NDArray[np.float32]) -> NDArray[np
     """What logits (N, labels) say of each label: probabilities, or scores where it is those."""
     if head.problem == "regression":
         return logits
-    if head.problem == "multi_label" or (head.problem is None and len(head.labels) == 1):
+    if head.problem == "multi_label" or len(head.labels) == 1:
         return sigmoid(logits)
     return ops.softmax(logits)
 
