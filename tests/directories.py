@@ -25,6 +25,24 @@ SEQ2SEQ = {
 }
 
 
+# Those of the test data, by the kind of model.
+ENCODERS = (
+    "albert, bert, bert_classifier, bert_masked, bert_tagger, distilbert, distilbert_classifier, "
+    "modernbert, mpnet, roberta, roberta_reranker, xlm_roberta"
+)
+LANGUAGE_MODELS = "gemma2, gpt2, gpt_neox, llama, llama3_scaled, mistral, qwen2, qwen3"
+TRANSLATORS = "bart, m2m_100, marian, mbart, mt5, t5, t5_v11, umt5"
+TINY = {
+    name: kind
+    for kind, names in (
+        ("EncoderModel", ENCODERS),
+        ("TransformerLM", LANGUAGE_MODELS),
+        ("Transformer", TRANSLATORS),
+    )
+    for name in names.split(", ")
+}
+
+
 def library():
     """transformers, silent, on one thread; the test is skipped where it or PyTorch is missing."""
     torch = pytest.importorskip(

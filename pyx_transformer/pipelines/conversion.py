@@ -33,18 +33,21 @@ def convert(
         save(model, directory, dtype=dtype)
         return model
     origin = as_path("convert", "source", source)
-    if directory.exists() and origin.exists() and directory.samefile(origin):
-        raise ValueError(f"convert: target is {directory}, expected another folder than source")
     beside = sentence_files(origin) if origin.is_dir() else {}
     folder = model_folder(origin) if beside else origin
+    for own in (origin, folder):
+        if directory.exists() and own.exists() and directory.samefile(own):
+            raise ValueError(f"convert: target is {directory}, expected another folder than source")
     model = load(folder)
     place = directory / folder.relative_to(origin)
-    place.parent.mkdir(parents=True, exist_ok=True)
+    for path in (place, *(directory / name for name in beside)):
+        path.parent.mkdir(parents=True, exist_ok=True)
     save(model, place, dtype=dtype)
     for name, content in beside.items():
         path = directory / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         replace_files(path.parent, {path.name: content})
+    # What another model had there would say how this one's rows become vectors.
+    replace_files(directory, {}, [name for name in FILES if name not in beside])
     return model
 
 

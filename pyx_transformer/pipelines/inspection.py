@@ -8,17 +8,22 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from pyx_transformer._files import as_path
-from pyx_transformer.checkpoints import hugging_face, is_shipped, load, native
+from pyx_transformer.checkpoints import hugging_face, is_shipped, load, native, safetensors
 from pyx_transformer.checkpoints.fields import Fields
 from pyx_transformer.checkpoints.tensors import compared
 from pyx_transformer.checkpoints.tokenizer_files import read as read_tokenizers
 from pyx_transformer.description import FeedForwardConfig
 from pyx_transformer.pipelines.opened import pipeline_of
+from pyx_transformer.pipelines.sentence_modules import MODULES, model_folder, read_modules
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from pyx_transformer.checkpoints.tensors import StoredTensors
     from pyx_transformer.config import TokenConfig
+    from pyx_transformer.description import StackConfig
+    from pyx_transformer.tokenizers.protocol import Tokenizer
 
 # The commands for what a pipeline does.
 COMMANDS = {
@@ -32,27 +37,31 @@ COMMANDS = {
 
 
 def inspect(directory: str | os.PathLike[str]) -> dict[str, Any]:
-    """What `pt.load` would open there: its layout, family, sizes, the dtype of its weights, tied,
-    missing and unused tensors, memory, tokenizers, and the commands for it.
+    """What `pt.load` would open there, or a `SentenceEncoder`: its layout, family, sizes, the dtype
+    of its weights, tied, missing and unused tensors, memory, tokenizers, what sentence-transformers
+    says of vectors, and the commands for it, none without a tokenizer.
 
     Raises what `load` does for what is no model or malformed; what is missing is told, not raised.
     """
     path = native.SHIPPED / directory if is_shipped(directory) else None
     path = as_path("inspect", "directory", directory) if path is None else path
-    config = path / native.CONFIG
+    folder = model_folder(path)
+    config = folder / native.CONFIG
     values = native.read_values(config) if config.exists() else {}
-    if "model_type" in values:
-        return of_hugging_face(path, values)
-    model = load(path)
+    found = of_hugging_face(folder, values) if "model_type" in values else of_others(folder)
+    return {**found, "vectors": vectors_of(path)} if (path / MODULES).exists() else found
+
+
+def of_others(directory: Path) -> dict[str, Any]:
+    """What there is to say of a directory in our own layout, or another engine's."""
+    model = load(directory)
+    weights, is_ours = directory / native.WEIGHTS, (directory / native.CONFIG).exists()
+    found = {side: getattr(model, f"{side}_tokenizer", None) for side in ("src", "tgt")}
     return {
-        "layout": "pyx_transformer" if config.exists() else "another engine's",
+        "layout": "pyx_transformer" if is_ours else "another engine's",
         **described(model, model.config),
-        "tokenizers": [
-            tokenizer.kind
-            for side in ("src", "tgt")
-            if (tokenizer := getattr(model, f"{side}_tokenizer", None)) is not None
-        ],
-        "commands": COMMANDS[str(pipeline_of(model))],
+        **({"dtypes": dtypes_of([safetensors.read_tensors(weights)])} if is_ours else {}),
+        **usable(model, found.values()),
     }
 
 
@@ -60,50 +69,73 @@ def of_hugging_face(directory: Path, values: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a directory in Hugging Face's layout."""
     opened = hugging_face.open_directory(directory, values)
     model = opened.new_model()
-    missing, _, misshapen = compared(opened.renaming, model)
-    dtypes: Counter[str] = Counter()
-    for file in opened.files:
-        for name, dtype in file.dtypes.items():
-            dtypes[dtype] += math.prod(file[name].shape)
+    missing, unexpected, misshapen = compared(opened.renaming, model)
     fields = Fields(values, f"inspect: {directory / native.CONFIG}")
-    source, target = read_tokenizers(directory, values["model_type"], fields)
-    found = {id(one): one.kind for one in (source, target) if one is not None}
     return {
         "layout": "Hugging Face",
         "family": values["model_type"],
         **described(model, opened.config),
         "weights": opened.weights.name,
-        "dtypes": [f"{dtype} ({count} numbers)" for dtype, count in dtypes.most_common()],
+        "dtypes": dtypes_of(opened.files),
         "missing": missing,
         "misshapen": misshapen,
-        "unused": opened.renaming.unused(),
-        "tokenizers": list(found.values()),
-        "commands": COMMANDS[str(pipeline_of(model))],
+        "unused": [*unexpected, *opened.renaming.unused()],
+        **usable(model, read_tokenizers(directory, values["model_type"], fields)),
     }
 
 
 def described(model: Any, config: TokenConfig) -> dict[str, Any]:
     """The sizes of a model."""
-    found: dict[str, Any] = {"model": type(model).__name__}
-    for name in config.stacks:
-        stack = getattr(config, name)
-        attention = stack.attentions[0]
-        (wide, *_) = (
-            sub_layer.block
-            for sub_layer in stack.layers[0].sub_layers
-            if isinstance(sub_layer.block, FeedForwardConfig)
-        )
-        found[name] = (
-            f"{stack.num_layers} layers of {stack.d_model}, {attention.num_heads} heads, "
-            f"d_ff {wide.d_ff}"
-        )
     sizes = {getattr(config, f"{side}_vocab_size", None) for side in ("src", "tgt")} - {None}
     parameters = model.num_parameters
     return {
-        **found,
+        "model": type(model).__name__,
+        **{name: sizes_of(getattr(config, name)) for name in config.stacks},
         "vocabulary": sorted(sizes),
         "longest": None if config.longest == math.inf else int(config.longest),
         "parameters": parameters,
         "memory": f"{4 * parameters / 1e6:.1f} MB of weights",
         "tied": [f"{key} is {stored}" for key, stored in model.ties().items()],
     }
+
+
+def sizes_of(stack: StackConfig) -> str:
+    """Those of a stack, by the blocks of its first layer."""
+    parts = [f"{stack.num_layers} layers of {stack.d_model}"]
+    for sub_layer in stack.layers[0].sub_layers if stack.layers else ():
+        block = sub_layer.block
+        parts.append(
+            f"d_ff {block.d_ff}"
+            if isinstance(block, FeedForwardConfig)
+            else f"{block.num_heads} heads"
+        )
+    return ", ".join(dict.fromkeys(parts))
+
+
+def dtypes_of(files: Iterable[StoredTensors]) -> list[str]:
+    """How many numbers of each kind files hold, the most first."""
+    counts: Counter[str] = Counter()
+    for file in files:
+        for name, dtype in file.dtypes.items():
+            counts[dtype] += math.prod(file[name].shape)
+    return [f"{dtype} ({count} numbers)" for dtype, count in counts.most_common()]
+
+
+def usable(model: Any, tokenizers: Iterable[Tokenizer | None]) -> dict[str, list[str]]:
+    """The kinds of tokenizers, one of both sides once, and what a model can do with them."""
+    kinds = {id(one): one.kind for one in tokenizers if one is not None}
+    return {
+        "tokenizers": list(kinds.values()),
+        "commands": COMMANDS[str(pipeline_of(model))] if kinds else [],
+    }
+
+
+def vectors_of(directory: Path) -> list[str]:
+    """How a text becomes a vector, in steps."""
+    modules = read_modules(directory)
+    maps = [one.linear for one in modules.dense]
+    return [
+        *modules.poolings,
+        *(f"dense {linear.in_features} to {linear.out_features}" for linear in maps),
+        *(["normalized"] if modules.normalize else []),
+    ]
