@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
     """What is to be told how many more of `total` are done."""
+    bar = new_bar(total, unit) if is_terminal() else None
+    if bar is None:
+        yield lambda count: None
+        return
+    with bar:
+        yield bar.update
+
+
+def new_bar(total: int, unit: str) -> Any:
+    """A bar of tqdm, None where that is missing."""
     try:
         from tqdm import tqdm
     except ImportError:
-        yield lambda count: None
-        return
-    # Without a terminal there is no bar: disable=None.
-    with tqdm(total=total, unit=unit, delay=1, leave=False, disable=None) as bar:
-        yield bar.update
+        return None
+    return tqdm(total=total, unit=unit, delay=1, leave=False)
+
+
+def is_terminal() -> bool:
+    """Whether standard error is one, and open."""
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, ValueError):  # there is none, or it is closed
+        return False
