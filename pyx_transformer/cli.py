@@ -19,8 +19,8 @@ from pyx_transformer.commands.arguments import OPTION_OF, note
 
 # What begins the errors of the functions behind a command, where that is not its own name.
 FUNCTIONS = {
-    "translate": ("Translator",),
-    "generate": ("TextGenerator", "stream"),
+    "translate": ("Translator", "Transformer.generate_as_completed"),
+    "generate": ("TextGenerator", "stream", "TransformerLM.generate_as_completed"),
     "score": ("Translator", "TextGenerator"),
     "embed": ("SentenceEncoder", "encode"),
     "rank": ("CrossEncoder",),
@@ -90,7 +90,7 @@ def in_options(message: str, arguments: argparse.Namespace) -> str:
     """An error of a Python function, with the options that the command has for its arguments."""
     for name, option in OPTION_OF.items():
         if name.partition("=")[0] in arguments:
-            message = re.sub(rf"(?<![\w.-]){name}(?!\w)", option, message)
+            message = re.sub(rf"(?<![\w.-])(?<!config's ){name}(?!\w)", option, message)
     return message
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import struct
 import sys
 import termios
@@ -24,14 +25,13 @@ def terminal():
     pytest.importorskip("tqdm", reason="needs tqdm, an optional package")
     main, other = pty.openpty()
     fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    os.set_blocking(main, False)
 
     def written():
         stream.flush()
-        try:
-            return os.read(main, 1 << 16).decode()
-        except BlockingIOError:
-            return ""
+        found = b""
+        while select.select([main], [], [], 0.1)[0]:
+            found += os.read(main, 1 << 16)
+        return found.decode()
 
     try:
         with os.fdopen(other, "w") as stream, mock.patch.object(sys, "stderr", stream):

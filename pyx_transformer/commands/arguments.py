@@ -16,6 +16,8 @@ OPTION_OF = {
     "min_count": "--min-count",
     "num_hypotheses": "--n-best",
     "num_samples": "--num-samples",
+    "pooling": "--pooling",
+    "prompt": "--prompt",
     "resume=True": "--resume",
     "src_lang": "--src-lang",
     "tgt_lang": "--tgt-lang",

@@ -28,8 +28,8 @@ def _inspect(arguments):
         return
     width = max(map(len, found))
     for name, value in found.items():
-        shown = ", ".join(map(str, value)) or "none" if isinstance(value, list) else value
-        print(f"{name:<{width}}  {shown}")
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"{name:<{width}}  {shown or 'none'}")
 
 
 def add_convert(commands):
