@@ -286,6 +286,23 @@ def gpt2(folder, shared_data):
     return write(folder, tf.GPT2LMHeadModel, config, tokenizer)
 
 
+def llama(folder, shared_data):
+    """LLaMA over SentencePiece's pieces, and bytes where those lack a character."""
+    tf = library()
+    own = sentence_pieces(
+        lines(shared_data, count=600), 380, model_type="bpe", byte_fallback=True, pad_id=-1
+    )
+    (folder / "tokenizer.model").write_bytes(own)
+    config = tf.LlamaConfig(
+        vocab_size=380,
+        intermediate_size=52,
+        max_position_embeddings=80,
+        initializer_range=0.4,
+        **{**SIZES, "num_attention_heads": 2},
+    )
+    return write(folder, tf.LlamaForCausalLM, config)
+
+
 # What sentence-transformers writes beside a model.
 
 

