@@ -88,9 +88,10 @@ cdef class Unit:
         memcpy(integers_of(tokens), row.tokens, self.length * sizeof(int64_t))
         return np.asarray(tokens)
 
-    cdef int add_found(self, Row row, Py_ssize_t count, double sum, bint is_finished,
-                       double length_penalty, double coverage_penalty) except -1:
-        """A row as a hypothesis of which so many tokens count, an end included, with that sum."""
+    cdef int add_found(self, Row row, Py_ssize_t count, Py_ssize_t begun, double sum,
+                       bint is_finished, double length_penalty, double coverage_penalty) except -1:
+        """A row as a hypothesis of so many tokens after the prefix, an end included, with that sum;
+        begun: those of the prefix that count in its length."""
         cdef Found found = Found()
         cdef float[::1] scores = np.empty(self.sentence.prefix_length + count, np.float32)
         cdef double coverage = 0.0
@@ -98,7 +99,7 @@ cdef class Unit:
         memcpy(floats_of(scores), row.scores, scores.shape[0] * sizeof(float))
         found.tokens, found.token_scores = self.tokens_of(row), np.asarray(scores)
         found.is_finished = is_finished
-        found.score = per_length(sum, count, length_penalty)
+        found.score = per_length(sum, begun + count, length_penalty)
         if row.coverage is not None and count > 0:
             for s in range(row.coverage.shape[0]):
                 coverage += log(min(row.coverage[s], 1.0))

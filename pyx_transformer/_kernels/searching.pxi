@@ -368,13 +368,13 @@ cdef class Search:
         """A row that its end token ends."""
         row.widen(unit.length + 1)
         row.scores[unit.length] = end.log_probability
-        unit.add_found(row, self.begun + unit.count + 1, end.value, True, self.length_penalty,
+        unit.add_found(row, unit.count + 1, self.begun, end.value, True, self.length_penalty,
                        self.coverage_penalty)
         return 0
 
     cdef int keep(self, Unit unit, Row row, bint is_finished) except -1:
         """A row as it is."""
-        unit.add_found(row, self.begun + unit.count, row.sum, is_finished, self.length_penalty,
+        unit.add_found(row, unit.count, self.begun, row.sum, is_finished, self.length_penalty,
                        self.coverage_penalty)
         return 0
 
