@@ -89,10 +89,16 @@ def _check_kind(function, kind, language):
 def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     """Write a vocabulary, a token per line, or the model of SentencePiece.
 
-    Raises IsADirectoryError where path is a folder, FileNotFoundError where it lies in none, and
-    OSError where it cannot be written.
+    Raises ValueError for a tokenizer of several files, IsADirectoryError where path is a folder,
+    FileNotFoundError where it lies in none, and OSError where it cannot be written.
     """
-    as_tokenizer("text.save", "tokenizer", tokenizer)
+    files = as_tokenizer("text.save", "tokenizer", tokenizer).files()
+    if len(files) != 1:
+        names = ", ".join(files)
+        raise ValueError(
+            f"text.save: tokenizer has several files ({names}), expected one; `model.save` writes "
+            "them with the model"
+        )
     path = as_path("text.save", "path", path)
     if path.is_dir():
         raise IsADirectoryError(f"text.save: {path} is a folder, expected a file to write")
@@ -100,7 +106,7 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
         raise FileNotFoundError(f"text.save: {path} cannot be written: there is no such folder")
     if path.exists() and not path.is_file():
         raise OSError(f"text.save: {path} is a pipe or a device, expected a file to write")
-    (content,) = tokenizer.files().values()
+    (content,) = files.values()
     replace_files(path.parent, {path.name: content})
 
 

@@ -219,6 +219,12 @@ def by_pieces(files: TokenizerFiles, prompts: dict[str, str]) -> Tokenizer | Non
     return None
 
 
+def extended(tokens: list[str], others: Iterable[str]) -> list[str]:
+    """Tokens, and behind them those of others that are not among them."""
+    known = set(tokens)
+    return [*tokens, *(token for token in others if token not in known)]
+
+
 def t5(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
     """Raffel et al. 2020: pieces with their own ids, then sentinels from the last to the first."""
     count = files.config.size("extra_ids", 100 if files.kind == "t5" else 0, minimum=0)
@@ -226,7 +232,7 @@ def t5(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
     return pieces(
         files,
         name,
-        lambda own: own + [token for token in sentinels if token not in own],
+        lambda own: extended(own, sentinels),
         unknown="<unk>",
         special=["<pad>", "</s>"],
         frame=Frame(end=["</s>"], between=["</s>"]),
@@ -279,11 +285,10 @@ def m2m(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
         return fairseq(files, name, **values)
     tokens = files.vocabulary("vocab.json")
     codes = [token for token in files.added() if LANGUAGE.fullmatch(token)]
-    tokens += [token for token in codes if token not in set(tokens)]
     return pieces(
         files,
         name,
-        tokens,
+        extended(tokens, codes),
         unknown="<unk>",
         special=["<s>", "<pad>", "</s>", *codes],
         frame=Frame(end=["</s>"]),

@@ -65,6 +65,8 @@ def _embed(arguments):
     if output is not None:
         if output.suffix.removeprefix(".") not in FORMATS:
             raise ValueError(f"--output is {arguments.output}, expected a .npy or .jsonl file")
+        if output.is_dir():
+            raise IsADirectoryError(f"--output is {arguments.output}, a folder, expected a file")
         if not output.parent.is_dir():
             raise FileNotFoundError(f"--output: there is no folder {output.parent}")
     encoder = SentenceEncoder(arguments.model, pooling=arguments.pooling)

@@ -76,7 +76,8 @@ def _translate(arguments):
     print_texts(found, arguments.scores, arguments.num_hypotheses)
     note_losses(translator.source, texts, found, unit)
     if arguments.attention:
-        _draw_attention(translator, texts[0], found[0][0].hypothesis, arguments.attention)
+        (source,) = translator.source_tokens(texts, **given(arguments, "src_lang", "tgt_lang"))
+        _draw_attention(translator, source, found[0][0].hypothesis, arguments.attention)
 
 
 def note_losses(tokenizer, texts, found, unit):
@@ -91,11 +92,10 @@ def note_losses(tokenizer, texts, found, unit):
         note(unknown)
 
 
-def _draw_attention(translator, text, best, file):
-    """The cross-attention of a text's best translation."""
+def _draw_attention(translator, source, best, file):
+    """The cross-attention of the best translation of a text of these tokens."""
     from pyx_transformer import plots
 
-    source = translator.source.tokens(translator.source.read([text]).ids[0])
     target = [*translator.target.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
     plots.plot_attention(best.attention, source, target, file)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,14 +58,12 @@ class TextGenerator:
         ids = self._read(this, prompts)
         with progress(len(prompts), "text") as done:
             completed = self.model.generate_as_completed(ids, options=options)
-            found = generated(len(prompts), completed, self.tokenizer, done)
-        return [
-            [
-                replace(one, text=prompt + self._after(begin, one.hypothesis.sequence))
-                for one in of_prompt
-            ]
-            for prompt, begin, of_prompt in zip(prompts, ids, found, strict=True)
-        ]
+            return generated(
+                len(prompts),
+                completed,
+                lambda number, sequence: prompts[number] + self._after(ids[number], sequence),
+                done,
+            )
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
         """The text after a prompt, a part at a time as it is generated.

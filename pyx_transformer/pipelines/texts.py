@@ -47,17 +47,14 @@ def options_of(
 def generated(
     count: int,
     completed: Iterable[tuple[int, list[Hypothesis]]],
-    tokenizer: Tokenizer,
+    text_of: Callable[[int, NDArray[np.int64]], str],
     done: Callable[[int], object],
-    *,
-    spaced: bool = False,
 ) -> list[list[GeneratedText]]:
-    """The texts of hypotheses in the caller's order, as they are found; done: what is told."""
+    """The texts of hypotheses in the caller's order, as they are found; text_of: that of the ids
+    (T,) of a sentence of that number; done: what is told."""
     texts: list[list[GeneratedText]] = [[] for _ in range(count)]
     for number, hypotheses in completed:
-        texts[number] = [
-            GeneratedText(tokenizer.decode(one.sequence, spaced=spaced), one) for one in hypotheses
-        ]
+        texts[number] = [GeneratedText(text_of(number, one.sequence), one) for one in hypotheses]
         done(1)
     return texts
 

@@ -79,7 +79,10 @@ class Translator:
             return []
         with progress(len(texts), "text") as done:
             completed = self.model.generate_as_completed(ids, options=options)
-            return generated(len(texts), completed, self.target, done, spaced=spaced)
+            decode = self.target.decode
+            return generated(
+                len(texts), completed, lambda _, sequence: decode(sequence, spaced=spaced), done
+            )
 
     def score(
         self,
@@ -113,6 +116,16 @@ class Translator:
         first = [] if options.first_token is None else [options.first_token]
         targets = [[*first, *self.target.encode(text)] for text in translations]
         return self.model.score(ids, targets)
+
+    def source_tokens(
+        self, texts: Sequence[str], src_lang: str | None = None, tgt_lang: str | None = None
+    ) -> list[list[str]]:
+        """The tokens of each text that the encoder reads, special ones and languages included: the
+        last axis of a hypothesis's attention. Raises as `translate` does."""
+        this = "source_tokens"
+        texts = as_texts(this, "texts", texts)
+        ids, _ = self._asked(this, texts, src_lang, tgt_lang, options_of(this, self.model, {}))
+        return [self.source.tokens(one) for one in ids]
 
     def _asked(
         self,

@@ -125,6 +125,11 @@ class Pieces:
         return bool(self._processor.EncodeAsPieces(" "))
 
     @cached_property
+    def _codes(self):
+        """The tokens of languages."""
+        return frozenset(() if self.languages is None else self.languages.tokens.values())
+
+    @cached_property
     def _spelled(self):
         """What finds tokens that a text spells out, the longest of those that begin alike."""
         tokens = {self.unknown, *self.special} & self._ids.keys()
@@ -273,7 +278,7 @@ class Pieces:
         """Whether a token stands in a text as it is."""
         if self.sentinels and SENTINEL.fullmatch(token):
             return True
-        return self.languages is not None and token in self.languages.tokens.values()
+        return token in self._codes
 
     def spaced(self, text: str) -> str:
         """The text as its pieces give it back."""
