@@ -1,12 +1,14 @@
 """Small directories as transformers writes them: random weights, and tokenizers of real texts.
 
-Weights are larger than a fresh model's, and those of embeddings smaller, so that what is generated
-changes with what is given. All need the packages torch, transformers, tokenizers and sentencepiece,
-which are imported here only.
+Weights are larger than a fresh model's, and those of a generator's embeddings smaller, so that what
+comes out changes with what goes in. All need the packages torch, transformers, tokenizers and
+sentencepiece, which are imported here only.
 """
 
 import io
 import json
+import re
+from collections import Counter
 
 import pytest
 
@@ -44,12 +46,14 @@ TINY = {
 
 
 def library():
-    """transformers, silent, on one thread; the test is skipped where it or PyTorch is missing."""
-    torch = pytest.importorskip(
-        "torch", reason="needs PyTorch to run transformers", exc_type=ImportError
+    """transformers, silent, on one thread; the test is skipped where it or what it needs is
+    missing."""
+    names = ("sentencepiece", "tokenizers", "torch", "transformers")
+    reason = "needs transformers and its packages to make directories"
+    *_, torch, found = (
+        pytest.importorskip(name, reason=reason, exc_type=ImportError) for name in names
     )
     torch.set_num_threads(1)
-    found = pytest.importorskip("transformers", reason="needs transformers to compare with")
     found.logging.set_verbosity_error()
     found.logging.disable_progress_bar()
     return found
@@ -61,13 +65,14 @@ def lines(shared_data, language="en", count=1500):
     return path.read_text("utf-8").splitlines()[:count]
 
 
-def write(folder, kind, config, tokenizer=None, **generation):
-    """A model of a class of transformers with random weights, and its tokenizer."""
+def write(folder, kind, config, tokenizer=None, embeddings=0.3, **generation):
+    """A model of a class of transformers with random weights, those of embeddings times a factor,
+    and its tokenizer."""
     import torch
 
     torch.manual_seed(0)
     model = kind(config)
-    model.get_input_embeddings().weight.data *= 0.3
+    model.get_input_embeddings().weight.data *= embeddings
     for name, value in generation.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(folder)
@@ -89,6 +94,7 @@ def sentence_pieces(texts, size, **settings):
         model_writer=model,
         vocab_size=size,
         minloglevel=2,
+        num_threads=1,
         **settings,
     )
     return model.getvalue()
@@ -102,13 +108,15 @@ def pieces_of(model):
     return [(own.IdToPiece(i), own.GetScore(i)) for i in range(own.GetPieceSize())]
 
 
-def word_pieces(texts, **settings):
-    """A WordPiece tokenizer in lower case, of about 400 pieces."""
-    from tokenizers import BertWordPieceTokenizer
-
-    made = BertWordPieceTokenizer()
-    made.train_from_iterator(texts, vocab_size=400, min_frequency=1, show_progress=False)
-    return library().BertTokenizer(vocab=made.get_vocab(), model_max_length=64, **settings)
+def word_pieces(texts, words=200, **settings):
+    """A WordPiece tokenizer in lower case: so many whole words, and characters for all others."""
+    found = Counter(re.findall(r"\w+|[^\w\s]", " ".join(texts).lower()))
+    characters = sorted(set("".join(found)))
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *characters]
+    tokens += [f"##{character}" for character in characters]
+    tokens += sorted(found, key=lambda word: (-found[word], word))[:words]
+    ids = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return library().BertTokenizer(vocab=ids, model_max_length=64, **settings)
 
 
 def byte_pairs(texts, size=400):
@@ -242,7 +250,7 @@ def bert(folder, shared_data, kind="BertModel", positions=64, tokenizer=None, **
         max_position_embeddings=positions,
         **{**SIZES, "initializer_range": 0.3, **settings},
     )
-    return write(folder, getattr(tf, kind), config, tokenizer)
+    return write(folder, getattr(tf, kind), config, tokenizer, embeddings=3)
 
 
 def roberta(folder, shared_data, kind="RobertaModel", **settings):
@@ -259,7 +267,7 @@ def roberta(folder, shared_data, kind="RobertaModel", **settings):
         type_vocab_size=1,
         **{**SIZES, "initializer_range": 0.3, **settings},
     )
-    return write(folder, getattr(tf, kind), config, tokenizer)
+    return write(folder, getattr(tf, kind), config, tokenizer, embeddings=3)
 
 
 # Language models.

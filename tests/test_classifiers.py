@@ -29,17 +29,17 @@ def made(shared_data, tmp_path_factory):
                 "initializer_range": 0.5,
             }
             folder = tmp_path_factory.mktemp(name)
-            cased = {"tokenizer": cased_pieces(shared_data)} if name == "bert" else {}
+            short = {"tokenizer": short_pieces(shared_data)} if name == "bert" else {}
             kind = f"{'Bert' if name == 'bert' else 'Roberta'}For{kind}Classification"
-            known[key] = getattr(directories, name)(folder, shared_data, kind, **own, **cased)
+            known[key] = getattr(directories, name)(folder, shared_data, kind, **own, **short)
         return known[key]
 
     return of
 
 
-def cased_pieces(shared_data):
+def short_pieces(shared_data):
     """With few whole words, so that most words have several pieces."""
-    return directories.word_pieces(directories.lines(shared_data, count=60))
+    return directories.word_pieces(directories.lines(shared_data), 30)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_spans_are_those_of_transformers(name, aggregation, made):
     for one, spans in zip(SENTENCES, classifier.tag(SENTENCES, aggregation), strict=True):
         assert_as_theirs(spans, theirs(one) if one else [], one)
         labels |= {span.label for span in spans}
-    assert len(labels) > 2
+    assert len(labels) > 1
 
 
 def reference_spans(labels, text, words, probabilities, offsets, aggregation):
@@ -193,9 +193,9 @@ def reference_spans(labels, text, words, probabilities, offsets, aggregation):
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_spans_by_the_rules(name, aggregation, made):
     """With words of several tokens, as the tokenizer has them."""
+    folder = made(name, "Token", TAGS)
     from tokenizers import Tokenizer
 
-    folder = made(name, "Token", TAGS)
     own = Tokenizer.from_file(str(folder / "tokenizer.json"))
     classifier, model = pt.TokenClassifier(folder), pt.load(folder)
     for one, spans in zip(SENTENCES, classifier.tag(SENTENCES, aggregation), strict=True):
@@ -305,19 +305,23 @@ def test_a_model_of_our_own(problem, tmp_path):
         (3, TypeError, "texts is 3, expected a list of texts"),
     ],
 )
-def test_texts_are_checked(texts, error, says, made):
+def test_texts_are_checked(texts, error, says):
     of_texts = pt.TextClassifier(own_model(labels=("x", "y")))
     with pytest.raises(error, match=f"classify: {says}"):
         of_texts.classify(texts)
     with pytest.raises(error, match=f"scores: {says}"):
         of_texts.scores(texts)
-    of_tokens = pt.TokenClassifier(made("bert", "Token", TAGS))
+    of_tokens = pt.TokenClassifier(own_model(labels=("O", "x"), of_tokens=True))
     with pytest.raises(error, match=f"tag: {says}"):
         of_tokens.tag(texts)
+
+
+def test_settings_are_checked():
+    of_tokens = pt.TokenClassifier(own_model(labels=("O", "x"), of_tokens=True))
     with pytest.raises(ValueError, match="tag: aggregation is 'average', expected one of 'none'"):
         of_tokens.tag(["a"], "average")
-    with pytest.raises(ValueError, match="max_batch_tokens is 0, expected at least 1"):
-        of_tokens.tag(["a"], max_batch_tokens=0)
+    with pytest.raises(ValueError, match="classify: max_batch_tokens is 0, expected at least 1"):
+        pt.TextClassifier(own_model(labels=("x",))).classify(["a"], max_batch_tokens=0)
 
 
 def test_other_models_are_refused():

@@ -59,6 +59,7 @@ def others(tmp_path_factory, shared_data):
     folder = tmp_path_factory.mktemp("others")
 
     def of(name):
+        directories.library()
         made = folder / name
         if not made.exists():
             made.mkdir()

@@ -73,7 +73,7 @@ def test_a_sentence_encoder(shared_data, tmp_path, rng):
     source = tmp_path / "source"
     (source / "0_Transformer").mkdir(parents=True)
     directories.bert(source / "0_Transformer", shared_data)
-    length = {"max_seq_length": 7, "do_lower_case": True}
+    length = {"max_seq_length": 12, "do_lower_case": True}
     directories.write_json(source / "0_Transformer/sentence_bert_config.json", length)
     dense = {"in_features": 36, "out_features": 9}
     tensors = {
@@ -88,9 +88,9 @@ def test_a_sentence_encoder(shared_data, tmp_path, rng):
     texts = ["Many animals have been destroyed", "a", ""]
     convert(source, tmp_path / "ours")
     assert not (tmp_path / "ours/0_Transformer/tokenizer_config.json").exists()
-    with pytest.warns(UserWarning, match="1 of 3 texts cut to 7 tokens: number 1"):
+    with pytest.warns(UserWarning, match="1 of 3 texts cut to 12 tokens: number 1"):
         expected = pt.SentenceEncoder(source).encode(texts)
-    with pytest.warns(UserWarning, match="1 of 3 texts cut to 7 tokens: number 1"):
+    with pytest.warns(UserWarning, match="1 of 3 texts cut to 12 tokens: number 1"):
         found = pt.SentenceEncoder(tmp_path / "ours").encode(texts)
     assert_same_bits(found, expected)
     # A plain model in the same place leaves nothing of this one's vectors.

@@ -91,7 +91,7 @@ def test_scores_of_pairs(name, folder, logits):
     encoder = pt.CrossEncoder(folder(name))
     expected = sigmoid(logits(folder(name), PAIRS)[:, 0])
     assert_close(encoder.predict(PAIRS), expected)
-    assert np.ptp(expected) > 0.2
+    assert np.ptp(expected) > 0.05
     assert_same_bits(encoder.predict([list(one) for one in PAIRS]), encoder.predict(PAIRS))
 
 

@@ -35,6 +35,7 @@ def folder(shared_data, tmp_path_factory):
     made = {}
 
     def of(name):
+        directories.library()
         if name not in made:
             made[name] = tmp_path_factory.mktemp(name)
             settings = {"codes": ("deu", "fra")} if name == "marian" else {}
@@ -177,12 +178,12 @@ def test_languages_of_the_files_are_the_usual_ones(folder):
 
 def test_scores_are_those_of_transformers(folder, theirs):
     """With the target's language in front."""
-    import torch
-
     source, target = FAMILIES["nllb"]
     wanted, tokenizer = theirs("nllb"), pt.Translator(folder("nllb")).target
     translations = ["the men .", "", "i know her ."]
     scores = pt.Translator(folder("nllb")).score(TEXTS[:3], translations, source, target)
+    import torch
+
     for source_text, translation, own in zip(TEXTS, translations, scores, strict=False):
         ids = [wanted.first(target), *tokenizer.encode(translation).tolist(), 2]
         with torch.no_grad():
