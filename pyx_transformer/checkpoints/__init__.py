@@ -5,6 +5,7 @@ hugging_face   directories of transformers, whose architectures are in `families
 marian         Marian's own files, whose options and vocabularies `flat_yaml` reads
 state_dicts    files of weights alone, with a config and names that the caller gives
 ctranslate2    directories of CTranslate2
+models         models without weights, by their configs
 tensors        tensors of a file that are read as they are asked for
 safetensors    files of that kind
 pytorch        files of torch.save, whose pickles `pickles` reads

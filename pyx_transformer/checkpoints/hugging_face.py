@@ -19,6 +19,7 @@ from pyx_transformer.checkpoints import (
 )
 from pyx_transformer.checkpoints.families import FAMILIES
 from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.models import new_model
 from pyx_transformer.checkpoints.tensors import (
     Renaming,
     StoredTensors,
@@ -26,27 +27,16 @@ from pyx_transformer.checkpoints.tensors import (
     check_size,
     check_state,
 )
-from pyx_transformer.config import (
-    EncoderConfig,
-    TransformerConfig,
-    TransformerLMConfig,
-    as_object,
-)
+from pyx_transformer.config import as_object
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.parameters import UNINITIALISED
 from pyx_transformer.transformer import Transformer
 
 # Files of weights in the order in which they are looked for, and what reads each.
 READERS = {
     "model.safetensors": safetensors.read_tensors,
     "pytorch_model.bin": pytorch.read_tensors,
-}
-MODELS: dict[type, Any] = {
-    TransformerConfig: Transformer,
-    TransformerLMConfig: TransformerLM,
-    EncoderConfig: EncoderModel,
 }
 # What transformers calls the problems of a `ClassifierConfig`.
 PROBLEMS = {
@@ -70,16 +60,12 @@ class Opened(NamedTuple):
     config: Any
     renaming: Renaming
 
-    def new_model(self) -> Transformer | TransformerLM | EncoderModel:
-        """The model without weights."""
-        return MODELS[type(self.config)](self.config, rng=UNINITIALISED)
-
 
 def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM | EncoderModel:
     """The model of a directory whose config.json holds these values. Raises ValueError, naming the
     file, for what is malformed, missing or unknown; warns of tensors that have no place."""
     opened = open_directory(directory, values)
-    model = opened.new_model()
+    model = new_model(opened.config)
     check_state(f"load: {opened.weights}", opened.renaming, model, CONFIG)
     model.load_state_dict(opened.renaming.state)
     for file in opened.files:

@@ -18,6 +18,7 @@ from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints import flat_yaml, npz
 from pyx_transformer.checkpoints.families.parts import post_norm, pre_norm, refuse
 from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.models import new_model
 from pyx_transformer.checkpoints.tensors import Renaming, Tensor, check_size, check_state
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.description import (
@@ -26,7 +27,6 @@ from pyx_transformer.description import (
     NormConfig,
     StackConfig,
 )
-from pyx_transformer.parameters import UNINITIALISED
 from pyx_transformer.transformer import Transformer
 
 OPTIONS = "special:model.yml"
@@ -75,7 +75,7 @@ def load(path: Path) -> Transformer:
             said = f"{fields.where}: {said}"
         raise ValueError(said) from error
     check_size(f"load: {path}", stored, config.num_parameters, OPTIONS)
-    model = Transformer(config, rng=UNINITIALISED)
+    model = new_model(config)
     check_state(f"load: {path}", renaming, model, OPTIONS)
     model.load_state_dict(renaming.state)
     stored.warn(stacklevel=3)

@@ -10,27 +10,17 @@ from typing import Any, NamedTuple
 from pyx_transformer._checks import as_kind, brief
 from pyx_transformer._files import check_file
 from pyx_transformer.checkpoints import npz, pytorch, safetensors
+from pyx_transformer.checkpoints.models import MODELS, new_model
 from pyx_transformer.checkpoints.tensors import StoredTensors, Tensor, check_size
 from pyx_transformer.config import (
-    EncoderConfig,
     TokenConfig,
-    TransformerConfig,
-    TransformerLMConfig,
 )
 from pyx_transformer.description import StackConfig
-from pyx_transformer.encoder_model import EncoderModel
-from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.parameters import UNINITIALISED
 from pyx_transformer.sizes import num_parameters
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
-from pyx_transformer.transformer import Transformer
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".npz")
-MODELS: dict[type, Any] = {
-    TransformerConfig: Transformer,
-    TransformerLMConfig: TransformerLM,
-    EncoderConfig: EncoderModel,
-}
 ANY = "*"  # stands for any one part of a name
 
 
@@ -51,9 +41,7 @@ def load(
         model: Any = kind.of(config, UNINITIALISED)
     else:
         check_size(f"load: {path}", state, config.num_parameters, "config")
-        model = next(MODELS[kind] for kind in MODELS if isinstance(config, kind))(
-            config, rng=UNINITIALISED
-        )
+        model = new_model(config)
     shapes = model._all_shapes()
     for key, tensor in state.items():
         if key in shapes and key.endswith("_positions.weight"):

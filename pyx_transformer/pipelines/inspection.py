@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer._files import as_path
 from pyx_transformer.checkpoints import hugging_face, is_shipped, load, native, safetensors
 from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.models import new_model
 from pyx_transformer.checkpoints.tensors import compared
 from pyx_transformer.checkpoints.tokenizer_files import read as read_tokenizers
 from pyx_transformer.description import FeedForwardConfig
@@ -69,7 +70,7 @@ def of_others(directory: Path) -> dict[str, Any]:
 def of_hugging_face(directory: Path, values: dict[str, Any]) -> dict[str, Any]:
     """What there is to say of a directory in Hugging Face's layout."""
     opened = hugging_face.open_directory(directory, values)
-    model = opened.new_model()
+    model = new_model(opened.config)
     missing, unexpected, misshapen = compared(opened.renaming, model)
     fields = Fields(values, f"inspect: {directory / native.CONFIG}")
     return {

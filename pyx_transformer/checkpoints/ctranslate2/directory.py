@@ -20,13 +20,13 @@ from pyx_transformer.checkpoints.ctranslate2 import models
 from pyx_transformer.checkpoints.ctranslate2.container import SpecFile, read_file
 from pyx_transformer.checkpoints.ctranslate2.layers import Layers
 from pyx_transformer.checkpoints.fields import Fields
-from pyx_transformer.checkpoints.hugging_face import MODELS, check_state
+from pyx_transformer.checkpoints.models import new_model
+from pyx_transformer.checkpoints.tensors import check_state
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.parameters import UNINITIALISED
-from pyx_transformer.text import from_lines
+from pyx_transformer.tokenizers.listed import from_lines
 from pyx_transformer.transformer import Transformer
 
 WEIGHTS = "model.bin"
@@ -65,7 +65,7 @@ def load(directory: Path, values: dict[str, Any]) -> Transformer | TransformerLM
             raise ValueError(f"it holds {held} numbers, expected {config.num_parameters}")
     except (TypeError, ValueError) as error:
         raise ValueError(f"load: {path}: {error}") from error
-    model = MODELS[type(config)](config, rng=UNINITIALISED)
+    model = new_model(config)
     check_state(f"load: {path}", layers.renaming, model, "its attributes")
     model.load_state_dict(layers.renaming.state)
     file.tensors.warn(stacklevel=3)
