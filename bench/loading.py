@@ -110,7 +110,7 @@ def time_ratio(quick: bool) -> float:
     """Seconds of `pt.load` by those of reading the same bytes and packing the same matrices."""
     with directory() as path:
         run(READ, path)  # the file is in memory now
-        pairs = [(run(OPEN, path)[0], run(READ, path)[0]) for _ in range(3 if quick else 9)]
+        pairs = [(run(OPEN, path)[0], run(READ, path)[0]) for _ in range(5 if quick else 25)]
     return median(opened / read for opened, read in pairs)
 
 
