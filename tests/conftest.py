@@ -1,12 +1,15 @@
 """What every test relies on: the installed package, a folder of its own, and the test data."""
 
 import importlib.util
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -69,3 +72,18 @@ def shared_data():
             pytest.fail(reason)
         pytest.skip(reason)
     return path
+
+
+@pytest.fixture
+def copied(shared_data, tmp_path):
+    """A function that copies a model of hf-tiny: its folder, its config and its tensors."""
+
+    def copy(name):
+        folder = tmp_path / name
+        folder.mkdir()
+        for file in ("config.json", "model.safetensors"):
+            shutil.copyfile(shared_data / "hf-tiny" / name / file, folder / file)
+        config = json.loads((folder / "config.json").read_text())
+        return folder, config, safetensors.numpy.load_file(folder / "model.safetensors")
+
+    return copy

@@ -160,8 +160,7 @@ def marian(folder, shared_data, codes=()):
 
 
 def m2m_100(folder, shared_data):
-    """Pieces looked up in vocab.json, and a hundred languages, which the files name as those of the
-    trained models do."""
+    """Pieces looked up in vocab.json, and a hundred languages, which no file names."""
     tf = library()
     model = sentence_pieces(lines(shared_data), 300)
     tokens = ["<s>", "<pad>", "</s>", "<unk>", *(piece for piece, _ in pieces_of(model)[3:])]
@@ -170,10 +169,7 @@ def m2m_100(folder, shared_data):
     files = [str(folder / name) for name in ("vocab.json", "sentencepiece.bpe.model")]
     tokenizer = tf.M2M100Tokenizer(*files)
     config = tf.M2M100Config(vocab_size=len(tokens) + 100, **SEQ2SEQ)
-    write(folder, tf.M2M100ForConditionalGeneration, config, tokenizer)
-    languages = {"additional_special_tokens": list(tokenizer.lang_code_to_token.values())}
-    (folder / "special_tokens_map.json").write_text(json.dumps(languages))
-    return folder
+    return write(folder, tf.M2M100ForConditionalGeneration, config, tokenizer)
 
 
 def nllb(folder, shared_data, **settings):

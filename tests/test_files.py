@@ -478,10 +478,10 @@ CONFIG_VALUES = json.loads(small_config().to_json())
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "config: text is not JSON"),
-        ("{", "config: text is not JSON"),
-        ("[" * 100_000, "config: text is not JSON"),
-        ("[]", "config: text is a list"),
+        ("", "table: text is not JSON"),
+        ("{", "table: text is not JSON"),
+        ("[" * 100_000, "table: text is not JSON"),
+        ("[]", "table: text is a list"),
         ("{}", "TransformerConfig.from_json: unknown keys [], missing keys ['src_vocab_size'"),
         (json.dumps(CONFIG_VALUES | {"x": 1}), "TransformerConfig.from_json: unknown keys ['x']"),
         (json.dumps(CONFIG_VALUES | {"d_ff": "41"}), "TransformerConfig: d_ff is '41', expected"),

@@ -1,7 +1,6 @@
 """Opening directories in Hugging Face's layout: shards, tied copies, and what is refused."""
 
 import json
-import shutil
 import subprocess
 import sys
 import warnings
@@ -17,21 +16,6 @@ FAMILIES = (
     "albert, bart, bert, distilbert, gemma2, gpt2, gpt_neox, llama, m2m_100, marian, mbart, "
     "mistral, modernbert, mpnet, mt5, qwen2, qwen3, roberta, t5, umt5, xlm-roberta"
 )
-
-
-@pytest.fixture
-def copied(shared_data, tmp_path):
-    """A function that copies a model and gives its folder, its config and its tensors."""
-
-    def copy(name):
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in ("config.json", "model.safetensors"):
-            shutil.copyfile(shared_data / "hf-tiny" / name / file, folder / file)
-        config = json.loads((folder / "config.json").read_text())
-        return folder, config, safetensors.numpy.load_file(folder / "model.safetensors")
-
-    return copy
 
 
 def write(folder, config=None, tensors=None):

@@ -15,20 +15,6 @@ from pyx_transformer.pipelines.conversion import convert
 from pyx_transformer.pipelines.inspection import inspect
 
 
-@pytest.fixture
-def copied(shared_data, tmp_path):
-    """A function that copies a model and gives its folder and its tensors."""
-
-    def copy(name):
-        folder = tmp_path / name
-        folder.mkdir()
-        for file in ("config.json", "model.safetensors"):
-            shutil.copyfile(shared_data / "hf-tiny" / name / file, folder / file)
-        return folder, safetensors.numpy.load_file(folder / "model.safetensors")
-
-    return copy
-
-
 @pytest.mark.parametrize("name", TINY)
 def test_every_family(name, shared_data, tmp_path):
     """Sizes are those of the file and of the opened model; there is no tokenizer to do things."""
@@ -110,7 +96,7 @@ def test_what_can_be_done(shared_data, tmp_path):
 
 def test_tensors_that_are_missing_misshapen_and_unused(copied):
     """Told, where `load` refuses and warns."""
-    folder, tensors = copied("bert")
+    folder, _, tensors = copied("bert")
     name = "encoder.layer.1.intermediate.dense.bias"
     wide = "encoder.layer.0.output.dense.weight"
     found = next(key for key in tensors if key.endswith(name))
@@ -128,7 +114,7 @@ def test_tensors_that_are_missing_misshapen_and_unused(copied):
 
 
 def test_dtypes_and_shards(copied):
-    folder, tensors = copied("llama")
+    folder, _, tensors = copied("llama")
     halves = {
         name: array.astype(np.float16) if array.ndim == 2 else array
         for name, array in tensors.items()
@@ -199,7 +185,7 @@ def test_unusual_stacks(tmp_path):
     ("files", "error", "says"),
     [
         ({}, FileNotFoundError, "config.json is missing"),
-        ({"config.json": b"{"}, ValueError, "config.json: config"),
+        ({"config.json": b"{"}, ValueError, "config.json: table"),
         ({"config.json": b"\xff"}, ValueError, "config.json, line 1 is not UTF-8"),
         ({"config.json": b"[]"}, ValueError, "is a list, expected an object"),
         (

@@ -1,11 +1,14 @@
-"""The values of somebody else's config.json, each checked as it is asked for."""
+"""Tables in JSON files, and their values, each checked as it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pyx_transformer import _checks
+from pyx_transformer._files import read_text
+from pyx_transformer.config import as_object
 
 V = TypeVar("V")
 REQUIRED: Any = object()
@@ -87,3 +90,18 @@ class Fields:
         if not isinstance(value, kind):
             came = _checks.brief(value)
             raise TypeError(f"{self.where}: {name} is {came}, expected {expected}")
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """The table in a JSON file. Raises ValueError, naming the file, where there is none, and what
+    reading it does."""
+    text = read_text(path, who="load: ")
+    try:
+        return as_object("table", text)
+    except ValueError as error:
+        raise ValueError(f"load: {path}: {error}") from error
+
+
+def read_fields(path: Path) -> Fields:
+    """The fields of a JSON file, none where it is missing. Raises as `read_values` does."""
+    return Fields(read_values(path) if path.exists() else {}, f"load: {path}")

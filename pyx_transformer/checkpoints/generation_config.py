@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pyx_transformer import _checks
-from pyx_transformer._files import read_text
-from pyx_transformer.checkpoints.fields import Fields
-from pyx_transformer.config import as_object
+from pyx_transformer.checkpoints.fields import Fields, read_fields
 from pyx_transformer.generation import GenerationOptions
 
 FILE = "generation_config.json"
@@ -22,11 +20,7 @@ def read(directory: Path, config: Fields, *, is_translator: bool) -> GenerationO
     """
     path = directory / FILE
     if path.exists():
-        text = read_text(path, who="load: ")
-        try:
-            config = Fields(as_object("config", text), f"load: {path}")
-        except ValueError as error:
-            raise ValueError(f"load: {path}: {error}") from error
+        config = read_fields(path)
     try:
         options = GenerationOptions(**settings_of(config, is_translator))
     except (TypeError, ValueError) as error:

@@ -16,12 +16,12 @@ from typing import Any, TypeAlias, overload
 from pyx_transformer._checks import as_choice, as_kind, brief
 from pyx_transformer._files import as_path, read_text, replace_files
 from pyx_transformer.checkpoints import safetensors, sides
+from pyx_transformer.checkpoints.fields import read_values
 from pyx_transformer.checkpoints.tensors import check_size
 from pyx_transformer.config import (
     TokenConfig,
     TransformerConfig,
     TransformerLMConfig,
-    as_object,
 )
 from pyx_transformer.description import StackConfig
 from pyx_transformer.encoder_model import EncoderModel
@@ -200,15 +200,6 @@ def as_config_text(model: TokenModel) -> str:
     if name == "Transformer":
         return model.config.to_json()
     return json.dumps({"architecture": name, **model.config.to_values()}, indent=2) + "\n"
-
-
-def read_values(path: Path) -> dict[str, Any]:
-    """The table in a JSON file. Raises ValueError, naming the file, where there is none."""
-    text = read_text(path, who="load: ")
-    try:
-        return as_object("config", text)
-    except ValueError as error:
-        raise ValueError(f"load: {path}: {error}") from error
 
 
 def as_config(path: Path, values: dict[str, Any]):

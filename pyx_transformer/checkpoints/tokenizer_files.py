@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyx_transformer._checks import LARGEST_SIZE, brief
-from pyx_transformer._files import read_bytes, read_text
-from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer._files import read_bytes
+from pyx_transformer.checkpoints.fields import Fields, read_fields, read_values
 from pyx_transformer.checkpoints.vocabulary_files import (
     BYTE_PAIRS,
     WORD_PIECE,
     byte_pairs,
     word_piece,
 )
-from pyx_transformer.config import as_object
 from pyx_transformer.tokenizers.fast import FastTokenizer
 from pyx_transformer.tokenizers.pieces import Pieces
 from pyx_transformer.tokenizers.protocol import Frame, Languages
@@ -34,6 +33,15 @@ ADDED = "added_tokens.json"
 LANGUAGE = re.compile(
     r"__(?P<m2m>[a-z]{2,3})__|(?P<nllb>[a-z]{3}_[A-Z][a-z]{3})|(?P<mbart>[a-z]{2}_[A-Z]{2})"
 )
+# Those of M2M-100 and of its successor for WMT 2021 in the order of their ids, which files that
+# transformers 5 wrote do not list.
+M2M_CODES = {
+    "m2m100": "af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga "
+    "gd gl gu ha he hi hr ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml "
+    "mn mr ms my ne nl no ns oc or pa pl ps pt ro ru sd si sk sl so sq sr ss su sv sw ta th tl tn "
+    "tr uk ur uz vi wo xh yi yo zh zu",
+    "wmt21": "en ha is ja cs ru zh de",
+}
 NO_LIMIT = 10**9  # lengths from here on mean that there is none
 
 
@@ -46,22 +54,12 @@ class TokenizerFiles:
     def __init__(self, directory: Path, kind: str):
         self.directory = directory
         self.kind = kind
-        self.config = self._table(CONFIG)
-        self.special = self._table(SPECIAL)
-
-    def _table(self, name):
-        path = self.directory / name
-        values = self.json(name) if path.exists() else {}
-        return Fields(values, f"load: {path}")
+        self.config = read_fields(directory / CONFIG)
+        self.special = read_fields(directory / SPECIAL)
 
     def json(self, name: str) -> dict[str, Any]:
         """The table in a JSON file."""
-        path = self.directory / name
-        text = read_text(path, who="load: ")
-        try:
-            return as_object("tokenizer", text)
-        except ValueError as error:
-            raise ValueError(f"load: {path}: {error}") from error
+        return read_values(self.directory / name)
 
     def has(self, *names: str) -> bool:
         """Whether all of these files are there."""
@@ -118,8 +116,9 @@ class TokenizerFiles:
     def longest(self) -> int | None:
         """The most tokens that a text may have."""
         value = self.config.values.get("model_max_length")
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return int(value) if is_number and 1 <= value < NO_LIMIT else None
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            return None
+        return int(value) if 1 <= value < NO_LIMIT else None
 
     def vocabulary(self, name: str) -> list[str]:
         """The tokens of a JSON file of ids by their places, "" for ids that have none."""
@@ -285,6 +284,9 @@ def m2m(files: TokenizerFiles, name: str, **values: Any) -> Pieces:
         return fairseq(files, name, **values)
     tokens = files.vocabulary("vocab.json")
     codes = [token for token in files.added() if LANGUAGE.fullmatch(token)]
+    if not codes:
+        known = files.config.choice("language_codes", M2M_CODES, "m2m100")
+        codes = [f"__{code}__" for code in known.split()]
     return pieces(
         files,
         name,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyx_transformer._files import as_path
 from pyx_transformer.checkpoints import hugging_face, is_shipped, load, native, safetensors
-from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.fields import Fields, read_values
 from pyx_transformer.checkpoints.models import new_model
 from pyx_transformer.checkpoints.tensors import compared
 from pyx_transformer.checkpoints.tokenizer_files import read as read_tokenizers
@@ -48,7 +48,7 @@ def inspect(directory: str | os.PathLike[str]) -> dict[str, Any]:
     path = as_path("inspect", "directory", directory) if path is None else path
     folder = model_folder(path)
     config = folder / native.CONFIG
-    values = native.read_values(config) if config.exists() else {}
+    values = read_values(config) if config.exists() else {}
     found = of_hugging_face(folder, values) if "model_type" in values else of_others(folder)
     return {**found, "vectors": vectors_of(path)} if (path / MODULES).exists() else found
 

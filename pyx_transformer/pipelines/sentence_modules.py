@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyx_transformer import ops
 from pyx_transformer._files import read_text
-from pyx_transformer.checkpoints.fields import Fields
+from pyx_transformer.checkpoints.fields import Fields, read_fields
 from pyx_transformer.checkpoints.hugging_face import read_weights
 from pyx_transformer.config import as_object
 from pyx_transformer.heads import tanh
@@ -112,18 +111,18 @@ def read_modules(directory: Path) -> SentenceModules:
             found.folders.append(name)
         if kind == "Transformer":
             files = [folder / name for name in LENGTHS]
-            settings = fields_of(next((file for file in files if file.exists()), files[0]))
+            settings = read_fields(next((file for file in files if file.exists()), files[0]))
             found.cuts, found.longest = True, settings.size("max_seq_length", None)
             found.lower = settings.flag("do_lower_case", False)
         elif kind == "Pooling":
-            settings = fields_of(folder / "config.json")
+            settings = read_fields(folder / "config.json")
             found.poolings = poolings_of(settings)
             found.with_prompt = settings.flag("include_prompt", True)
         elif kind == "Dense":
             found.dense.append(read_dense(folder))
         elif kind == "Normalize":
             found.normalize = True
-    settings = fields_of(directory / PROMPTS)
+    settings = read_fields(directory / PROMPTS)
     prompts = settings.table("prompts")
     if prompts is not None:
         found.prompts = prompts.values
@@ -174,18 +173,6 @@ def is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 
 
-def fields_of(path: Path) -> Fields:
-    """The values of a JSON file, none where it is missing."""
-    values: dict[str, Any] = {}
-    if path.exists():
-        text = read_text(path, who="load: ")
-        try:
-            values = as_object("config", text)
-        except ValueError as error:
-            raise ValueError(f"load: {path}: {error}") from error
-    return Fields(values, f"load: {path}")
-
-
 def poolings_of(settings: Fields) -> tuple[str, ...]:
     """The poolings that a config.json asks for."""
     name = settings.values.get("pooling_mode")
@@ -202,7 +189,7 @@ def poolings_of(settings: Fields) -> tuple[str, ...]:
 def read_dense(folder: Path) -> Dense:
     """A dense map with its weights. Raises ValueError where it reads or writes something else than
     the one vector of a text, or adds what it reads."""
-    settings = fields_of(folder / "config.json")
+    settings = read_fields(folder / "config.json")
     kind = str(settings.values.get("activation_function", "torch.nn.modules.activation.Tanh"))
     named = Fields({"activation_function": kind.rpartition(".")[2]}, settings.where)
     activation = named.choice("activation_function", ACTIVATIONS)

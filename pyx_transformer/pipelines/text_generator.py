@@ -61,7 +61,7 @@ class TextGenerator:
             return generated(
                 len(prompts),
                 completed,
-                lambda number, sequence: prompts[number] + self._after(ids[number], sequence),
+                lambda number, sequence: prompts[number] + self._behind(ids[number], sequence),
                 done,
             )
 
@@ -78,11 +78,11 @@ class TextGenerator:
         return self._streamed(ids, tokens_of(this, self.model, ids, options))
 
     def _streamed(self, ids, tokens):
-        sequence, shown = list(ids), 0
+        beginning, sequence, shown = self.tokenizer.decode(ids), list(ids), 0
         text = ""
         for token in tokens:
             sequence.append(token)
-            text = self._after(ids, sequence)
+            text = self._after(beginning, len(ids), sequence)
             if not text.endswith(REPLACEMENT) and len(text) > shown:
                 yield text[shown:]
                 shown = len(text)
@@ -114,9 +114,13 @@ class TextGenerator:
             )
         return [ids if len(ids) else np.array([first], np.int64) for ids in found.ids]
 
-    def _after(self, ids: NDArray[np.int64], sequence: Any) -> str:
+    def _behind(self, ids: NDArray[np.int64], sequence: NDArray[np.int64]) -> str:
         """What the text of a sequence of ids has behind that of those that it begins with."""
-        beginning, text = self.tokenizer.decode(ids), self.tokenizer.decode(sequence)
+        return self._after(self.tokenizer.decode(ids), len(ids), sequence)
+
+    def _after(self, beginning: str, count: int, sequence: Any) -> str:
+        """`_behind` where the text of the first ids, so many, is known."""
+        text = self.tokenizer.decode(sequence)
         if text.startswith(beginning):
             return text[len(beginning) :]
-        return self.tokenizer.decode(sequence[len(ids) :])
+        return self.tokenizer.decode(sequence[count:])
