@@ -14,7 +14,14 @@ import numpy as np
 from pyx_transformer import _checks, _runtime
 from pyx_transformer.description import AttentionConfig, RotaryConfig
 from pyx_transformer.layers import DistanceBias, Linear, linear_forward, norm_of
-from pyx_transformer.parameters import Layer, Parameters, Rng, Uninitialised, as_generator, glorot
+from pyx_transformer.parameters import (
+    PackedLayer,
+    Parameters,
+    Rng,
+    Uninitialised,
+    as_generator,
+    glorot,
+)
 from pyx_transformer.positions import rotary_table
 from pyx_transformer.sequences import KeysValues, Sequences
 
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from pyx_transformer.layers import Back
 
 
-class MultiheadAttention(Layer):
+class MultiheadAttention(PackedLayer):
     """softmax(Q K^T / sqrt(K)) V for each head, between projections (Vaswani et al. 2017, 3.2.2).
 
     Parameters as in torch.nn.MultiheadAttention: in_proj_weight (3 d_model, d_model), in_proj_bias,
@@ -316,6 +323,13 @@ class MultiheadAttention(Layer):
             _runtime.kernels.PackedLinear(weight, bias)
             for weight, bias in zip(weights, biases, strict=True)
         )
+
+    def _packings(self):
+        widths = zip(self._widths, (self.d_model, self.kdim, self.vdim), strict=True)
+        names = ("_query", "_key", "_value")
+        return {
+            name: (*shape, self.config.bias, 0.0) for name, shape in zip(names, widths, strict=True)
+        }
 
 
 class Memory:

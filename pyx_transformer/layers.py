@@ -21,7 +21,7 @@ import numpy as np
 from pyx_transformer import _checks, _runtime
 from pyx_transformer.description import DistanceBiasConfig, NormConfig
 from pyx_transformer.parameters import (
-    Layer,
+    PackedLayer,
     Parameter,
     Parameters,
     PlainLayer,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     Back = Callable[..., Floats]
 
 
-class Linear(Layer):
+class Linear(PackedLayer):
     """activation(x W^T + b) with packed weights. Parameters: weight (out, in), bias (out,).
 
     With softcap the activation is softcap tanh(y / softcap) unless another is given (Gemma Team
@@ -115,6 +115,10 @@ class Linear(Layer):
         self.packed = _runtime.kernels.PackedLinear(
             arrays["weight"], bias, False, _runtime.get_num_threads(), self.softcap or 0.0
         )
+
+    def _packings(self):
+        shape = self.out_features, self.in_features
+        return {"packed": (*shape, self.has_bias, self.softcap or 0.0)}
 
 
 def linear_forward(
@@ -291,8 +295,8 @@ class _Norm(PlainLayer):
     def _own_shapes(self):
         return self._own
 
-    def _load_own(self, arrays):
-        super()._load_own(arrays)
+    def _use(self, stored):
+        super()._use(stored)
         own = self._parameters
         self.parameters = _runtime.kernels.NormParameters(
             own.get("weight"), own.get("bias"), self.eps, self.is_rms

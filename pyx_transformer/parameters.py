@@ -8,7 +8,10 @@ gradients, asked for by the layer that they belong to.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,6 +44,12 @@ class Deferred:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """The array, read anew."""
         return np.asarray(self._read(), dtype)
+
+
+# Loads the parameters of these layers elsewhere than into memory of their own, each given with the
+# function that does it there: see checkpoints/mapped.py.
+Loads: TypeAlias = "list[tuple[Layer, Callable[[], None]]]"
+PLACE: ContextVar[Callable[[Loads], None] | None] = ContextVar("PLACE", default=None)
 
 
 class Layer:
@@ -118,7 +127,7 @@ class Layer:
         """How many numbers the parameters hold."""
         return sum(math.prod(shape) for shape in self._all_shapes().values())
 
-    # A layer with parameters of its own overrides these three.
+    # A layer with parameters of its own overrides these six.
 
     def _own_shapes(self) -> dict[str, tuple[int, ...]]:
         return {}
@@ -128,6 +137,17 @@ class Layer:
 
     def _load_own(self, arrays: Mapping[str, Floats]) -> None:
         pass
+
+    def _stored(self) -> list[Floats]:
+        """Its arrays as they lie in memory, each flat."""
+        return []
+
+    def _stored_sizes(self) -> list[int]:
+        """How many floats each of them has; known before there are parameters."""
+        return []
+
+    def _use(self, stored: Sequence[Floats]) -> None:
+        """Have these as parameters, without a copy."""
 
     # The walk over layers below this one.
 
@@ -150,13 +170,26 @@ class Layer:
         }
 
     def _load(self, arrays: Mapping[str, Floats | Deferred]) -> None:
-        for prefix, layer in self.named_layers():
-            own = {
+        loads: Loads = [
+            (layer, partial(layer._load_part, prefix, arrays))
+            for prefix, layer in self.named_layers()
+            if layer._own_shapes()
+        ]
+        place = PLACE.get()
+        if place is not None:
+            place(loads)
+            return
+        for _, load in loads:
+            load()
+
+    def _load_part(self, prefix: str, arrays: Mapping[str, Floats | Deferred]) -> None:
+        """Load what is its own of the arrays of a whole."""
+        self._load_own(
+            {
                 name: np.ascontiguousarray(arrays[f"{prefix}{name}"], np.float32)
-                for name in layer._own_shapes()
+                for name in self._own_shapes()
             }
-            if own:
-                layer._load_own(own)
+        )
 
     # Packed weights depend on the instruction set: copies and pickles carry the plain ones.
 
@@ -193,10 +226,46 @@ class PlainLayer(Layer):
         return {name: array.copy() for name, array in self._parameters.items()}
 
     def _load_own(self, arrays):
-        parameters = {name: np.array(array) for name, array in arrays.items()}
-        for array in parameters.values():
-            array.flags.writeable = False
+        self._use([np.array(arrays[name]) for name in self._own_shapes()])
+
+    def _stored(self):
+        return [array.reshape(-1) for array in self._parameters.values()]
+
+    def _stored_sizes(self):
+        return [math.prod(shape) for shape in self._own_shapes().values()]
+
+    def _use(self, stored):
+        parameters = {}
+        for (name, shape), array in zip(self._own_shapes().items(), stored, strict=True):
+            parameters[name] = array.reshape(shape)
+            parameters[name].flags.writeable = False
         self._parameters = parameters
+
+
+class PackedLayer(Layer):
+    """A layer whose weights are packed, each in an attribute of its own."""
+
+    def _packings(self) -> dict[str, tuple[int, int, bool, float]]:
+        """Of each attribute: out_features, in_features, whether it has a bias, its soft cap."""
+        raise NotImplementedError
+
+    def _stored(self):
+        return [array for name in self._packings() for array in getattr(self, name).arrays]
+
+    def _stored_sizes(self):
+        sizes = _runtime.kernels.PackedLinear.sizes
+        return [
+            size
+            for outs, ins, has_bias, _ in self._packings().values()
+            for size in sizes(outs, ins, has_bias)
+        ]
+
+    def _use(self, stored):
+        rest = iter(stored)
+        for name, (outs, ins, has_bias, softcap) in self._packings().items():
+            arrays = list(islice(rest, 1 + has_bias))
+            packed = _runtime.kernels.PackedLinear.of_arrays(arrays, outs, ins, softcap)
+            setattr(self, name, packed)
 
 
 class Parameter(NamedTuple):

@@ -17,7 +17,8 @@ LEVELS = (
     ("commands", "explain"),
     ("explain_text",),
     ("__init__",),
-    ("saving", "training", "plots"),
+    ("saving", "training", "plots", "batch"),
+    ("_jobs",),
     ("pipelines", "metrics"),
     ("checkpoints",),
     ("transformer", "language_model", "encoder_model"),
@@ -34,7 +35,7 @@ LEVELS = (
     ("_fields",),
     ("ops", "text"),
     ("tokenizers",),
-    ("_files", "_kinds"),
+    ("_files", "_kinds", "_tables"),
     ("_checks", "_keys", "_runtime"),
     ("_kernels", "_ctrl_c", "_version"),
 )

@@ -4,7 +4,7 @@ Arrays are float32 and C-contiguous unless said otherwise; outputs come first, a
 Shapes, dtypes and ranges are for the caller to check: here they are trusted.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,14 @@ class PackedLinear:
         softcap: float = 0.0,
     ) -> None: ...
     def unpack(self) -> _Floats: ...
+    @staticmethod
+    def sizes(out_features: int, in_features: int, bias: bool) -> list[int]: ...
+    @property
+    def arrays(self) -> list[_Floats]: ...
+    @staticmethod
+    def of_arrays(
+        arrays: Sequence[_Floats], out_features: int, in_features: int, softcap: float
+    ) -> PackedLinear: ...
 
 class NormParameters:
     """The weight (d,) and bias (d,) of a layer norm or, with rms=True, of an RMS norm."""

@@ -90,31 +90,53 @@ cdef class PackedLinear:
     """
     cdef readonly Py_ssize_t out_features
     cdef readonly Py_ssize_t in_features
-    cdef float[::1] panels
-    cdef float[::1] padded_bias     # zeros past out_features; None without a bias
+    cdef const float[::1] panels
+    cdef const float[::1] padded_bias   # zeros past out_features; None without a bias
     cdef float softcap
 
     def __init__(self, const float[:, ::1] weight, const float[::1] bias=None,
                  bint transposed=False, int n_threads=1, float softcap=0.0):
         cdef Move move
+        cdef float[::1] panels, padded_bias = None
         self.softcap = softcap
         self.out_features, self.in_features = weight.shape[0], weight.shape[1]
         if transposed:
             self.out_features, self.in_features = self.in_features, self.out_features
         room = padded(self.out_features)
-        self.panels = aligned_floats(room * self.in_features)
-        self.padded_bias = None
+        panels = aligned_floats(room * self.in_features)
         if bias is not None:
-            self.padded_bias = aligned_floats(room)
-            self.padded_bias[:] = 0.0
-            self.padded_bias[:self.out_features] = bias
-        move = Move(floats_of(self.panels), floats_of(weight), weight.shape[1], weight.shape[0],
+            padded_bias = aligned_floats(room)
+            padded_bias[:] = 0.0
+            padded_bias[:self.out_features] = bias
+        self.panels, self.padded_bias = panels, padded_bias
+        move = Move(floats_of(panels), floats_of(weight), weight.shape[1], weight.shape[0],
                     weight.shape[1])
         with nogil:
             if transposed:
                 pack_rows_in_parallel(&move, n_threads)
             else:
                 pack_in_parallel(&move, n_threads)
+
+    @staticmethod
+    def sizes(Py_ssize_t out_features, Py_ssize_t in_features, bint bias):
+        """How many floats each array of `arrays` has."""
+        room = padded(out_features)
+        return [room * in_features, room] if bias else [room * in_features]
+
+    @property
+    def arrays(self):
+        """The panels and, if there is one, the bias, as they lie in memory."""
+        panels = np.asarray(self.panels)
+        return [panels] if self.padded_bias is None else [panels, np.asarray(self.padded_bias)]
+
+    @staticmethod
+    def of_arrays(arrays, Py_ssize_t out_features, Py_ssize_t in_features, float softcap):
+        """The weights whose `arrays` these are, without a copy: they begin at a cache line."""
+        cdef PackedLinear packed = PackedLinear.__new__(PackedLinear)
+        packed.out_features, packed.in_features = out_features, in_features
+        packed.softcap = softcap
+        packed.panels, packed.padded_bias = arrays[0], arrays[1] if len(arrays) > 1 else None
+        return packed
 
     @property
     def bias(self):

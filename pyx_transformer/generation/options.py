@@ -131,7 +131,7 @@ class GenerationOptions:
         this = "GenerationOptions"
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
-            object.__setattr__(self, name, _checked(this, name, value, field.default))
+            object.__setattr__(self, name, checked_option(this, name, value, field.default))
         for name, contradicted in self._contradictions():
             raise ValueError(f"{this}: {name} is {getattr(self, name)!r}, expected {contradicted}")
 
@@ -253,7 +253,7 @@ NUMBERS = {
 }
 
 
-def _checked(this, name, value, default):
+def checked_option(this, name, value, default):
     if value is None and default is None:
         return None
     if name in INTEGERS:

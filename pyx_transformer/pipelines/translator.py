@@ -138,7 +138,8 @@ class Translator:
         """The ids of texts and the options, as these languages have them."""
         language, target = languages_of(this, self.source, src_lang, tgt_lang)
         if self.source.languages is None and (src_lang is not None or tgt_lang is not None):
-            texts = [task_of(this, self.source, src_lang, tgt_lang) + text for text in texts]
+            task = task_of(this, self.source, src_lang, tgt_lang)
+            texts = [task + text for text in texts]
         found = read(this, "texts", self.model, self.source, texts, language=language)
         languages = self.source.languages
         if target is None:

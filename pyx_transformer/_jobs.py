@@ -1,0 +1,212 @@
+"""What the jobs of `batch` share: how a model is found, and how a batch is computed."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, ClassVar, TypeAlias
+
+from pyx_transformer import _tables
+from pyx_transformer._checks import as_choice, brief
+from pyx_transformer._files import as_path
+from pyx_transformer._kinds import as_string
+from pyx_transformer._tables import Column, Kind, Row
+from pyx_transformer.checkpoints import is_shipped, native
+from pyx_transformer.checkpoints.digests import digest_of
+from pyx_transformer.checkpoints.mapped import mapped_weights
+from pyx_transformer.pipelines.inspection import inspect
+from pyx_transformer.token_model import TokenModel
+
+Source: TypeAlias = "str | os.PathLike[str] | TokenModel"
+REASON = "_error"  # ends the name of the column of reasons
+
+# What this process has loaded, by the kind of job, the model and what else makes it.
+_PIPELINES: dict[tuple[Any, ...], Any] = {}
+_LOADING = Lock()
+
+
+class Job:
+    """What the classes here share: see the module.
+
+    model: a path, or the name of a model that comes with the package; or a model itself, which is
+    pickled whole. column: what is read; output: the column that is written. on_error: "raise" ends
+    with an error that names the row where the model cannot read a text, which is too long or no
+    Unicode; "keep" has None there, and the reason in one more column, whose name is that of the
+    output with "_error" behind it, where batches have columns.
+
+    Raises what `pt.load` does for what is no model, ValueError for a model of another kind,
+    TypeError for settings that the job does not have, TypeError or ValueError for wrong values. A
+    call raises TypeError for a batch of another kind or a column of anything but texts, ValueError
+    for a column that there is not, or is already, and where the model's files are not what they
+    were when the job was made, FileNotFoundError where they are missing.
+    """
+
+    command: ClassVar[str]  # what `inspect` says of models for the job
+    kind: ClassVar[Kind] = "text"  # of the output
+    keeps_empty: ClassVar[bool] = True  # whether an empty text is its own result
+
+    def __init__(
+        self,
+        model: Source,
+        column: str | Sequence[str],
+        output: str,
+        on_error: str,
+        settings: Mapping[str, Any],
+    ):
+        columns = [column] if isinstance(column, str) else list(column)
+        self.columns = [as_string(self.name, "column", name) for name in columns]
+        self.output = as_string(self.name, "output", output)
+        self.on_error = as_choice(self.name, "on_error", on_error, ("raise", "keep"))
+        self.settings = {name: value for name, value in settings.items() if value is not None}
+        self.model: Any = model
+        self.digest: str | None = None
+        if not isinstance(model, (str, os.PathLike)):
+            self._run(self._opened(), [])  # which tells settings that do not fit the model
+            return
+        if not is_shipped(model):
+            self.model = str(as_path(self.name, "model", model).absolute())
+        commands = inspect(self.model)["commands"]
+        if self.command not in commands:
+            found = f"to {' or '.join(commands)}" if commands else "without a tokenizer"
+            raise ValueError(
+                f"{self.name}: {model} is a model {found}, expected one to {self.command}"
+            )
+        self.digest = digest_of(folder_of(self.model))
+
+    @property
+    def name(self) -> str:
+        """What errors call the job."""
+        return type(self).__name__
+
+    def __call__(self, batch: Any) -> Any:
+        """The batch with the output's column. Raises as the class says."""
+        table = _tables.opened(self.name, batch)
+        rows = table.rows(self.columns)
+        table.check_new(self.outputs())
+        wanted = [i for i, row in enumerate(rows) if self._is_asked(row)]
+        pipeline = self._opened()
+        columns: Sequence[Any] = self._run(pipeline, [])  # no row is to blame for wrong settings
+        reasons: list[str | None] = [None] * len(rows)
+        if wanted:
+            columns = self._computed(pipeline, table, rows, wanted, reasons)
+        filled = [self._filled(values, rows, wanted) for values in columns]
+        outputs = zip(self.outputs().items(), [*filled, reasons], strict=False)
+        return table.with_columns({name: Column(kind, values) for (name, kind), values in outputs})
+
+    def partitions(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Each batch with the output's column, for Spark's mapInPandas and mapInArrow."""
+        for batch in batches:
+            yield self(batch)
+
+    def meta(self, frame: Any) -> Any:
+        """What becomes of a Dask or pandas DataFrame, without its rows. Raises as a call does."""
+        return self._empty(getattr(frame, "_meta", frame)[:0])
+
+    def schema(self, of: Any) -> Any:
+        """The schema of what becomes of a Spark DataFrame or a pyarrow table; of: one of these, or
+        its schema. Raises as a call does."""
+        schema = getattr(of, "schema", of)
+        if hasattr(schema, "fieldNames"):
+            return _tables.spark_schema(self.name, schema, self.columns, self.outputs())
+        return self._empty(schema.empty_table()).schema
+
+    def outputs(self) -> dict[str, Kind]:
+        """The columns that are written, the reasons last."""
+        reasons: dict[str, Kind] = {f"{self.output}{REASON}": "text"}
+        return {**self._own_outputs(), **(reasons if self.on_error == "keep" else {})}
+
+    def __getstate__(self):
+        return {name: value for name, value in vars(self).items() if name != "_own"}
+
+    # What a kind of job says.
+
+    def _own_outputs(self) -> dict[str, Kind]:
+        return {self.output: self.kind}
+
+    def _pipeline(self, model: Source) -> Any:
+        """What does the work."""
+        raise NotImplementedError
+
+    def _run(self, pipeline: Any, rows: list[Row]) -> Sequence[Any]:
+        """The values of each of `_own_outputs` for rows of texts, none of which is missing."""
+        raise NotImplementedError
+
+    # How a batch is computed.
+
+    def _is_asked(self, row: Row) -> bool:
+        return None not in row and not (self.keeps_empty and "" in row)
+
+    def _computed(self, pipeline, table, rows, wanted, reasons):
+        """The outputs of the wanted rows; one that fails is found by halves."""
+        try:
+            return self._run(pipeline, [rows[i] for i in wanted])
+        except ValueError as error:
+            if len(wanted) > 1:
+                middle = len(wanted) // 2
+                halves = [
+                    self._computed(pipeline, table, rows, half, reasons)
+                    for half in (wanted[:middle], wanted[middle:])
+                ]
+                return [[*first, *second] for first, second in zip(*halves, strict=True)]
+            (number,) = wanted
+            if self.on_error == "raise":
+                row = f"{table.name_of(number)}, {brief(rows[number][0])}"
+                raise ValueError(f"{self.name}: {row}: {error}") from error
+            reasons[number] = str(error)
+            return [[None]] * len(self._own_outputs())
+
+    def _filled(self, values, rows, wanted):
+        """Values of the wanted rows among those of all."""
+        if len(wanted) == len(rows):
+            return values
+        whole: list[Any] = [row[0] if self.kind == "text" else None for row in rows]
+        for number, value in zip(wanted, values, strict=True):
+            whole[number] = value
+        return whole
+
+    def _opened(self):
+        """The pipeline, loaded once in a process."""
+        if self.digest is None:
+            if not hasattr(self, "_own"):
+                self._own = self._pipeline(self.model)
+            return self._own
+        key = (type(self), self.model, self.digest, self._of_pipeline())
+        with _LOADING:
+            if key not in _PIPELINES:
+                _PIPELINES[key] = self._loaded()
+            return _PIPELINES[key]
+
+    def _of_pipeline(self) -> object:
+        """What a pipeline is made with beside the model."""
+        return None
+
+    def _loaded(self):
+        assert self.digest is not None
+        folder, host = folder_of(self.model), socket.gethostname()
+        if not folder.exists():
+            raise FileNotFoundError(
+                f"{self.name}: {folder} is missing on {host}, expected the model there too"
+            )
+        digest = digest_of(folder)
+        if digest != self.digest:
+            raise ValueError(
+                f"{self.name}: the files of {folder} on {host} have the digest {digest[:16]}, "
+                f"expected {self.digest[:16]} as when the job was made"
+            )
+        with mapped_weights(digest):
+            return self._pipeline(self.model)
+
+    def _empty(self, batch):
+        """An empty batch with the columns of the outputs."""
+        table = _tables.opened(self.name, batch)
+        table.rows(self.columns)
+        table.check_new(self.outputs())
+        return table.with_columns({name: Column(kind, []) for name, kind in self.outputs().items()})
+
+
+def folder_of(model: str) -> Path:
+    """Where a model lies that `pt.load` knows by this name or path."""
+    return native.SHIPPED / model if is_shipped(model) else Path(model)
