@@ -28,6 +28,18 @@ _PIPELINES: dict[tuple[Any, ...], Any] = {}
 _LOADING = Lock()
 
 
+class RowError(ValueError):
+    """A row of a batch, counted from 0, cannot be computed."""
+
+    def __init__(self, message: str, number: int, reason: str):
+        super().__init__(message, number, reason)  # all of which a pickle keeps
+        self.number = number
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class Job:
     """What the classes here share: see the module.
 
@@ -64,7 +76,7 @@ class Job:
         self.model: Any = model
         self.digest: str | None = None
         if not isinstance(model, (str, os.PathLike)):
-            self._run(self._opened(), [])  # which tells settings that do not fit the model
+            self.check()
             return
         if not is_shipped(model):
             self.model = str(as_path(self.name, "model", model).absolute())
@@ -87,11 +99,10 @@ class Job:
         rows = table.rows(self.columns)
         table.check_new(self.outputs())
         wanted = [i for i, row in enumerate(rows) if self._is_asked(row)]
-        pipeline = self._opened()
-        columns: Sequence[Any] = self._run(pipeline, [])  # no row is to blame for wrong settings
+        columns = self.check()
         reasons: list[str | None] = [None] * len(rows)
         if wanted:
-            columns = self._computed(pipeline, table, rows, wanted, reasons)
+            columns = self._computed(table, rows, wanted, reasons)
         filled = [self._filled(values, rows, wanted) for values in columns]
         outputs = zip(self.outputs().items(), [*filled, reasons], strict=False)
         return table.with_columns({name: Column(kind, values) for (name, kind), values in outputs})
@@ -121,6 +132,11 @@ class Job:
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "_own"}
 
+    def check(self) -> Sequence[Any]:
+        """Raise TypeError or ValueError for settings that do not fit the model, which no row is to
+        blame for; the outputs of no rows."""
+        return self._run(self.open(), [])
+
     # What a kind of job says.
 
     def _own_outputs(self) -> dict[str, Kind]:
@@ -139,22 +155,22 @@ class Job:
     def _is_asked(self, row: Row) -> bool:
         return None not in row and not (self.keeps_empty and "" in row)
 
-    def _computed(self, pipeline, table, rows, wanted, reasons):
+    def _computed(self, table, rows, wanted, reasons):
         """The outputs of the wanted rows; one that fails is found by halves."""
         try:
-            return self._run(pipeline, [rows[i] for i in wanted])
+            return self._run(self.open(), [rows[i] for i in wanted])
         except ValueError as error:
             if len(wanted) > 1:
                 middle = len(wanted) // 2
                 halves = [
-                    self._computed(pipeline, table, rows, half, reasons)
+                    self._computed(table, rows, half, reasons)
                     for half in (wanted[:middle], wanted[middle:])
                 ]
                 return [[*first, *second] for first, second in zip(*halves, strict=True)]
             (number,) = wanted
             if self.on_error == "raise":
                 row = f"{table.name_of(number)}, {brief(rows[number][0])}"
-                raise ValueError(f"{self.name}: {row}: {error}") from error
+                raise RowError(f"{self.name}: {row}: {error}", number, str(error)) from error
             reasons[number] = str(error)
             return [[None]] * len(self._own_outputs())
 
@@ -167,8 +183,8 @@ class Job:
             whole[number] = value
         return whole
 
-    def _opened(self):
-        """The pipeline, loaded once in a process."""
+    def open(self) -> Any:
+        """The pipeline, loaded once in a process. Raises as a call does."""
         if self.digest is None:
             if not hasattr(self, "_own"):
                 self._own = self._pipeline(self.model)

@@ -106,6 +106,11 @@ def get_num_threads() -> int:
     return _threads
 
 
+def threads_are_given() -> bool:
+    """Whether an environment variable says how many."""
+    return _threads_from in _THREADS_VARIABLES
+
+
 def _checked_threads(count, name, shown):
     if count is None or not 1 <= count <= _MOST_THREADS:
         raise ValueError(f"{name} is {shown!r}, expected a whole number from 1 to {_MOST_THREADS}")

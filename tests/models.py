@@ -12,7 +12,7 @@ import reference
 from cases import normal
 
 import pyx_transformer as pt
-from pyx_transformer import _runtime
+from pyx_transformer import _runtime, text
 
 
 def randomised(layer, seed=0):
@@ -137,3 +137,27 @@ def translate(model, texts, **settings):
 def continue_texts(model, prompts, **settings):
     """Continued texts with their hypotheses."""
     return pt.TextGenerator(model).hypotheses(prompts, **settings)
+
+
+def save_models_of_words(folder):
+    """Small models of words: a translator, a language model, an encoder, a classifier."""
+    small = {"d_model": 12, "num_heads": 2}
+    tokenizer = text.make("words", [" ".join("abcdef")])
+    size = tokenizer.vocab_size
+    sizes = {"src_vocab_size": size, "tgt_vocab_size": size}
+    made = {
+        "translator": pt.Transformer(small_config(**sizes), rng=0),
+        "short": pt.TransformerLM(small_config(**sizes, positions="learned", max_length=9), rng=0),
+        "language": pt.TransformerLM(small_config(tgt_vocab_size=size), rng=0),
+        "encoder": pt.EncoderModel(pt.EncoderConfig(size, **small), rng=0),
+        "classifier": pt.EncoderModel(
+            pt.EncoderConfig(size, head=pt.ClassifierConfig(("ja", "nö")), **small), rng=0
+        ),
+    }
+    for name, model in made.items():
+        model = randomised(model)
+        lively(model)
+        for side in ("src_tokenizer", "tgt_tokenizer"):
+            if hasattr(model, side):
+                setattr(model, side, tokenizer)
+        model.save(folder / name)

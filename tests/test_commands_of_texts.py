@@ -11,45 +11,20 @@ import sys
 import directories
 import numpy as np
 import pytest
-from models import assert_same_bits, lively, randomised, small_config
+from models import assert_same_bits, save_models_of_words
 from small_task import refused
 
 import pyx_transformer as pt
-from pyx_transformer import text
 from pyx_transformer.cli import _parser, main
 from pyx_transformer.pipelines.inspection import inspect
 
 LINES = ["a b c", "d", "", "c b a a"]
-SMALL = {"d_model": 12, "num_heads": 2}
-
-
-def own_models(folder):
-    """Small models of words: a translator, a language model, an encoder, a classifier."""
-    tokenizer = text.make("words", [" ".join("abcdef")])
-    size = tokenizer.vocab_size
-    sizes = {"src_vocab_size": size, "tgt_vocab_size": size}
-    made = {
-        "translator": pt.Transformer(small_config(**sizes), rng=0),
-        "short": pt.TransformerLM(small_config(**sizes, positions="learned", max_length=9), rng=0),
-        "language": pt.TransformerLM(small_config(tgt_vocab_size=size), rng=0),
-        "encoder": pt.EncoderModel(pt.EncoderConfig(size, **SMALL), rng=0),
-        "classifier": pt.EncoderModel(
-            pt.EncoderConfig(size, head=pt.ClassifierConfig(("ja", "nö")), **SMALL), rng=0
-        ),
-    }
-    for name, model in made.items():
-        model = randomised(model)
-        lively(model)
-        for side in ("src_tokenizer", "tgt_tokenizer"):
-            if hasattr(model, side):
-                setattr(model, side, tokenizer)
-        model.save(folder / name)
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory):
     folder = tmp_path_factory.mktemp("own")
-    own_models(folder)
+    save_models_of_words(folder)
     return folder
 
 

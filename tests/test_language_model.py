@@ -543,10 +543,9 @@ def test_learned_positions_have_an_end(tgt):
     reason = "expected at most the config's max_length = 9 because positions are learned"
     end = [model.config.end_id]
     assert [len(row) for row in model.generate(tgt, max_length=2, suppress_tokens=end)] == [9] * 4
-    # As far as it goes, unless told; the longest prompt decides.
+    # As far as it goes, unless told.
     assert [len(row) for row in model.generate(tgt, suppress_tokens=end)] == [9] * 4
-    rest = [len(row) for row in model.generate(tgt, LENGTHS, suppress_tokens=end)]
-    assert rest == [length + 2 for length in LENGTHS]
+    assert [len(row) for row in model.generate(tgt, LENGTHS, suppress_tokens=end)] == [9] * 4
     for call, message in {
         lambda: model.generate(tgt, max_length=3): "prompt and max_length together are 10",
         lambda: model.generate(np.full((1, 10), 3)): "prompt has length 10",
@@ -704,3 +703,16 @@ def test_capped_logits(tgt):
     whole = capped(np.array([[config.start_id, *tgt[0]]]))[0]
     expected = pt.ops.log_softmax(whole)[np.arange(8), [*tgt[0], config.end_id]]
     assert_same_bits(scores, expected)
+
+
+def test_where_positions_end_does_not_depend_on_the_batch():
+    """Each text grows until its own positions end, however long the prompts beside it are."""
+    config = small_config(positions="learned", max_length=9)
+    model = pt.TransformerLM(pt.TransformerLMConfig.of_decoder(config), rng=0)
+    prompts = [[5, 6], [7, 8, 9, 5, 6, 7, 8], [6]]
+    settings = {"suppress_tokens": [config.end_id], "beam_size": 2, **ASKED_FOR}
+    together = model.generate(prompts, **settings)
+    for prompt, found in zip(prompts, together.hypotheses, strict=True):
+        (alone,) = model.generate([prompt], **settings).hypotheses
+        assert_same_hypotheses(found, alone)
+        assert len(found[0].sequence) == 9

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
-from pyx_transformer.commands.arguments import given, path, texts_of
+from pyx_transformer.commands.arguments import (
+    add_workers,
+    check_alone,
+    given,
+    path,
+    run_in_pool,
+    texts_of,
+)
 
 FORMATS = ("npy", "jsonl")
 
@@ -36,6 +44,7 @@ def add_embed(commands):
         "--pooling",
         help="cls, mean, max, last, weighted_mean or mean_sqrt_len; default: the folder's, or mean",
     )
+    add_workers(command, "OUT.npy or OUT.jsonl")
     command.set_defaults(run=_embed)
 
 
@@ -61,6 +70,14 @@ def _embed(arguments):
     from pyx_transformer._files import as_path, replace_files
     from pyx_transformer.pipelines import SentenceEncoder
 
+    settings = given(arguments, "normalize", "truncate_dim", "prompt", "max_batch_tokens")
+    if arguments.workers is not None:
+        from pyx_transformer.batch import Embed
+
+        make = partial(Embed, arguments.model, pooling=arguments.pooling, **settings)
+        run_in_pool(arguments, make, ("output",))
+        return
+    check_alone(arguments)
     output = None if arguments.output is None else as_path("embed", "output", arguments.output)
     if output is not None:
         if output.suffix.removeprefix(".") not in FORMATS:
@@ -71,7 +88,6 @@ def _embed(arguments):
             raise FileNotFoundError(f"--output: there is no folder {output.parent}")
     encoder = SentenceEncoder(arguments.model, pooling=arguments.pooling)
     texts, _ = texts_of(arguments.texts or ["-"], "embed", "one text")
-    settings = given(arguments, "normalize", "truncate_dim", "prompt", "max_batch_tokens")
     vectors = encoder.encode(texts, **settings)
     if output is not None and output.suffix == ".npy":
         content = io.BytesIO()

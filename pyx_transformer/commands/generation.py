@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import pyx_transformer as pt
 from pyx_transformer.commands.arguments import (
     add_languages,
     add_search,
+    add_workers,
+    check_alone,
     given,
     note,
     path,
+    run_in_pool,
     texts_of,
 )
+
+SMALL = "{} is a small model, trained on short sentences: expect mistakes"
 
 
 def add_translate(commands):
@@ -46,6 +52,7 @@ def add_translate(commands):
         help="draw the cross-attention of the one sentence, every layer and head",
     )
     add_languages(command)
+    add_workers(command)
     command.set_defaults(run=_translate)
 
 
@@ -54,11 +61,15 @@ def _translate(arguments):
     from pyx_transformer.checkpoints import is_shipped
     from pyx_transformer.pipelines import Translator
 
+    if arguments.workers is not None:
+        _translate_files(arguments)
+        return
+    check_alone(arguments)
     if arguments.attention:
         plots.require(arguments.attention)
     translator = Translator(arguments.model)
     if is_shipped(arguments.model):
-        note(f"{arguments.model} is a small model, trained on short sentences: expect mistakes")
+        note(SMALL.format(arguments.model))
     texts, unit = texts_of(arguments.texts or ["-"], "translate", "one sentence")
     if arguments.attention and len(texts) != 1:
         raise ValueError(f"--attention draws one TEXT, and {len(texts)} were given")
@@ -78,6 +89,19 @@ def _translate(arguments):
     if arguments.attention:
         (source,) = translator.source_tokens(texts, **given(arguments, "src_lang", "tgt_lang"))
         _draw_attention(translator, source, found[0][0].hypothesis, arguments.attention)
+
+
+def _translate_files(arguments):
+    from pyx_transformer.batch import Translate
+    from pyx_transformer.checkpoints import is_shipped
+
+    settings = given(arguments, "beam_size", "max_length", "src_lang", "tgt_lang")
+    if Translate(arguments.model).open().model.generation_options is None:
+        settings.setdefault("beam_size", 4)
+    make = partial(Translate, arguments.model, **settings)
+    if is_shipped(arguments.model):
+        note(SMALL.format(arguments.model))
+    run_in_pool(arguments, make, ("num_hypotheses", "scores", "attention"))
 
 
 def note_losses(tokenizer, texts, found, unit):
@@ -113,7 +137,7 @@ def add_generate(commands):
     """Declare `generate`."""
     command = commands.add_parser("generate", help="continue texts with a language model")
     command.add_argument(
-        "prompts",
+        "texts",
         nargs="*",
         metavar="PROMPT",
         help="texts to continue; default: one that is empty; -: the lines of standard input",
@@ -138,6 +162,7 @@ def add_generate(commands):
     command.add_argument(
         "--stream", action="store_true", help="print the text of the one prompt as it grows"
     )
+    add_workers(command)
     command.set_defaults(run=_generate)
 
 
@@ -145,8 +170,12 @@ def _generate(arguments):
     from pyx_transformer.pipelines import TextGenerator
 
     names = ("max_length", "beam_size", "temperature", "top_k", "top_p", "num_samples", "seed")
+    if arguments.workers is not None:
+        _generate_files(arguments, given(arguments, *names))
+        return
+    check_alone(arguments)
     generator = TextGenerator(arguments.model)
-    prompts, unit = texts_of(arguments.prompts or [""], "continue", "one text")
+    prompts, unit = texts_of(arguments.texts or [""], "continue", "one text")
     settings = given(arguments, *names)
     if arguments.stream:
         if len(prompts) != 1:
@@ -160,6 +189,14 @@ def _generate(arguments):
     found = generator.hypotheses(prompts, return_scores=arguments.scores, **settings)
     print_texts(found, arguments.scores)
     note_losses(generator.tokenizer, prompts, found, unit)
+
+
+def _generate_files(arguments, settings):
+    from pyx_transformer.batch import Generate
+
+    settings.pop("num_samples", None)
+    make = partial(Generate, arguments.model, **settings)
+    run_in_pool(arguments, make, ("num_samples", "scores", "stream"))
 
 
 def add_score(commands):

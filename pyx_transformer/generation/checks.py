@@ -99,33 +99,31 @@ def check_begun(this: str, name: str, count: int) -> None:
         )
 
 
-def as_max_length(
+def as_max_lengths(
     this: str,
     model: Decoding,
     options: GenerationOptions,
     prefix_name: str,
     prefixes: list[NDArray[np.int64]],
-) -> int:
-    """max_length, or what it is unless given.
+) -> list[int]:
+    """max_length or, unless it is given, what it is for each prefix.
 
     Raises ValueError where learned positions do not reach it, or it lies below min_length.
     """
-    longest = 0
-    if not options.prefix_bias:
-        longest = max(map(len, prefixes), default=0)
+    lengths = [0 if options.prefix_bias else len(prefix) for prefix in prefixes]
+    longest = max(lengths, default=0)
     if options.max_length is not None:
         what = f"{prefix_name} and max_length together are" if longest else "max_length is"
         model.check_length(this, what, longest + options.max_length)
-        return options.max_length
+        return [options.max_length] * len(prefixes)
     model.check_length(this, f"the longest {prefix_name} has length", longest)
-    max_length = max(DEFAULT_LENGTH, options.min_length)
-    max_length = int(min(max_length, model.config.longest - longest))
-    if options.min_length > max_length:
+    usual, reach = max(DEFAULT_LENGTH, options.min_length), model.config.longest
+    if options.min_length > reach - longest:
         raise ValueError(
-            f"{this}: min_length is {options.min_length}, expected at most {max_length} because "
-            "positions are learned"
+            f"{this}: min_length is {options.min_length}, expected at most {reach - longest} "
+            "because positions are learned"
         )
-    return max_length
+    return [int(min(usual, reach - length)) for length in lengths]
 
 
 def limit_of(options: GenerationOptions, max_length: int, source_length: int) -> int:

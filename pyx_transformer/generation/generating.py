@@ -10,7 +10,7 @@ import numpy as np
 
 from pyx_transformer.generation.attention import with_attention
 from pyx_transformer.generation.checks import (
-    as_max_length,
+    as_max_lengths,
     as_prefixes,
     check_begun,
     check_fit,
@@ -56,12 +56,13 @@ def begun(
     batch = len(sources.counts)
     prefixes = as_prefixes(this, options, batch, ("src", (batch, sources.length)))
     check_fit(this, model, options, "prefix", prefixes)
-    max_length = as_max_length(this, model, options, "prefix", prefixes)
+    max_lengths = as_max_lengths(this, model, options, "prefix", prefixes)
 
     def found() -> Found:
         source_ids = np.split(ids, sources.starts[1:]) if batch else []
         sentences = []
-        for number, (source, prefix) in enumerate(zip(source_ids, prefixes, strict=True)):
+        rows = zip(source_ids, prefixes, max_lengths, strict=True)
+        for number, (source, prefix, max_length) in enumerate(rows):
             if len(source):
                 longest = limit_of(options, max_length, len(source))
                 sentences.append(Waiting(number, source, prefix, longest))
@@ -99,10 +100,13 @@ def begun_alone(
             check_begun(this, f"prompt[{number}]", len(prefix))
         chosen = [prefix[1:] for prefix in prefixes]  # the first may be an end token: GPT-2's is
     check_fit(this, model, options, "prompt", chosen)
-    max_length = as_max_length(this, model, options, "prompt", prefixes)
+    max_lengths = as_max_lengths(this, model, options, "prompt", prefixes)
 
     def found() -> Found:
-        sentences = [Waiting(number, ids, ids, max_length) for number, ids in enumerate(prefixes)]
+        sentences = [
+            Waiting(number, ids, ids, max_length)
+            for number, (ids, max_length) in enumerate(zip(prefixes, max_lengths, strict=True))
+        ]
         for number, hypotheses in Searching(model, options).hypotheses(sentences, pause):
             yield number, kept(hypotheses, options)
 

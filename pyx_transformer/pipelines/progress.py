@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,8 +30,8 @@ def new_bar(total: int, unit: str) -> Any:
 
 
 def is_terminal() -> bool:
-    """Whether standard error is one, and open."""
+    """Whether standard error is one, and open, and this process has it for itself."""
     try:
-        return sys.stderr.isatty()
+        return sys.stderr.isatty() and multiprocessing.parent_process() is None
     except (AttributeError, ValueError):  # there is none, or it is closed
         return False
