@@ -4,28 +4,49 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any, ClassVar, TypeAlias
 
+import numpy as np
+
 from pyx_transformer import _tables
-from pyx_transformer._checks import as_choice, brief
+from pyx_transformer._checks import as_choice, as_flag, as_integer, as_kind, brief
 from pyx_transformer._files import as_path
-from pyx_transformer._kinds import as_string
+from pyx_transformer._kinds import as_list, as_string
 from pyx_transformer._tables import Column, Kind, Row
 from pyx_transformer.checkpoints import is_shipped, native
 from pyx_transformer.checkpoints.digests import digest_of
-from pyx_transformer.checkpoints.mapped import mapped_weights
-from pyx_transformer.pipelines.inspection import inspect
+from pyx_transformer.checkpoints.mapped import clean_at_exit, mapped_weights
+from pyx_transformer.pipelines.inspection import COMMANDS, inspect
+from pyx_transformer.pipelines.opened import pipeline_of
 from pyx_transformer.token_model import TokenModel
 
 Source: TypeAlias = "str | os.PathLike[str] | TokenModel"
 REASON = "_error"  # ends the name of the column of reasons
 
+# Of settings whose values can be told before there is a model.
+CHECKS: Mapping[str, Callable[[str, str, Any], Any]] = {
+    "normalize": as_flag,
+    "truncate_dim": partial(as_integer, minimum=1),
+    "max_batch_tokens": partial(as_integer, minimum=1),
+    "prompt": as_string,
+    "src_lang": as_string,
+    "tgt_lang": as_string,
+}
+
 # What this process has loaded, by the kind of job, the model and what else makes it.
 _PIPELINES: dict[tuple[Any, ...], Any] = {}
-_LOADING = Lock()
+_LOADING = RLock()
+if hasattr(os, "register_at_fork"):
+    # A fork waits: a child has whole models, and none of the locks that loading one needs.
+    os.register_at_fork(
+        before=_LOADING.acquire,
+        after_in_parent=_LOADING.release,
+        after_in_child=_LOADING.release,
+    )
 
 
 class RowError(ValueError):
@@ -47,13 +68,15 @@ class Job:
     pickled whole. column: what is read; output: the column that is written. on_error: "raise" ends
     with an error that names the row where the model cannot read a text, which is too long or no
     Unicode; "keep" has None there, and the reason in one more column, whose name is that of the
-    output with "_error" behind it, where batches have columns.
+    output with "_error" behind it, where batches have columns. None has None as its result, an
+    empty text itself where the output is a text.
 
-    Raises what `pt.load` does for what is no model, ValueError for a model of another kind,
-    TypeError for settings that the job does not have, TypeError or ValueError for wrong values. A
-    call raises TypeError for a batch of another kind or a column of anything but texts, ValueError
-    for a column that there is not, or is already, and where the model's files are not what they
-    were when the job was made, FileNotFoundError where they are missing.
+    Raises what `pt.load` does for what is no model, ValueError for a model of another kind and for
+    names of columns that are not as many as are read, or not all different, TypeError for settings
+    that the job does not have, TypeError or ValueError for wrong values. A call raises TypeError
+    for a batch of another kind or a column of anything but texts, ValueError for a column that
+    there is not, or is already, and where the model's files are not what they were when the job was
+    made, FileNotFoundError where they are missing.
     """
 
     command: ClassVar[str]  # what `inspect` says of models for the job
@@ -68,25 +91,41 @@ class Job:
         on_error: str,
         settings: Mapping[str, Any],
     ):
-        columns = [column] if isinstance(column, str) else list(column)
+        columns = [column] if isinstance(column, str) else column
+        columns = as_list(self.name, "column", columns, "names of columns")
         self.columns = [as_string(self.name, "column", name) for name in columns]
         self.output = as_string(self.name, "output", output)
         self.on_error = as_choice(self.name, "on_error", on_error, ("raise", "keep"))
-        self.settings = {name: value for name, value in settings.items() if value is not None}
+        names = [*self.columns, *(name for name, _ in self.outputs())]
+        if len({*names}) < len(names):
+            raise ValueError(f"{self.name}: columns are {names}, expected names that differ")
+        self.settings = {
+            name: CHECKS[name](self.name, name, value) if name in CHECKS else value
+            for name, value in settings.items()
+            if value is not None
+        }
         self.model: Any = model
         self.digest: str | None = None
-        if not isinstance(model, (str, os.PathLike)):
+        if isinstance(model, (str, os.PathLike)):
+            if not is_shipped(model):
+                self.model = str(as_path(self.name, "model", model).absolute())
+            self._check_model(f"{model} is", inspect(self.model)["commands"])
+            self.digest = digest_of(folder_of(self.model))
+            clean_at_exit()
+        else:
+            kind = pipeline_of(as_kind(self.name, "model", model, TokenModel))
+            self._check_model("model is", COMMANDS[str(kind)])
             self.check()
-            return
-        if not is_shipped(model):
-            self.model = str(as_path(self.name, "model", model).absolute())
-        commands = inspect(self.model)["commands"]
+
+    def _check_model(self, who, commands):
+        found = f"to {' or '.join(commands)}" if commands else "without a tokenizer"
         if self.command not in commands:
-            found = f"to {' or '.join(commands)}" if commands else "without a tokenizer"
+            raise ValueError(f"{self.name}: {who} a model {found}, expected one to {self.command}")
+        if len(self.columns) != self._reads(commands):
             raise ValueError(
-                f"{self.name}: {model} is a model {found}, expected one to {self.command}"
+                f"{self.name}: column is {self.columns}, expected {self._reads(commands)} because "
+                f"{who} a model {found}"
             )
-        self.digest = digest_of(folder_of(self.model))
 
     @property
     def name(self) -> str:
@@ -97,15 +136,21 @@ class Job:
         """The batch with the output's column. Raises as the class says."""
         table = _tables.opened(self.name, batch)
         rows = table.rows(self.columns)
-        table.check_new(self.outputs())
+        table.check_new(name for name, _ in self.outputs())
         wanted = [i for i, row in enumerate(rows) if self._is_asked(row)]
-        columns = self.check()
+        columns = of_none = self.check()
         reasons: list[str | None] = [None] * len(rows)
         if wanted:
             columns = self._computed(table, rows, wanted, reasons)
-        filled = [self._filled(values, rows, wanted) for values in columns]
-        outputs = zip(self.outputs().items(), [*filled, reasons], strict=False)
-        return table.with_columns({name: Column(kind, values) for (name, kind), values in outputs})
+        added = {
+            name: Column(kind, filled(kind, values, rows, wanted), np.shape(none)[1:])
+            for (name, kind), values, none in zip(
+                self._own_outputs(), columns, of_none, strict=True
+            )
+        }
+        if self.on_error == "keep":
+            added[f"{self.output}{REASON}"] = Column("text", reasons)
+        return table.with_columns(added)
 
     def partitions(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Each batch with the output's column, for Spark's mapInPandas and mapInArrow."""
@@ -121,26 +166,48 @@ class Job:
         its schema. Raises as a call does."""
         schema = getattr(of, "schema", of)
         if hasattr(schema, "fieldNames"):
-            return _tables.spark_schema(self.name, schema, self.columns, self.outputs())
+            return _tables.spark_schema(self.name, schema, self.columns, dict(self.outputs()))
+        if not hasattr(schema, "empty_table"):
+            raise TypeError(
+                f"{self.name}: of is {brief(of)}, expected a DataFrame of Spark or a table of "
+                "pyarrow, or its schema"
+            )
         return self._empty(schema.empty_table()).schema
 
-    def outputs(self) -> dict[str, Kind]:
-        """The columns that are written, the reasons last."""
-        reasons: dict[str, Kind] = {f"{self.output}{REASON}": "text"}
-        return {**self._own_outputs(), **(reasons if self.on_error == "keep" else {})}
+    def outputs(self) -> list[tuple[str, Kind]]:
+        """Names and kinds of the columns that are written, that of reasons last."""
+        reasons: list[tuple[str, Kind]] = [(f"{self.output}{REASON}", "text")]
+        return [*self._own_outputs(), *(reasons if self.on_error == "keep" else [])]
+
+    def open(self) -> Any:
+        """The pipeline, loaded once in a process. Raises as a call does."""
+        if self.digest is None:
+            if not hasattr(self, "_own"):
+                self._own = self._pipeline(self.model)
+            return self._own
+        key = (type(self), self.model, self.digest, self._of_pipeline())
+        with _LOADING:
+            if key not in _PIPELINES:
+                _PIPELINES[key] = self._loaded()
+            return _PIPELINES[key]
+
+    def check(self) -> Sequence[Any]:
+        """The outputs of no rows. Raises TypeError or ValueError for settings that do not fit the
+        model, which no row is to blame for."""
+        return self._run(self.open(), [])
 
     def __getstate__(self):
         return {name: value for name, value in vars(self).items() if name != "_own"}
 
-    def check(self) -> Sequence[Any]:
-        """Raise TypeError or ValueError for settings that do not fit the model, which no row is to
-        blame for; the outputs of no rows."""
-        return self._run(self.open(), [])
-
     # What a kind of job says.
 
-    def _own_outputs(self) -> dict[str, Kind]:
-        return {self.output: self.kind}
+    def _own_outputs(self) -> list[tuple[str, Kind]]:
+        """Names and kinds of the columns that are written, but for that of reasons."""
+        return [(self.output, self.kind)]
+
+    def _reads(self, commands: Sequence[str]) -> int:
+        """How many columns are read with a model for these commands."""
+        return 1
 
     def _pipeline(self, model: Source) -> Any:
         """What does the work."""
@@ -174,27 +241,6 @@ class Job:
             reasons[number] = str(error)
             return [[None]] * len(self._own_outputs())
 
-    def _filled(self, values, rows, wanted):
-        """Values of the wanted rows among those of all."""
-        if len(wanted) == len(rows):
-            return values
-        whole: list[Any] = [row[0] if self.kind == "text" else None for row in rows]
-        for number, value in zip(wanted, values, strict=True):
-            whole[number] = value
-        return whole
-
-    def open(self) -> Any:
-        """The pipeline, loaded once in a process. Raises as a call does."""
-        if self.digest is None:
-            if not hasattr(self, "_own"):
-                self._own = self._pipeline(self.model)
-            return self._own
-        key = (type(self), self.model, self.digest, self._of_pipeline())
-        with _LOADING:
-            if key not in _PIPELINES:
-                _PIPELINES[key] = self._loaded()
-            return _PIPELINES[key]
-
     def _of_pipeline(self) -> object:
         """What a pipeline is made with beside the model."""
         return None
@@ -218,9 +264,19 @@ class Job:
     def _empty(self, batch):
         """An empty batch with the columns of the outputs."""
         table = _tables.opened(self.name, batch)
-        table.rows(self.columns)
-        table.check_new(self.outputs())
-        return table.with_columns({name: Column(kind, []) for name, kind in self.outputs().items()})
+        table.check_types(self.columns)
+        table.check_new(name for name, _ in self.outputs())
+        return table.with_columns({name: Column(kind, []) for name, kind in self.outputs()})
+
+
+def filled(kind: Kind, values: Sequence[Any], rows: list[Row], wanted: list[int]) -> Sequence[Any]:
+    """The values of the wanted rows among those of all; an empty text stands for itself."""
+    if len(wanted) == len(rows):
+        return values
+    whole: list[Any] = [row[0] if kind == "text" else None for row in rows]
+    for number, value in zip(wanted, values, strict=True):
+        whole[number] = value
+    return whole
 
 
 def folder_of(model: str) -> Path:

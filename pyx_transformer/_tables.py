@@ -14,16 +14,20 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from pyx_transformer._checks import brief
+from pyx_transformer._kinds import as_list
 
 Kind = Literal["text", "number", "vector"]  # of float64, of float32
 Row = tuple[Any, ...]  # of a table: a text or None for each column that is read
+PANDAS_TEXTS = ("string[pyarrow]", "large_string[pyarrow]")  # that are no StringDtype
+ARROW_TEXTS = ("string", "large_string", "string_view")
 
 
 class Column(NamedTuple):
-    """The values of a new column, one for each row, None where there is none."""
+    """The values of a new column, one for each row, None where there is none; shape: of each."""
 
     kind: Kind
     values: Sequence[Any] | np.ndarray
+    shape: tuple[int, ...] = ()
 
 
 def opened(function: str, batch: Any) -> Table:
@@ -55,7 +59,20 @@ class Table:
         """The texts of these columns, None where one is missing. Raises ValueError for a column
         that there is not, TypeError for one that holds anything but texts."""
         found = [self._texts(name) for name in columns]
+        counts = [len(texts) for texts in found]
+        if len({*counts}) > 1:
+            raise ValueError(
+                f"{self.function}: columns {', '.join(map(repr, columns))} have {counts} rows, "
+                "expected as many"
+            )
         return list(zip(*found, strict=True))
+
+    def check_types(self, columns: Sequence[str]) -> None:
+        """Raise ValueError for a column that there is not, TypeError for one whose type is that of
+        anything but texts."""
+        for name in columns:
+            if problem := self._type_problem(self._found(name)):
+                raise no_texts(self.function, name, problem)
 
     def check_new(self, names: Iterable[str]) -> None:
         """Raise ValueError where there is a column of one of these names."""
@@ -76,20 +93,30 @@ class Table:
         """A column as it lies there."""
         raise NotImplementedError
 
-    def _values(self, column: Any) -> list[Any]:
-        """The values of a column. Raises TypeError for a type that holds no texts."""
-        return list(column)
+    def _type_problem(self, column: Any) -> str | None:
+        """What to say of a column whose type is that of anything but texts."""
+        return None
+
+    def _values(self, name: str) -> list[Any]:
+        """The values of a column."""
+        return as_list(self.function, f"column {name!r}", self._found(name), "texts")
+
+    def _found(self, name: str) -> Any:
+        names = self._names()
+        if name not in names:
+            raise no_column(self.function, name, names)
+        if names.count(name) > 1:
+            count = names.count(name)
+            raise ValueError(f"{self.function}: there are {count} columns {name!r}, expected one")
+        return self._column(name)
 
     def _texts(self, name: str) -> list[str | None]:
-        if name not in self._names():
-            raise no_column(self.function, name, self._names())
-        values = self._values(self._column(name))
-        return [self._text(name, i, value) for i, value in enumerate(values)]
+        return [self._text(name, i, value) for i, value in enumerate(self._values(name))]
 
     def _text(self, name, number, value):
         if isinstance(value, str):
             return str(value)  # of NumPy's kind of string too
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        if is_missing(value):
             return None
         raise no_texts(self.function, name, f"has {brief(value)} in {self.name_of(number)}")
 
@@ -175,11 +202,10 @@ class Frame(Table):
     def _column(self, name):
         return self.batch[name]
 
-    def _values(self, column):
-        if not (column.dtype == object or is_text(column.dtype) or not len(column)):
-            raise no_texts(self.function, column.name, f"is of dtype {column.dtype}")
-        values = column.astype(object)
-        return values.where(column.notna(), None).tolist()
+    def _type_problem(self, column):
+        dtype = getattr(column.dtype, "categories", column).dtype
+        may_be = str(dtype) == "object" or is_text(dtype)
+        return None if may_be else f"is of dtype {column.dtype}"
 
     def with_columns(self, columns):
         import pandas as pd
@@ -200,47 +226,55 @@ class ArrowTable(Table):
         return self.batch.schema.names
 
     def _column(self, name):
-        column = self.batch.column(name)
-        if not is_arrow_text(column.type) and len(column) > column.null_count:
-            raise no_texts(self.function, name, f"is of type {column.type}")
-        return column
+        return self.batch.column(name)
 
-    def _values(self, column):
-        return column.to_pylist()
+    def _type_problem(self, column):
+        from pyarrow.types import is_dictionary
+
+        dtype = column.type.value_type if is_dictionary(column.type) else column.type
+        is_text = str(dtype) in (*ARROW_TEXTS, "null")
+        return None if is_text else f"is of type {column.type}"
+
+    def _values(self, name):
+        return self._found(name).to_pylist()
 
     def with_columns(self, columns):
-        batch = self.batch
-        for name, column in columns.items():
-            added = arrow_array(column, arrow_types(batch.schema)[column.kind])
-            batch = batch.append_column(name, added)
-        return batch
+        import pyarrow as pa
+
+        schema = self.batch.schema
+        types = arrow_types(schema)
+        arrays = [arrow_array(column, types[column.kind]) for column in columns.values()]
+        for name, array in zip(columns, arrays, strict=True):
+            schema = schema.append(pa.field(name, array.type))
+        # Record batches of older versions have no append_column.
+        return type(self.batch).from_arrays([*self.batch.columns, *arrays], schema=schema)
 
 
 def as_array(column: Column) -> np.ndarray:
-    """A column as NumPy has it: vectors (N, D) where none is missing."""
-    if column.kind == "number":
-        return np.array([np.nan if value is None else value for value in column.values], np.float64)
+    """A column as NumPy has it: texts or None as objects, numbers (N,) and vectors (N, D) with NaN
+    where there is none."""
     if isinstance(column.values, np.ndarray):
         return column.values
-    array = np.empty(len(column.values), object)
-    array[:] = list(column.values)
-    return array
+    if column.kind == "text":
+        return np.fromiter(column.values, object, len(column.values))
+    missing = np.full(column.shape, np.nan)
+    dtype = np.float32 if column.kind == "vector" else np.float64
+    values = [missing if value is None else value for value in column.values]
+    return np.array(values, dtype).reshape(len(values), *column.shape)
 
 
 def is_text(dtype: Any) -> bool:
     """Whether a pandas dtype is one of texts."""
     import pandas as pd
 
-    return isinstance(dtype, pd.StringDtype) or str(dtype) in ("string", "string[pyarrow]")
+    return isinstance(dtype, pd.StringDtype) or str(dtype) in PANDAS_TEXTS
 
 
-def is_arrow_text(dtype: Any) -> bool:
-    """Whether a pyarrow type is one of texts."""
-    from pyarrow import types
-
-    if types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    return types.is_string(dtype) or types.is_large_string(dtype)
+def is_missing(value: Any) -> bool:
+    """Whether a value says that there is none: None, NaN, or what pandas has for that."""
+    if isinstance(value, (float, np.floating)):
+        return math.isnan(value)
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def arrow_types(schema: Any) -> dict[Kind, Any]:
@@ -259,7 +293,7 @@ def arrow_array(column: Column, dtype: Any) -> Any:
     if column.kind != "vector" or not isinstance(column.values, np.ndarray):
         return pa.array(list(column.values), dtype)
     count, width = column.values.shape
-    offsets = np.arange(count + 1, dtype=np.int32) * width
+    offsets = pa.array(np.arange(count + 1) * width, pa.int32())  # which raises where one is larger
     return pa.ListArray.from_arrays(offsets, pa.array(column.values.reshape(-1)))
 
 

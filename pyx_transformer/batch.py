@@ -10,6 +10,7 @@ Ray Data:
 
     import ray
     from pyx_transformer.batch import Translate
+
     rows = ray.data.read_parquet("in.parquet")
     rows = rows.map_batches(Translate("model", "text", "translation"), batch_size=256)
     rows.write_parquet("out")
@@ -18,6 +19,7 @@ Dask:
 
     import dask.dataframe as dd
     from pyx_transformer.batch import Translate
+
     frame = dd.read_parquet("in.parquet")
     job = Translate("model", "text", "translation")
     frame.map_partitions(job, meta=job.meta(frame)).to_parquet("out")
@@ -26,6 +28,7 @@ Spark:
 
     from pyspark.sql import SparkSession
     from pyx_transformer.batch import Translate
+
     rows = SparkSession.builder.getOrCreate().read.parquet("in.parquet")
     job = Translate("model", "text", "translation")
     rows.mapInPandas(job.partitions, job.schema(rows)).write.parquet("out")
@@ -35,6 +38,7 @@ multiprocessing, where each process is to have one thread:
     from multiprocessing import Pool
     import pyx_transformer as pt
     from pyx_transformer.batch import Translate
+
     with Pool(2, pt.set_num_threads, (1,)) as pool:
         translations = pool.map(Translate("model"), batches)
 
@@ -51,10 +55,9 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from pyx_transformer._checks import brief
+from pyx_transformer._checks import as_choice, as_kind
 from pyx_transformer._jobs import Job, Source
 from pyx_transformer._kinds import as_string
-from pyx_transformer._tables import Kind
 from pyx_transformer.checkpoints import load
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.generation.options import OF_ONE_CALL, checked_option
@@ -66,6 +69,8 @@ from pyx_transformer.pipelines import (
     TextGenerator,
     Translator,
 )
+from pyx_transformer.pipelines.pooling import POOLINGS
+from pyx_transformer.pipelines.texts import best_of
 
 __all__ = ["Classify", "Embed", "Generate", "Rank", "Score", "Translate"]
 
@@ -136,9 +141,10 @@ class Generate(Job):
 
 class Embed(Job):
     """`SentenceEncoder.encode` of texts: vectors (dimension,) float32, in a dict of arrays an array
-    (N, dimension) where none is None. An empty text has its vector.
+    (N, dimension), of NaN where there is none. An empty text has its vector.
 
-    pooling is that of `SentenceEncoder`, the others are those of `encode`; `Job` says the rest.
+    Of Ray a DataFrame cannot have vectors and None, a dict of arrays and a table can. pooling is
+    that of `SentenceEncoder`, the others are those of `encode`; `Job` says the rest.
     """
 
     command = "embed"
@@ -158,7 +164,7 @@ class Embed(Job):
         max_batch_tokens: int | None = None,
         on_error: str = "raise",
     ):
-        self.pooling = pooling
+        self.pooling = as_choice(self.name, "pooling", pooling, (None, *POOLINGS))
         settings = {
             "normalize": normalize,
             "truncate_dim": truncate_dim,
@@ -182,7 +188,7 @@ class Rank(Job):
     of a query. Of lists rows are pairs.
 
     column: those of the query and of the text. max_batch_tokens is that of `predict`; `Job` says
-    the rest. Raises ValueError for a model of several labels too.
+    the rest.
     """
 
     command = "rank"
@@ -200,16 +206,14 @@ class Rank(Job):
     ):
         settings = {"max_batch_tokens": max_batch_tokens}
         super().__init__(model, column, output, on_error, settings)
-        if len(self.columns) != 2:
-            raise ValueError(
-                f"{self.name}: column is {brief(column)}, expected two, of the query and the text"
-            )
+
+    def _reads(self, commands):
+        return 2
 
     def _pipeline(self, model):
         return CrossEncoder(model)
 
     def _run(self, pipeline, rows):
-        pipeline.rank("", [])  # which tells a model of several labels
         return [pipeline.predict(rows, **self.settings).tolist()]
 
 
@@ -236,8 +240,8 @@ class Classify(Job):
         super().__init__(model, column, output, on_error, settings)
 
     def _own_outputs(self):
-        score: dict[str, Kind] = {} if self.score is None else {self.score: "number"}
-        return {self.output: "text", **score}
+        score = [] if self.score is None else [(self.score, "number")]
+        return [(self.output, "text"), *score]
 
     def _pipeline(self, model):
         return TextClassifier(model)
@@ -277,23 +281,34 @@ class Score(Job):
         found: Any = load(model) if isinstance(model, (str, os.PathLike)) else model
         return (TextGenerator if isinstance(found, TransformerLM) else Translator)(found)
 
-    def _run(self, pipeline, rows):
-        expected = 1 if isinstance(pipeline, TextGenerator) else 2
-        if len(self.columns) != expected:
-            kind = "a language model" if expected == 1 else "a translator"
-            raise ValueError(
-                f"{self.name}: column is {self.columns}, expected {expected} of {kind}"
+    def _reads(self, commands):
+        return 1 if "generate" in commands else 2
+
+    def _check_model(self, who, commands):
+        super()._check_model(who, commands)
+        if self.settings and "generate" in commands:
+            raise TypeError(
+                f"{self.name}: {', '.join(self.settings)} was given, but {who} a language model, "
+                "which has no languages"
             )
-        columns = [list(texts) for texts in zip(*rows, strict=True)] or [[]] * expected
+
+    def _run(self, pipeline, rows):
+        columns = [list(texts) for texts in zip(*rows, strict=True)] or [[] for _ in self.columns]
         return [[float(one.sum(dtype=float)) for one in pipeline.score(*columns, **self.settings)]]
 
 
 def as_search(function: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """Settings of `GenerationOptions`, or its `options`. Raises TypeError for others and for what
-    belongs to one call, TypeError or ValueError for wrong values."""
-    known = {*OF_SEARCH, "options"}
-    if unknown := sorted(settings.keys() - known):
+    belongs to one call, TypeError or ValueError for wrong values, and ValueError where several
+    texts are asked for."""
+    known, given = {*OF_SEARCH, "options"}, {*settings}
+    options = settings.get("options")
+    if options is not None:
+        as_kind(function, "options", options, GenerationOptions)
+        given |= {name for name in OF_ONE_CALL if getattr(options, name) is not None}
+    if unknown := sorted(given - known):
         raise TypeError(f"{function}: unknown options {unknown}; known are {sorted(known)}")
     for name in settings.keys() - {"options"}:
         checked_option(function, name, settings[name], OF_SEARCH[name])
+    best_of(function, [], settings)
     return settings

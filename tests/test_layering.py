@@ -35,8 +35,8 @@ LEVELS = (
     ("_fields",),
     ("ops", "text"),
     ("tokenizers",),
-    ("_parts",),
-    ("_files", "_kinds", "_tables"),
+    ("_parts", "_tables"),
+    ("_files", "_kinds"),
     ("_checks", "_keys", "_runtime"),
     ("_kernels", "_ctrl_c", "_version"),
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -200,7 +201,8 @@ def test_a_line_that_is_too_long(own, capsys):
     write(lines)
     command = ["generate", "--model", str(own / "short"), *WORKERS, "out.txt"]
     said = refused(command, capsys)
-    assert "in.txt, line 22: " in said and "has 12 tokens, expected at most 9" in said
+    # Whichever of the two a worker came to first.
+    assert re.search(r"in.txt, line (22: .* has 12|43: .* has 10) tokens, expected at most 9", said)
     assert left() == ["out.txt.parts"]
     said = refused(command, capsys)
     assert "out.txt.parts has a part of out.txt: go on with --resume, or remove it" in said

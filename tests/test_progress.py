@@ -10,6 +10,7 @@ import sys
 import termios
 import time
 from contextlib import contextmanager
+from multiprocessing import get_context
 from unittest import mock
 
 import pytest
@@ -111,4 +112,16 @@ def test_errors_pass_through():
         with pytest.raises(KeyError), progress(3, "text") as done:
             done(1)
             raise KeyError
+        assert written() == ""
+
+
+def test_there_is_none_in_a_process_of_a_pool(monkeypatch):
+    """A fork that has the terminal too."""
+    own = slowed(monkeypatch, 0.4)
+    with terminal() as written:
+        one = {"max_batch_tokens": 1}
+        child = get_context("fork").Process(target=own.encode, args=(["a"] * 4,), kwargs=one)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
         assert written() == ""

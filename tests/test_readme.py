@@ -1,77 +1,23 @@
 """README's scripts run as they are written, directories that they name being stand-ins."""
 
-import importlib.util
-import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file, save_file
-from tokenizer_folders import Sources
+import stand_ins
+from safetensors.numpy import save_file
 
 import pyx_transformer as pt
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-SCRIPTS = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-# What scripts open, and what makes each in a folder.
-STAND_INS = {}
+SCRIPTS = [
+    script
+    for script in re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    if script not in stand_ins.ENGINES.values()
+]
 
 
-def stand_in(name):
-    return lambda make: STAND_INS.setdefault(name, make)
-
-
-def shaped():
-    """The script that makes directories of random weights."""
-    path = REPOSITORY / "bench/recipes/shaped.py"
-    spec = importlib.util.spec_from_file_location("shaped", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@stand_in("opus-mt-en-jap")
-def translator(folder, data):
-    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
-    texts = (data / "tanaka-en-ja/test.en").read_text("utf-8").splitlines()
-    shaped().marian(folder, texts, texts, 400)
-
-
-@stand_in("TinyLlama-1.1B")
-def language_model(folder, data):
-    pytest.importorskip("tokenizers", reason="needs the extra `hf`")
-    texts = (data / "tanaka-en-ja/test.en").read_text("utf-8").splitlines()
-    shaped().llama(folder, texts, 400)
-
-
-def encoder(folder, data, name, special):
-    pytest.importorskip("tokenizers", reason="needs the extra `hf`")
-    shutil.copytree(data / "hf-tiny" / name, folder)
-    size = json.loads((folder / "config.json").read_text())["vocab_size"]
-    lines = Sources(data).words(special).splitlines()[:size]
-    (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in lines), "utf-8")
-
-
-@stand_in("all-MiniLM-L6-v2")
-def sentence_encoder(folder, data):
-    encoder(folder, data, "bert", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-
-
-@stand_in("ms-marco-MiniLM-L6-v2")
-def reranker(folder, data):
-    """A head for labels with one of them left."""
-    encoder(folder, data, "bert_classifier", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"))
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "id2label": {"0": "fits"}}))
-    tensors = load_file(folder / "model.safetensors")
-    for name in ("classifier.weight", "classifier.bias"):
-        tensors[name] = tensors[name][:1].copy()
-    save_file(tensors, folder / "model.safetensors")
-
-
-@stand_in("acc_model.pt")
 def weights_alone(path, data):
     """Under the names of the script: safetensors, which a file's beginning tells."""
     layers = {"num_encoder_layers": 4, "num_decoder_layers": 4, "final_norm": True}
@@ -103,8 +49,19 @@ def weights_alone(path, data):
     save_file(tensors, path)
 
 
+# What scripts open, and what makes each in a folder.
+STAND_INS = {
+    "opus-mt-en-jap": stand_ins.translator,
+    "TinyLlama-1.1B": stand_ins.language_model,
+    "all-MiniLM-L6-v2": stand_ins.encoder,
+    "ms-marco-MiniLM-L6-v2": stand_ins.reranker,
+    "acc_model.pt": weights_alone,
+}
+
+
 def test_there_are_scripts():
     assert len(SCRIPTS) >= 3
+    assert all(f"```python\n{script}```" in README for script in stand_ins.ENGINES.values())
     assert all(any(name in script for script in SCRIPTS) for name in STAND_INS)
 
 

@@ -71,7 +71,7 @@ def add_workers(command, target="OUT"):
         metavar="N",
         help=f"the two TEXTs are files, IN and {target}, and N processes write a line of {target} "
         "for each of IN, or a JSON object where its name ends in .jsonl; they share out the CPUs "
-        "unless OMP_NUM_THREADS says how many threads each has",
+        "unless OMP_NUM_THREADS says how many threads each has; default: TEXTs are texts",
     )
     command.add_argument(
         "--resume",

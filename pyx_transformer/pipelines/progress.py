@@ -1,4 +1,5 @@
-"""A bar on a terminal, where there is more than a second of work and tqdm is installed."""
+"""A bar on a terminal, where there is more than a second of work and tqdm is installed. Processes
+of a pool have none: their bars would overwrite each other."""
 
 from __future__ import annotations
 
@@ -6,13 +7,14 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from typing import Any
 
 
 @contextmanager
 def progress(total: int, unit: str) -> Iterator[Callable[[int], object]]:
     """What is to be told how many more of `total` are done."""
-    bar = new_bar(total, unit) if is_terminal() else None
+    bar = new_bar(total, unit) if is_terminal() and parent_process() is None else None
     if bar is None:
         yield lambda count: None
         return
