@@ -15,6 +15,7 @@ BENCHMARKS = {
     "train": "training steps, backward attention and peak memory",
     "decode": "greedy and beam search, Python time of a step and predicted memory",
     "embed": "texts to vectors and to texts, and opening a directory",
+    "scale": "batch work and training on several workers",
     "busy": "small and large work while other processes hold the cores",
 }
 # Read by OpenMP, OpenBLAS and MKL while they load.
@@ -52,6 +53,16 @@ def parse(arguments):
         type=Path,
         metavar="FILE",
         help="the JSON to write (bench/results/NAME.json; by default none with --quick or --rows)",
+    )
+    parser.add_argument(
+        "--bandwidth",
+        type=float,
+        default=10e9,
+        metavar="BIT/S",
+        help="of the network between the machines of scale's model (10e9)",
+    )
+    parser.add_argument(
+        "--latency", type=float, default=50e-6, metavar="S", help="of the same, in seconds (50e-6)"
     )
     options = parser.parse_args(arguments)
     if options.rounds is None:

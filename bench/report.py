@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     import argparse
 
 TOLERANCE = 1e-4
-UNITS = {"%": (100, "%"), "x": (1, "x"), "us": (1, " us"), "ms": (1, " ms"), "MB": (1, " MB")}
+UNITS = {
+    "%": (100, "%"),
+    "x": (1, "x"),
+    "us": (1, " us"),
+    "ms": (1, " ms"),
+    "s": (1, " s"),
+    "MB": (1, " MB"),
+}
 
 
 def run(benchmark: Benchmark, options: argparse.Namespace) -> list[Verdict]:
@@ -52,6 +59,8 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> list[Verdict]:
     verdicts = [bar.judge(benchmark.rows, results) for bar in benchmark.bars]
     verdicts += [figure.judge(options.quick) for figure in figures]
     print_verdicts(verdicts)
+    if benchmark.model is not None and options.rows is None and not options.quick:
+        about["model"] = benchmark.model(options)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(as_json(about, results, verdicts), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -144,9 +145,13 @@ class Figure:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Rows in the order of their groups, the bars over them, and figures beside them."""
+    """Rows in the order of their groups, the bars over them, and figures beside them.
+
+    model(options): printed after all that was measured, and kept beside it, if it is all measured.
+    """
 
     name: str
     rows: Sequence[Row]
     bars: Sequence[Bar]
     figures: Sequence[Figure] = ()
+    model: Callable[[Namespace], Mapping] | None = None

@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from bench import footprint
 
@@ -18,17 +18,18 @@ class Worker:
     """A process that does some work each time that this is called. It ends with this object.
 
     module: that of this folder whose `work(*arguments)` gives what is called there, arguments being
-    what JSON can hold. A call returns what the work does, if JSON can hold it.
+    what JSON can hold. A call returns what the work does, if JSON can hold it. before: what starts
+    the process, such as a launcher of MPI, of whose processes the first is called.
     """
 
-    def __init__(self, module: str, *arguments):
+    def __init__(self, module: str, *arguments, before: Sequence[str] = ()):
         paths = [str(footprint.REPOSITORY), str(footprint.REPOSITORY / "tests")]
         code = (
             f"import sys; sys.path += {paths}; from bench import {module}, worker; "
             f"worker.serve({module}.work, {json.dumps(arguments)!r})"
         )
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [*before, sys.executable, "-c", code],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

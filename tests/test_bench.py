@@ -31,6 +31,8 @@ from bench import (  # noqa: E402
     peers,
     product,
     report,
+    scale,
+    scaling,
     timing,
     train,
 )
@@ -39,7 +41,7 @@ from bench.timing import Contestant  # noqa: E402
 from bench.worker import Worker  # noqa: E402
 from pyx_transformer import _runtime  # noqa: E402
 
-BENCHMARKS = [part.BENCHMARK for part in (kernels, encoder, decode, train, embed, busy)]
+BENCHMARKS = [part.BENCHMARK for part in (kernels, encoder, decode, train, embed, scale, busy)]
 
 
 def named(benchmark):
@@ -198,6 +200,7 @@ def test_bars_cover_the_rows_that_they_are_about():
         *(*[1] * 7, 2, 4, 2),
         *(1, 1, 1),
         *(1, 1, 6),
+        *(1, 1, 1),
         *(2, 1),
     ]
 
@@ -570,3 +573,19 @@ def test_product_writes_into_memory_that_is_there():
     for contestant in product.contestants(case, peers.Peers(1)):
         first, second = np.asarray(contestant.call()), np.asarray(contestant.call())
         assert np.shares_memory(first, second), contestant.name
+
+
+def test_the_model_of_a_step_on_several_machines(tmp_path, capsys):
+    times = {"compute": 1.0, "exchange": 0.0, "update": 0.1, "bytes": 125_000_000}
+    shared = scaling.predicted(times, 1e9, 0.0, grows=False)
+    assert [one.machines for one in shared] == [1, 2, 4, 8, 16, 32, 64]
+    # One machine exchanges nothing; of two, each sends half of a Gbit, and gets as much, twice.
+    assert shared[0].seconds == 1.1 and shared[0].speed_up == 1
+    assert shared[1].exchange == 1.0
+    assert math.isclose(shared[1].seconds, 0.5 + 1.0 + 0.1)
+    assert math.isclose(scaling.exchange(4, 0.0, 1e9, 50e-6), 300e-6)
+    grown = scaling.predicted(times, math.inf, 0.0, grows=True)
+    assert [one.speed_up for one in grown] == [1, 2, 4, 8, 16, 32, 64]
+    kept = scaling.report(times, 10e9, 50e-6, tmp_path / "scale.svg")
+    assert "A model, not a measurement: 10 Gbit/s, 50 us" in capsys.readouterr().out
+    assert (tmp_path / "scale.svg").stat().st_size > 1000 and kept["is"] == "a model"
