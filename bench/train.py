@@ -21,9 +21,9 @@ from bench.rows import Bar, Benchmark, Figure, Row
 from bench.timing import Contestant
 from pyx_transformer import _runtime
 from pyx_transformer.parameters import Parameters
-from pyx_transformer.training import Examples, functions
-from pyx_transformer.training.gradients import add_gradients
+from pyx_transformer.training import Examples, TrainingOptions, functions
 from pyx_transformer.training.optimizer import AdamW
+from pyx_transformer.training.shards import Step
 
 STEP, BACKWARD = "training step", "attention, backward"
 # layers of each stack, d, heads, d_ff, vocabulary, B, T, and whether all embeddings are one
@@ -98,17 +98,17 @@ def model_and_examples(sizes):
 def our_step(sizes):
     model, examples = model_and_examples(sizes)
     batch = examples.batch(np.arange(len(examples)))
-    tokens = len(batch.targets)
+    step = Step([batch], TrainingOptions(dropout=0.0, label_smoothing=SMOOTHING), 1)
     parameters = Parameters(model)
     optimizer = AdamW(parameters, betas=BETAS, eps=EPS)
 
-    def step():
+    def call():
         with _runtime.freed_memory_kept():  # as in a training run
-            loss = add_gradients(model, parameters, batch, tokens=tokens, label_smoothing=SMOOTHING)
+            loss = step.add_gradients(model, parameters)
             optimizer.step(RATE)
-        return loss / tokens
+        return loss / step.tokens
 
-    return step
+    return call
 
 
 def torch_step(sizes, torch):

@@ -16,7 +16,7 @@ from pyx_transformer.description import AttentionConfig, RotaryConfig
 from pyx_transformer.layers import DistanceBias, Linear, linear_forward, norm_of
 from pyx_transformer.parameters import (
     PackedLayer,
-    Parameters,
+    PassParameters,
     Rng,
     Uninitialised,
     as_generator,
@@ -203,15 +203,15 @@ class MultiheadAttention(PackedLayer):
     def forward(
         self,
         rows,
-        parameters: Parameters,
+        parameters: PassParameters,
         sequences: Sequences,
         memory: Memory | None = None,
         rotation: Rotation | None = None,
     ):
         """rows (N, d_model) -> (N, d_model) with its way back, which adds `residual`.
 
-        memory is for cross-attention: the way back adds to its gradient. Raises ValueError where
-        heads are too wide for it.
+        parameters are those over these rows. memory is for cross-attention: the way back adds to
+        its gradient. Raises ValueError where heads are too wide for it.
         """
         widest = _runtime.kernels.WIDEST_HEAD
         if self.head_size > widest:
@@ -220,25 +220,30 @@ class MultiheadAttention(PackedLayer):
                 "train"
             )
         weight, bias = parameters.of(self, "in_proj_weight"), parameters.get(self, "in_proj_bias")
+        of_distance = None if self._bias is None else parameters.of(self._bias, "weight")
         known, ends = sequences, np.cumsum(self._widths)[:-1]
+        row_bounds = [sequences.shard_rows] * 2
         if memory is None:
             projected, project_back = linear_forward(rows, weight, bias)
             parts = np.split(projected, ends, axis=1)
         else:
             known = memory.sequences
+            row_bounds[1] = known.shard_rows
             queries, query_back = linear_forward(rows, *_rows_of(weight, bias, 0, ends[0]))
             of_memory, memory_back = linear_forward(
-                memory.rows, *_rows_of(weight, bias, ends[0], sum(self._widths))
+                memory.rows,
+                *_rows_of(weight, bias, ends[0], sum(self._widths), bounds=row_bounds[1]),
             )
             parts = [queries, *np.split(of_memory, 2, axis=1)]
         norm_backs: list[Back | None] = [None, None]
         for i, norm in enumerate((self.q_norm, self.k_norm)):
             if norm is not None:
-                normed, norm_backs[i] = norm.forward(self._heads(parts[i]), parameters)
+                over = parameters.over(row_bounds[i] * (self._widths[i] // self.head_size))
+                normed, norm_backs[i] = norm.forward(self._heads(parts[i]), over)
                 parts[i][:] = normed.reshape(parts[i].shape)  # in place: gradients lie as these do
         if rotation is not None:
             rotation.turn(parts[:2], self.head_size)
-        job = self._job(parts, parameters, sequences, known)
+        job = self._job(parts, of_distance, sequences, known)
         job.run(_runtime.get_num_threads())
         out, out_back = self.out_proj.forward(job.out, parameters)
 
@@ -249,10 +254,12 @@ class MultiheadAttention(PackedLayer):
             else:
                 grad_queries, grad_memory = np.zeros_like(queries), np.zeros_like(of_memory)
                 grads = [grad_queries, *np.split(grad_memory, 2, axis=1)]
-            grad_bias = None if self._bias is None else self._bias.empty_gradient()
-            job.gradient(*grads, out_back(grad), grad_bias, _runtime.get_num_threads())
+            shards, grad_bias = sequences.shards, None
             if self._bias is not None:
-                self._bias.add_gradient(parameters, grad_bias)
+                grad_bias = self._bias.empty_gradient(len(shards) - 1)
+            job.gradient(*grads, out_back(grad), grad_bias, shards, _runtime.get_num_threads())
+            if self._bias is not None:
+                self._bias.add_gradient(of_distance, grad_bias)
             if rotation is not None:
                 rotation.turn(grads[:2], self.head_size, inverse=True)
             for part, norm_back in zip(grads[:2], norm_backs, strict=True):
@@ -269,7 +276,7 @@ class MultiheadAttention(PackedLayer):
         """A copy of rows (N, heads K) as (N heads, K)."""
         return np.array(rows).reshape(-1, self.head_size)
 
-    def _job(self, parts, parameters, sequences, known):
+    def _job(self, parts, of_distance, sequences, known):
         config = self.config
         left, right = config.window or (None, None)
         query, key, value = parts
@@ -288,7 +295,7 @@ class MultiheadAttention(PackedLayer):
             right=-1 if right is None else right,
             softcap=config.softcap or 0.0,
             scale=self.scale,
-            bias=None if self._bias is None else self._bias.table(parameters),
+            bias=None if self._bias is None else self._bias.table(of_distance.value),
         )
 
     def _own_shapes(self):
@@ -364,9 +371,10 @@ class Rotation:
             )
 
 
-def _rows_of(weight, bias, begin, end):
-    """Some rows of a projection's parameters."""
-    return weight.part(begin, end), None if bias is None else bias.part(begin, end)
+def _rows_of(weight, bias, begin, end, **changes):
+    """Some rows of a projection's parameters, with other bounds where `changes` has such."""
+    parts = [None if one is None else one.part(begin, end) for one in (weight, bias)]
+    return [None if one is None else one._replace(**changes) for one in parts]
 
 
 def _given(function, name, value, otherwise, expected, because) -> NDArray[np.float32]:

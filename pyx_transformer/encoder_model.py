@@ -12,7 +12,7 @@ from pyx_transformer.embeddings import TokenEmbeddings
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
 from pyx_transformer.heads import ClassifierHead, MaskedLMHead, activated, tanh
 from pyx_transformer.layers import Embedding, Linear
-from pyx_transformer.parameters import Parameters, Rng
+from pyx_transformer.parameters import PassParameters, Rng
 from pyx_transformer.sequences import Sequences
 from pyx_transformer.stacks import TransformerEncoder, given, new_hidden, padded_hidden
 from pyx_transformer.sub_layers import TrainingPass, in_turn
@@ -230,23 +230,25 @@ class EncoderModel(TokenModel):
         types = _checks.as_token_ids(this, "token_types", token_types, table, shape)
         return sources.rows(types)
 
-    def forward(self, batch, parameters: Parameters, drop):
+    def forward(self, batch, parameters: PassParameters, dropout):
         """The head's rows of a training `Batch`, which `projection` reads: of all tokens, of those
         at its places, or one of each sequence; back takes their gradient and gives nothing."""
         if self.head is None:
             raise ValueError("EncoderModel.forward: it has no head, expected one to train it with")
-        run = TrainingPass(parameters, drop, batch.input_sequences)
+        run = TrainingPass(parameters, dropout, batch.input_sequences)
         types = batch.token_types
         if types is None and self.token_type_embedding is not None:
             types = np.zeros_like(batch.inputs)
         rows, embed_back = self.side("src").forward(batch.inputs, run, types)
         rows, encoder_back = self.encoder.forward(rows, run)
+        run = run.over(batch.target_bounds)
         rows, read_back = self._read(rows, batch, run)
         rows, head_back = self.head.forward(rows, run)
         return rows, in_turn([embed_back, encoder_back, read_back, head_back])
 
     def _read(self, rows, batch, run):
-        """The rows of a training `Batch` that the head reads, with their way back."""
+        """The rows of a training `Batch` that the head reads, with their way back; run is over
+        these."""
         head, sequences = self.config.head, batch.input_sequences
         if not isinstance(head, ClassifierConfig) or head.of_tokens:
             return picked(rows, slice(None) if batch.places is None else batch.places)

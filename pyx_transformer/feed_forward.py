@@ -9,7 +9,7 @@ import numpy as np
 from pyx_transformer import _checks, _runtime
 from pyx_transformer.description import FeedForwardConfig
 from pyx_transformer.layers import Linear
-from pyx_transformer.parameters import Layer, Parameters, Rng, as_generator
+from pyx_transformer.parameters import Layer, PassParameters, Rng, as_generator
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -77,7 +77,7 @@ class FeedForward(Layer):
             _runtime.kernels.ACTIVATIONS[self.config.activation],
         )
 
-    def forward(self, rows, parameters: Parameters):
+    def forward(self, rows, parameters: PassParameters):
         """rows (N, d_model) -> (N, d_model) with its way back, which adds `residual`."""
         kernels, threads = _runtime.kernels, _runtime.get_num_threads()
         number = kernels.ACTIVATIONS[self.config.activation]

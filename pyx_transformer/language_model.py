@@ -9,7 +9,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer.config import TransformerConfig, TransformerLMConfig
 from pyx_transformer.layers import Linear
-from pyx_transformer.parameters import Parameters, Rng
+from pyx_transformer.parameters import PassParameters, Rng
 from pyx_transformer.stacks import TransformerDecoder, given, new_hidden, padded_hidden
 from pyx_transformer.sub_layers import TrainingPass
 from pyx_transformer.token_model import TokenModel
@@ -168,9 +168,9 @@ class TransformerLM(TokenModel):
 
         return generation.memory_estimate(self, None, batch, prompt_len, max_length, beam_size)
 
-    def forward(self, batch, parameters: Parameters, drop):
+    def forward(self, batch, parameters: PassParameters, dropout):
         """The rows of a training `Batch`; back takes their gradient and gives nothing."""
-        run = TrainingPass(parameters, drop, batch.input_sequences)
+        run = TrainingPass(parameters, dropout, batch.input_sequences)
         rows, embed_back = self.side("tgt").forward(batch.inputs, run)
         rows, decoder_back = self.decoder.forward(rows, run)
         return rows, lambda grad: embed_back(decoder_back(grad))

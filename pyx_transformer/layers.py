@@ -5,9 +5,9 @@ PyTorch's names, so that `load_state_dict` takes the arrays of a torch module as
 weights live only in the packed form that the matrix product reads.
 
 `apply` methods take rows (N, features), the form that the kernels work on, and check nothing.
-`forward` methods do the same on the `Parameters` of a training run, and also give the function
-`back`, which takes the gradient of what came out, adds to the gradients of the parameters, and
-gives the gradient of what came in. The sums are those of `apply`, to the bit.
+`forward` methods do the same on the `PassParameters` of a training pass, and also give the function
+`back`, which takes the gradient of what came out, adds to the gradients of the parameters, once to
+each, and gives the gradient of what came in. The sums are those of `apply`, to the bit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pyx_transformer.description import DistanceBiasConfig, NormConfig
 from pyx_transformer.parameters import (
     PackedLayer,
     Parameter,
-    Parameters,
+    PassParameters,
     PlainLayer,
     Rng,
     Uninitialised,
@@ -86,7 +86,7 @@ class Linear(PackedLayer):
         """rows (N, in_features) -> (N, out_features)."""
         return multiplied(rows, self.packed, activation=activation)
 
-    def forward(self, rows: Floats, parameters: Parameters, activation: str | None = None):
+    def forward(self, rows: Floats, parameters: PassParameters, activation: str | None = None):
         """`apply`; back takes the gradient before the activation, and what to add to the rows'."""
         return linear_forward(
             rows, parameters.of(self, "weight"), parameters.get(self, "bias"), activation
@@ -150,6 +150,7 @@ def add_linear_gradients(weight: Parameter, bias: Parameter | None, grad, rows) 
         None if bias is None else bias.gradient,
         grad,
         rows,
+        weight.bounds,
         _runtime.get_num_threads(),
     )
 
@@ -196,7 +197,7 @@ class Embedding(PlainLayer):
         return _looked_up(ids, self.weight, scale, positions, position_ids)
 
     def forward(
-        self, ids, parameters: Parameters, scale: float = 1.0, positions=None, position_ids=None
+        self, ids, parameters: PassParameters, scale: float = 1.0, positions=None, position_ids=None
     ):
         """`apply`; back gives nothing, ids having no gradient."""
         table = parameters.of(self, "weight")
@@ -232,7 +233,7 @@ def _looked_up(ids, table, scale, positions, position_ids):
 def add_embedding_gradient(table: Parameter, ids, grad, scale: float = 1.0) -> None:
     """What the rows `ids` of a table get from the gradient (N, D) of table[ids] scale."""
     _runtime.kernels.embedding_gradient(
-        table.gradient, ids, grad, scale, _runtime.get_num_threads()
+        table.gradient, ids, grad, scale, table.bounds, _runtime.get_num_threads()
     )
 
 
@@ -266,10 +267,11 @@ class _Norm(PlainLayer):
         values = (self._parameters.get(name) for name in ("weight", "bias"))
         return self._normalised(rows, *values)
 
-    def forward(self, rows: Floats, parameters: Parameters) -> tuple[Floats, Back]:
+    def forward(self, rows: Floats, parameters: PassParameters) -> tuple[Floats, Back]:
         """`apply`, with its way back."""
         both = [parameters.get(self, name) for name in ("weight", "bias")]
         weight, bias = (None if one is None else one.value for one in both)
+        bounds = next((one.bounds for one in both if one is not None), np.zeros(1, np.int64))
 
         def back(grad):
             grad_rows = np.empty_like(rows)
@@ -283,6 +285,7 @@ class _Norm(PlainLayer):
                 weight,
                 self.eps,
                 self.is_rms,
+                bounds,
                 _runtime.get_num_threads(),
             )
             return grad_rows
@@ -382,21 +385,26 @@ class DistanceBias(PlainLayer):
         """The bucket of each distance, key less query, up to the furthest that is told apart."""
         return distance_buckets(self.config)
 
-    def table(self, parameters: Parameters | None = None) -> Floats:
-        """The bias by head and distance as the kernels read it; the run's own with parameters."""
-        weight = self.weight if parameters is None else parameters.of(self, "weight").value
+    def table(self, weight: Floats | None = None) -> Floats:
+        """The bias by head and distance as the kernels read it, from the own weight unless given
+        another."""
+        weight = self.weight if weight is None else weight
         pad = _runtime.kernels.BIAS_PAD
         return np.ascontiguousarray(np.pad(weight[self.buckets].T, ((0, 0), (pad, pad)), "edge"))
 
-    def empty_gradient(self) -> Floats:
-        """Room for the gradient (H, distances) of the bias by distance, zeros."""
-        return np.zeros((self.num_heads, len(self.buckets)), np.float32)
+    def empty_gradient(self, shards: int) -> Floats:
+        """Room for the gradients (shards, H, distances) of the bias by distance, zeros."""
+        return np.zeros((shards, self.num_heads, len(self.buckets)), np.float32)
 
-    def add_gradient(self, parameters: Parameters, grad: Floats) -> None:
-        """What the buckets get from the gradient (H, distances) of the bias by distance."""
-        sums = np.zeros(self.weight.shape)
-        np.add.at(sums, self.buckets, grad.T)
-        parameters.of(self, "weight").gradient[...] += sums.astype(np.float32)
+    def add_gradient(self, weight: Parameter, grads: Floats) -> None:
+        """What the buckets get from the gradients (shards, H, distances) of the bias by
+        distance."""
+        sums = np.zeros((len(grads), *weight.value.shape))
+        for own, grad in zip(sums, grads, strict=True):
+            np.add.at(own, self.buckets, grad.T)
+        leaves = sums.astype(np.float32).reshape(len(grads), -1)
+        bounds = np.arange(len(grads) + 1)
+        _runtime.kernels.sum_rows(weight.gradient.reshape(-1), leaves, bounds, 1)
 
     def _own_shapes(self):
         return {"weight": (self.config.num_buckets, self.num_heads)}

@@ -2,7 +2,7 @@
 
 A `Layer` has parameters of its own, or layers as attributes, or both; their dotted names are the
 keys of its state. `Parameters` are copies of all of them in one flat array of values and one of
-gradients, asked for by the layer that they belong to.
+gradients, which the layers of a pass ask their `PassParameters` for.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -63,6 +63,8 @@ class Layer:
     changes: ClassVar[int] = 0
     # The argument that says whether there is a parameter of that key.
     switches: ClassVar[Mapping[str, str]] = {}
+    # How often its parameters are used on the way through a model.
+    uses: int = 1
 
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -269,46 +271,83 @@ class PackedLayer(Layer):
 
 
 class Parameter(NamedTuple):
-    """An array and what its gradient is added to: views of two flat arrays."""
+    """An array and what its gradient is added to, views of two flat arrays; the gradient is a sum
+    over rows, of which those from bounds[i] on, up to bounds[i + 1], are those of shard i."""
 
     value: Floats
     gradient: Floats
+    bounds: NDArray[np.int64]
 
     def part(self, begin: int, end: int) -> Parameter:
         """The rows from `begin` to `end`."""
-        return Parameter(self.value[begin:end], self.gradient[begin:end])
+        return self._replace(value=self.value[begin:end], gradient=self.gradient[begin:end])
 
 
 class Parameters:
     """Copies of a model's parameters, and their gradients.
 
-    values and gradients are float32 (P,), in the order of the model's state. A tied weight is there
-    once, for all that it belongs to, so that its gradients add up.
+    values and gradients are float32 (P,), in the order of the model's state. A weight that is used
+    several times on the way through the model, by several layers that it is tied in or by one, is
+    there once.
+
+    Its gradient is the sum of what all its uses give, the last of the model's first, each of them a
+    sum over all shards. Where a pass has a part of the shards only, the uses are kept apart until
+    the sums of all passes are one: in an array of `size_apart` numbers.
     """
 
     def __init__(self, model: Any):
         state = model.state_dict()
         self.values = np.concatenate([array.reshape(-1) for array in state.values()])
         self.gradients = np.zeros_like(self.values)
+        self.size_apart = self.values.size
         self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         begin = 0
         for key, array in state.items():
             self._places[key] = begin, begin + array.size, array.shape
             begin += array.size
         ties = model.ties()
-        self._of = {
-            (id(layer), name): self._parameter(ties.get(f"{prefix}{name}", f"{prefix}{name}"))
+        self._keys = {
+            (id(layer), name): ties.get(f"{prefix}{name}", f"{prefix}{name}")
             for prefix, layer in model.named_layers()
             for name in layer._own_shapes()
         }
+        # Where the gradients of each use begin, the last use's where the gradient itself is.
+        self._begins: dict[tuple[int, str], list[int]] = {}
+        self._further: list[tuple[str, int]] = []
+        taken = set()
+        for _, layer in reversed([*model.named_layers()]):
+            for name in layer._own_shapes():
+                key = self._keys[id(layer), name]
+                begins = self._begins[id(layer), name] = []
+                for _ in range(layer.uses):
+                    begin, end, _ = self._places[key]
+                    if key in taken:
+                        self._further.append((key, self.size_apart))
+                        begin, self.size_apart = self.size_apart, self.size_apart + end - begin
+                    taken.add(key)
+                    begins.insert(0, begin)
 
-    def of(self, layer: Layer, name: str) -> Parameter:
-        """A layer's own parameter of that name."""
-        return self._of[id(layer), name]
+    def whole(self) -> PassParameters:
+        """For a pass of all shards, whose gradients are added to `gradients`."""
+        arrays = {key: self._parameter(key, self.gradients, None) for key in self._keys}
+        return PassParameters({key: repeat(pair) for key, pair in arrays.items()})
 
-    def get(self, layer: Layer, name: str) -> Parameter | None:
-        """A layer's own parameter of that name, None where it has none."""
-        return self._of.get((id(layer), name))
+    def apart(self, sums: Floats) -> PassParameters:
+        """For one pass, whose gradients are added to sums (size_apart,), those of each use of a
+        parameter apart."""
+        return PassParameters(
+            {
+                key: iter([self._parameter(key, sums, begin) for begin in begins])
+                for key, begins in self._begins.items()
+            }
+        )
+
+    def add_up(self, sums: Floats) -> None:
+        """Add to `gradients` the sums of all shards, those of all uses together."""
+        self.gradients += sums[: self.gradients.size]
+        for key, further in self._further:
+            begin, end, _ = self._places[key]
+            self.gradients[begin:end] += sums[further : further + end - begin]
 
     def state_dict(self, values: Floats | None = None) -> dict[str, Floats]:
         """Views of `values` (P,), the parameters' own unless given, by key."""
@@ -318,11 +357,41 @@ class Parameters:
             for key, (begin, end, shape) in self._places.items()
         }
 
-    def _parameter(self, key):
-        begin, end, shape = self._places[key]
-        return Parameter(
-            self.values[begin:end].reshape(shape), self.gradients[begin:end].reshape(shape)
-        )
+    def _parameter(self, layer_key, gradients, place):
+        """The value and the gradient of a layer's own parameter, the latter at a place in the
+        gradients, that of the value unless given."""
+        begin, end, shape = self._places[self._keys[layer_key]]
+        place = begin if place is None else place
+        gradient = gradients[place : place + end - begin]
+        return self.values[begin:end].reshape(shape), gradient.reshape(shape)
+
+
+class PassParameters:
+    """The parameters that the layers of one pass ask for, each time that they use them.
+
+    bounds say which rows of those that are passed on belong to which shard: see `Parameter`.
+    """
+
+    def __init__(
+        self,
+        uses: dict[tuple[int, str], Iterator[tuple[Floats, Floats]]],
+        bounds: NDArray[np.int64] | None = None,
+    ):
+        self._uses = uses
+        self._bounds = bounds
+
+    def over(self, bounds: NDArray[np.int64]) -> PassParameters:
+        """The same of this pass, for other rows."""
+        return PassParameters(self._uses, bounds)
+
+    def of(self, layer: Layer, name: str) -> Parameter:
+        """A layer's own parameter of that name."""
+        assert self._bounds is not None
+        return Parameter(*next(self._uses[id(layer), name]), self._bounds)
+
+    def get(self, layer: Layer, name: str) -> Parameter | None:
+        """A layer's own parameter of that name, None where it has none."""
+        return self.of(layer, name) if (id(layer), name) in self._uses else None
 
 
 def as_generator(function: str, rng: Rng) -> np.random.Generator | Uninitialised:

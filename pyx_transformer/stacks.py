@@ -71,6 +71,12 @@ class Stack(Layer):
         self.layers = tuple(
             StackLayer(config.layer(i), config.d_model, rng, bias) for i in range(count)
         )
+        for i, layer in enumerate(self.layers):
+            for _, one in layer.named_layers():
+                one.uses = len(range(i, config.num_layers, count))
+        if bias is not None:
+            readers = [one.attention for layer in self.in_order for one in layer.sub_layers]
+            bias.uses = sum(one is not None and one._bias is bias for one in readers)
         self.norm = norm_of(config.final_norm, config.d_model, rng)
         self.distance_bias = bias
         self._tables: dict[tuple[RotaryConfig, int], tuple] = {}

@@ -5,6 +5,7 @@ The kernels run what `compiled` gives; training goes through the same objects wi
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +20,7 @@ from pyx_transformer.description import (
 )
 from pyx_transformer.feed_forward import FeedForward
 from pyx_transformer.layers import DistanceBias, norm_of
-from pyx_transformer.parameters import Layer, Parameters, Rng
+from pyx_transformer.parameters import Layer, PassParameters, Rng
 from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -156,17 +157,32 @@ class StackLayer(Layer):
 
 
 class TrainingPass:
-    """What a stack reads besides its rows on the way of a training step: the run's parameters, its
-    dropout, which rows belong to which sequence, and the memory."""
+    """What a stack reads besides its rows on the way of a training pass: the parameters, over these
+    rows, the dropout, which rows belong to which sequence, and the memory."""
 
     def __init__(
-        self, parameters: Parameters, drop, sequences: Sequences, memory: Memory | None = None
+        self,
+        parameters: PassParameters,
+        dropout,
+        sequences: Sequences,
+        memory: Memory | None = None,
     ):
-        self.parameters = parameters
-        self.drop = drop
+        self.bounds = sequences.shard_rows
+        self.parameters = parameters.over(self.bounds)
         self.sequences = sequences
         self.memory = memory
+        self._dropout = dropout
         self._rotations: dict[tuple[RotaryConfig, int], Rotation] = {}
+
+    def over(self, bounds) -> TrainingPass:
+        """The same for other rows, of which these belong to each shard."""
+        other = copy.copy(self)
+        other.bounds, other.parameters = bounds, self.parameters.over(bounds)
+        return other
+
+    def drop(self, rows, residual=None):
+        """residual + dropped rows, with the way back to rows; writes to rows."""
+        return self._dropout(rows, residual, self.bounds)
 
     def normed(self, norm, rows):
         """norm(rows), with its way back; rows themselves without a norm."""

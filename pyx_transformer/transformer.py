@@ -10,7 +10,7 @@ from pyx_transformer import _checks
 from pyx_transformer.attention import Memory
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.layers import Embedding, Linear
-from pyx_transformer.parameters import Parameters, Rng
+from pyx_transformer.parameters import PassParameters, Rng
 from pyx_transformer.stacks import (
     TransformerDecoder,
     TransformerEncoder,
@@ -218,11 +218,11 @@ class Transformer(TokenModel):
 
         return generation.memory_estimate(self, self.encoder, batch, src_len, max_length, beam_size)
 
-    def forward(self, batch, parameters: Parameters, drop):
+    def forward(self, batch, parameters: PassParameters, dropout):
         """The decoder's rows of a training `Batch`; back takes their gradient and gives nothing."""
-        run = TrainingPass(parameters, drop, batch.input_sequences)
+        run = TrainingPass(parameters, dropout, batch.input_sequences)
         rows, embed_back = self.side("tgt").forward(batch.inputs, run)
-        source_run = TrainingPass(parameters, drop, batch.source_sequences)
+        source_run = TrainingPass(parameters, dropout, batch.source_sequences)
         source, source_back = self.side("src").forward(batch.sources, source_run)
         source, encoder_back = self.encoder.forward(source, source_run)
         run.memory = memory = Memory(source, batch.source_sequences)

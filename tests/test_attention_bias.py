@@ -64,8 +64,11 @@ def attention_and_back(query, key, value, table, **options):
 
     def back(grad):
         gradients = [np.zeros_like(a) for a in (query, key, value, table)]
-        threads = _runtime.get_num_threads()
-        _runtime.kernels.attention_gradient(*gradients, grad, out, heads, threads)
+        bounds, threads = np.array([0, len(query)]), _runtime.get_num_threads()
+        *of_inputs, of_table = gradients
+        _runtime.kernels.attention_gradient(
+            *of_inputs, of_table[None], bounds, grad, out, heads, threads
+        )
         return gradients
 
     return out, back

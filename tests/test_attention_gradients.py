@@ -169,7 +169,7 @@ def rows(x):
     starts, counts = np.zeros(1, np.int64), np.full(1, len(x))
     job = _runtime.kernels.RowsJob(x, x, x, 1, 1, starts, counts, starts, counts)
     job.run(2)
-    job.gradient(*(np.zeros_like(x) for _ in range(3)), x, None, 2)
+    job.gradient(*(np.zeros_like(x) for _ in range(3)), x, None, None, 2)
 
 _runtime.kernels = _runtime.load_kernels(sys.argv[1])
 _runtime.set_num_threads(2)

@@ -1,7 +1,6 @@
 """Stacks of many descriptions against float64: the whole pass, decoding with caches, gradients."""
 
 from functools import cache
-from itertools import count
 
 import numpy as np
 import pytest
@@ -418,7 +417,7 @@ def test_gradients(name):
         memory = None
         if config.has_memory:
             memory = Memory(sources.rows(options["memory"]), sources)
-        run = TrainingPass(parameters, Dropout(0.0, count(0)), targets, memory)
+        run = TrainingPass(parameters.whole(), Dropout(0.0), targets, memory)
         with num_threads(threads):
             rows, back = made.forward(targets.rows(x), run)
             assert_same_bits(targets.padded(rows), made(x, **options))

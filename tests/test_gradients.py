@@ -197,7 +197,8 @@ def test_dropout_is_the_same_for_every_instruction_set():
     expected, _ = functions.dropout(x, 0.3, seed=7)
     for name in _runtime.available_isas():
         out = np.empty_like(x)
-        _runtime.load_kernels(name).dropout(out, x, None, 0.3, 7, 1)
+        seeds = np.array([7], np.uint64)
+        _runtime.load_kernels(name).dropout(out, x, None, 0.3, np.array([0, 1003]), seeds, 1)
         assert out.tobytes() == expected.tobytes()
 
 

@@ -68,7 +68,7 @@ def test_without_dropout_logits_are_those_of_the_model_itself(kind):
     model = classifier(**HEADS[kind])
     texts = some_labelled(9, kind=list if kind == "tokens" else int)
     batch = texts.batch(np.arange(9))
-    rows, _ = model.forward(batch, Parameters(model), Dropout(0.0, iter(())))
+    rows, _ = model.forward(batch, Parameters(model).whole(), Dropout(0.0))
     expected = [
         model(one[None], None, types[None])[0]
         for one, types in zip(texts.texts, texts.token_types, strict=True)

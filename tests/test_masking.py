@@ -97,7 +97,7 @@ def test_the_loss_and_its_gradient_are_of_the_chosen_places():
 def test_without_dropout_rows_are_those_of_the_model_itself():
     model = randomised(new_encoder(), seed=3)
     batch = masked(some_texts(9).batch(np.arange(9)), model.config, 0.4, (0,))
-    rows, _ = model.forward(batch, Parameters(model), Dropout(0.0, iter(())))
+    rows, _ = model.forward(batch, Parameters(model).whole(), Dropout(0.0))
     inputs = np.split(batch.inputs, batch.input_sequences.starts[1:])
     expected = np.concatenate([model.encode(ids[None])[0] for ids in inputs])[batch.places]
     np.testing.assert_array_equal(rows.view(np.uint32), model.head.apply(expected).view(np.uint32))

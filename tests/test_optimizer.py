@@ -9,8 +9,8 @@ from models import small_config
 import pyx_transformer as pt
 from pyx_transformer.parameters import Parameters
 from pyx_transformer.training import Examples, TrainingOptions, train
-from pyx_transformer.training import trainer as training_loop
 from pyx_transformer.training.optimizer import AdamW
+from pyx_transformer.training.shards import Step
 
 LARGEST = math.sqrt(np.finfo(np.float32).max)  # whose square float32 still holds
 
@@ -49,15 +49,15 @@ def test_large_gradients_that_fit_are_taken(value, count, max_norm):
 
 
 def test_a_run_reports_the_step_and_goes_on(tmp_path, monkeypatch):
-    def poisoned(model, parameters, batch, **options):
-        loss = original(model, parameters, batch, **options)
-        calls.append(batch.numbers.tolist())
+    def poisoned(step, model, parameters):
+        loss = original(step, model, parameters)
+        calls.append(step.batch.numbers.tolist())
         if len(calls) == 2:
             parameters.gradients[7] = 1e25
         return loss
 
-    calls, original, entries = [], training_loop.add_gradients, []
-    monkeypatch.setattr(training_loop, "add_gradients", poisoned)
+    calls, original, entries = [], Step.add_gradients, []
+    monkeypatch.setattr(Step, "add_gradients", poisoned)
     model = pt.Transformer(small_config(), rng=0)
     examples = Examples([[3, 4], [5], [6, 7]], [[4], [5, 6], [7]], start_id=1, end_id=2)
     options = TrainingOptions(steps=4, batch_tokens=4, warmup=1)

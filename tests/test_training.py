@@ -18,6 +18,7 @@ from pyx_transformer.training.batches import Batch, as_rows
 from pyx_transformer.training.gradients import add_gradients
 from pyx_transformer.training.log import read as read_log
 from pyx_transformer.training.optimizer import AdamW, cosine, inverse_square_root
+from pyx_transformer.training.shards import Step
 
 SERIAL_WORK = 200_000  # as in _kernels/threads.pxd: less is not shared between threads
 
@@ -179,19 +180,17 @@ def test_schedules():
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])
 def test_a_step_that_is_not_finite_is_reported_and_skipped(what, tmp_path, monkeypatch):
-    from pyx_transformer.training import trainer
-
-    def poisoned(model, parameters, batch, **options):
-        loss = original(model, parameters, batch, **options)
-        calls.append(batch.numbers)
+    def poisoned(step, model, parameters):
+        loss = original(step, model, parameters)
+        calls.append(step.batch.numbers)
         if len(calls) == 3:
             if what == "loss":
                 return math.inf
             parameters.gradients[7] = np.nan
         return loss
 
-    calls, original = [], trainer.add_gradients
-    monkeypatch.setattr(trainer, "add_gradients", poisoned)
+    calls, original = [], Step.add_gradients
+    monkeypatch.setattr(Step, "add_gradients", poisoned)
     entries, model = [], new_model()
     options = replace(OPTIONS, steps=3, validate_every=1)
     progress = train(
@@ -236,6 +235,8 @@ def test_options_are_checked():
         ("peak_rate", -1.0),
         ("eps", 0.0),
         ("beta1", 1 - 1e-9),
+        ("shards", 0),
+        ("shards", 1025),
     ]:
         with pytest.raises(ValueError, match=name):
             replace(OPTIONS, **{name: value})

@@ -11,8 +11,7 @@ from models import num_threads, randomised, reference_options, small_config, tok
 
 import pyx_transformer as pt
 from pyx_transformer.parameters import Parameters
-from pyx_transformer.training import Examples, functions
-from pyx_transformer.training import gradients as training_gradients
+from pyx_transformer.training import Examples, functions, losses
 from pyx_transformer.training.gradients import add_gradients
 
 VARIANTS = {
@@ -100,7 +99,7 @@ def test_every_parameter_against_central_differences(variant, dropout):
     one = randomised(pt.Transformer(config, rng=0), seed=3)
     examples = examples_of(config, [(5, 3), (1, 0), (0, 2), (7, 6)])
     batch = examples.batch(np.arange(4))
-    loss, gradients = gradients_of(one, batch, label_smoothing=0.2, dropout=dropout, seed=SEED)
+    loss, gradients = gradients_of(one, batch, label_smoothing=0.2, dropout=dropout, seeds=[SEED])
     state = {key: array.astype(np.float64) for key, array in one.state_dict().items()}
     options = reference_options(one)
     factors = dropout_factors(config, batch, dropout)
@@ -171,7 +170,7 @@ def test_the_same_bits_for_any_number_of_threads():
     results = []
     for threads in (1, 2, 3):
         with num_threads(threads):
-            loss, gradients = gradients_of(one, batch, dropout=0.3, label_smoothing=0.1, seed=5)
+            loss, gradients = gradients_of(one, batch, dropout=0.3, label_smoothing=0.1, seeds=[5])
         results.append((loss, [gradient.tobytes() for gradient in gradients.values()]))
     assert results[1:] == results[:1] * 2
 
@@ -179,10 +178,10 @@ def test_the_same_bits_for_any_number_of_threads():
 def test_dropout_follows_its_seed_and_changes_the_loss():
     one = randomised(pt.Transformer(small_config(), rng=0), seed=3)
     batch = examples_of(one.config, [(5, 30), (9, 12)]).batch(np.arange(2))
-    first, again, other = (gradients_of(one, batch, dropout=0.4, seed=s)[0] for s in (1, 1, 2))
+    first, again, other = (gradients_of(one, batch, dropout=0.4, seeds=[s])[0] for s in (1, 1, 2))
     assert first == again != other
     plain = gradients_of(one, batch)[0]
-    assert gradients_of(one, batch, dropout=0.0, seed=2)[0] == plain != first
+    assert gradients_of(one, batch, dropout=0.0, seeds=[2])[0] == plain != first
 
 
 def test_gradients_of_batches_add_up():
@@ -202,7 +201,7 @@ def test_logits_in_parts_give_the_same_gradients(monkeypatch):
     one = randomised(pt.Transformer(small_config(), rng=0), seed=3)
     batch = examples_of(one.config, [(5, 13), (9, 12)]).batch(np.arange(2))
     whole_loss, whole = gradients_of(one, batch, label_smoothing=0.1)
-    monkeypatch.setattr(training_gradients, "LOGITS", 5 * one.config.tgt_vocab_size)
+    monkeypatch.setattr(losses, "LOGITS", 5 * one.config.tgt_vocab_size)
     loss, parts = gradients_of(one, batch, label_smoothing=0.1)
     assert loss == whole_loss
     for key in whole:

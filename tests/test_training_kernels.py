@@ -28,6 +28,10 @@ def on_threads(run):
     return first
 
 
+def one_shard(rows):
+    return np.array([0, rows])
+
+
 def assert_rounded(actual, expected, size):
     """`actual` is off by EPS of numbers of that size at most."""
     assert actual.shape == expected.shape
@@ -43,7 +47,8 @@ def test_linear_weight_gradient(m, n, k, bias, kernels, rng):
 
     def run(threads):
         outs = [start.copy(), start_bias.copy()]
-        kernels.linear_weight_gradient(outs[0], outs[1] if bias else None, grad, x, threads)
+        of_bias = outs[1] if bias else None
+        kernels.linear_weight_gradient(outs[0], of_bias, grad, x, one_shard(m), threads)
         return outs
 
     of_weight, of_bias = on_threads(run)
@@ -67,7 +72,7 @@ def test_norm_gradients(m, d, rms, parameters, kernels, rng):
     def run(threads):
         out, sums = nans(m, d), [start.copy() for start in starts]
         given = sums if parameters else [None, None]
-        kernels.norm_gradients(out, *given, grad, x, weight, 0.1, rms, threads)
+        kernels.norm_gradients(out, *given, grad, x, weight, 0.1, rms, one_shard(m), threads)
         return [out, *sums]
 
     actual = on_threads(run)
@@ -88,7 +93,7 @@ def test_embedding_gradient(m, size, d, kernels, rng):
 
     def run(threads):
         table = start.copy()
-        kernels.embedding_gradient(table, ids, grad, 0.7, threads)
+        kernels.embedding_gradient(table, ids, grad, 0.7, one_shard(m), threads)
         return [table]
 
     (table,) = on_threads(run)
@@ -124,11 +129,13 @@ def test_cross_entropy(m, size, smoothing, data, kernels, rng):
 @pytest.mark.parametrize("in_place", [False, True])
 def test_dropout(n, rate, with_residual, in_place, kernels, rng):
     x, residual, seed = normal(rng, n), normal(rng, n), 2**40 + 12345
+    seeds = np.array([seed], np.uint64)
 
     def run(threads):
         read = x.copy()
         out = read if in_place else nans(n)
-        kernels.dropout(out, read, residual if with_residual else None, rate, seed, threads)
+        added = residual if with_residual else None
+        kernels.dropout(out, read, added, rate, one_shard(n), seeds, threads)
         return [out]
 
     (out,) = on_threads(run)
@@ -249,8 +256,9 @@ def test_rows_job(name, options, kernels, rng):
         job.out[:] = np.nan
         job.run(threads)
         gradients = np.ones_like(queries), np.ones_like(known), np.ones_like(table)
-        of_table = gradients[2] if reach else None
-        job.gradient(*columns(*gradients[:2]), grad, of_table, threads)
+        of_table = gradients[2][None] if reach else None
+        bounds = one_shard(len(counts[0]))
+        job.gradient(*columns(*gradients[:2]), grad, of_table, bounds, threads)
         return [job.out, *gradients]
 
     out, of_queries, of_known, of_table = on_threads(run)

@@ -13,12 +13,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import safetensors
+import safetensors.numpy
 from models import small_config
 from runs import OPTIONS, bits, new_model, some_examples
 
 import pyx_transformer as pt
 from pyx_transformer.training import train, trainer
 from pyx_transformer.training.log import read as read_log
+from pyx_transformer.training.shards import Step
 
 CHECKPOINTED = ["average", "means", "squares", "values"]
 
@@ -55,19 +57,19 @@ class Broken(Exception):
 
 
 def broken_off(at, model, options, folder, monkeypatch):
-    """Train until the gradients of batch number `at` are asked for."""
-    calls, original = [], trainer.add_gradients
+    """Train until the gradients of step number `at` are asked for."""
+    calls, original = [], Step.add_gradients
 
-    def breaking(*arguments, **settings):
+    def breaking(*arguments):
         calls.append(arguments)
         if len(calls) == at:
             raise Broken
-        return original(*arguments, **settings)
+        return original(*arguments)
 
-    monkeypatch.setattr(trainer, "add_gradients", breaking)
+    monkeypatch.setattr(Step, "add_gradients", breaking)
     with pytest.raises(Broken):
         train(model, some_examples(), None, options, folder)
-    monkeypatch.setattr(trainer, "add_gradients", original)
+    monkeypatch.setattr(Step, "add_gradients", original)
 
 
 def step_of(checkpoint):
@@ -82,12 +84,11 @@ def test_checkpoints_by_time_between_validations(changes, tmp_path, monkeypatch)
     options = replace(OPTIONS, steps=10, validate_every=10, **changes)
     whole = new_model()
     train(whole, some_examples(), None, options, tmp_path / "whole")
-    broken = 7 * options.accumulate + 1
-    broken_off(broken, new_model(), options, tmp_path / "rarely", monkeypatch)
+    broken_off(8, new_model(), options, tmp_path / "rarely", monkeypatch)
     assert not (tmp_path / "rarely" / "checkpoint.safetensors").exists()
 
     monkeypatch.setattr(trainer, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    broken_off(broken, new_model(), options, tmp_path / "often", monkeypatch)
+    broken_off(8, new_model(), options, tmp_path / "often", monkeypatch)
     assert step_of(tmp_path / "often" / "checkpoint.safetensors") == 7
     resumed = pt.Transformer(small_config(), rng=99)
     train(resumed, some_examples(), None, options, tmp_path / "often", resume=True)
@@ -248,6 +249,28 @@ def test_options_of_another_run_are_refused(tmp_path):
                 ValueError, match=f"train: {name} is {changed!r}, expected {value!r}"
             ):
                 train(*arguments, tmp_path / name, resume=True)
+
+
+def test_a_checkpoint_without_newer_options_has_their_defaults(tmp_path):
+    """It goes on as what it was before there were others."""
+    newer = {"shards": 8, "bleu_tokenizer": "auto"}
+    train(new_model(), some_examples(), None, replace(OPTIONS, steps=4), tmp_path)
+    path = tmp_path / "checkpoint.safetensors"
+    with safetensors.safe_open(path, "np") as file:
+        about = file.metadata()
+        arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    options = json.loads(about["options"])
+    assert newer.items() <= options.items()
+    older = {name: value for name, value in options.items() if name not in newer}
+    about["options"] = json.dumps(older)
+    safetensors.numpy.save_file(arrays, path, about)
+    with pytest.raises(ValueError, match="train: shards is 4, expected 8"):
+        other = replace(OPTIONS, shards=4)
+        train(new_model(), some_examples(), None, other, tmp_path, resume=True)
+    resumed, whole = new_model(), new_model()
+    train(resumed, some_examples(), None, OPTIONS, tmp_path, resume=True)
+    train(whole, some_examples(), None, OPTIONS, tmp_path / "whole")
+    assert bits(resumed) == bits(whole)
 
 
 def test_a_cosine_ends_where_it_was_to_end(tmp_path):

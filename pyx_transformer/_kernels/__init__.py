@@ -21,11 +21,13 @@
 
       attention  attention_gradient                    a block of keys at a time, packed; and back
       attention_step                                   one query, unpacked: a step of decoding
+      weight_gradient                                  what a product's weight and bias get back
       attention_job  product                           what is asked for, bounds and masks; x w^T
       sampling  rules                                  next tokens: drawn, and banned
       candidates  loss  optimizer                      best next tokens; cross-entropy; AdamW
       norm  tile                                       norms, softmax, and back; a tile of x w^T
       activation  dropout  embedding  packing  philox  rotary
+      shards                                           sums over rows in the order of a tree
       threads  scratch                                 shares of work; memory of a thread
       simd.pxd                                         declares simd.h
         simd.h                                         the one file that knows the instruction set

@@ -407,16 +407,6 @@ cdef inline void gradient_share(const void* work, int part, int parts) noexcept 
                              job.workspace + part * job.size)
 
 
-cdef inline void add_bias_sums(float* grad_bias, const AttentionGradient* job) noexcept nogil:
-    """grad_bias (heads, 2 bias_reach + 1) += the sums of all sequences, in their order."""
-    cdef Py_ssize_t size = job.forward.heads * (2 * job.forward.bias_reach + 1), b, i
-    for b in range(1, job.forward.batch):
-        for i in range(size):
-            job.bias_sums[i] += job.bias_sums[b * size + i]
-    for i in range(size):
-        grad_bias[i] = <float>(grad_bias[i] + job.bias_sums[i])
-
-
 cdef inline int attention_gradient(
     AttentionGradient* job, int n_threads, double* unheard,
 ) except -1 nogil:

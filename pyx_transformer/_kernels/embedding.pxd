@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t
 
+from pyx_transformer._kernels.shards cimport Pile, begin_pile, push, total
 from pyx_transformer._kernels.simd cimport VF, fill, fused, load_part, store_part, vf
 from pyx_transformer._kernels.threads cimport in_parallel, share, threads_for
 
@@ -49,13 +50,36 @@ cdef inline void embed_all(const Lookup* job, int n_threads) noexcept nogil:
 
 
 cdef struct Scatter:
-    # table (V, d) += scale grad (m, d) in rows ids (m), which are in range
+    # table (V, d) += scale grad (m, d) in the rows that are asked for: the ids (m), which are in
+    # range and in order, are those of the rows `rows` (m) of grad, and these in turn of `shards`
+    # (m); those of one id are in order.
     float* table
     const int64_t* ids
+    const int64_t* rows
+    const int64_t* shards
     const float* grad
     Py_ssize_t m
     Py_ssize_t d
     float scale
+
+
+cdef inline vf sum_of_id(
+    const Scatter* job, Py_ssize_t i, Py_ssize_t end, Py_ssize_t column, Py_ssize_t count,
+) noexcept nogil:
+    """The sum of the rows i to end - 1, in some columns."""
+    cdef Py_ssize_t shard
+    cdef vf sum
+    cdef Pile pile
+    begin_pile(&pile)
+    while i < end:
+        shard = job.shards[i]
+        sum = fill(0.0)
+        while i < end and job.shards[i] == shard:
+            sum = fused(fill(job.scale),
+                        load_part(job.grad + job.rows[i] * job.d + column, count, 0.0), sum)
+            i += 1
+        push(&pile, sum, shard)
+    return total(&pile)
 
 
 cdef inline void scatter_columns(const void* work, int part, int parts) noexcept nogil:
@@ -63,18 +87,21 @@ cdef inline void scatter_columns(const void* work, int part, int parts) noexcept
     cdef const Scatter* job = <const Scatter*>work
     cdef Py_ssize_t strips = (job.d + VF - 1) // VF
     cdef Py_ssize_t begin = share(strips, part, parts) * VF
-    cdef Py_ssize_t end = min(share(strips, part + 1, parts) * VF, job.d)
-    cdef Py_ssize_t row, i, count
+    cdef Py_ssize_t columns_end = min(share(strips, part + 1, parts) * VF, job.d)
+    cdef Py_ssize_t i = 0, end, column, count
     cdef float* place
-    for row in range(job.m):
-        i = begin
-        while i < end:
-            count = min(end - i, <Py_ssize_t>VF)
-            place = job.table + job.ids[row] * job.d + i
-            store_part(place, count, fused(
-                fill(job.scale), load_part(job.grad + row * job.d + i, count, 0.0),
-                load_part(place, count, 0.0)))
-            i += VF
+    while i < job.m:
+        end = i + 1
+        while end < job.m and job.ids[end] == job.ids[i]:
+            end += 1
+        column = begin
+        while column < columns_end:
+            count = min(columns_end - column, <Py_ssize_t>VF)
+            place = job.table + job.ids[i] * job.d + column
+            store_part(place, count, load_part(place, count, 0.0)
+                       + sum_of_id(job, i, end, column, count))
+            column += VF
+        i = end
 
 
 cdef inline void scatter_add(const Scatter* job, int n_threads) noexcept nogil:

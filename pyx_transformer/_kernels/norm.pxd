@@ -7,6 +7,7 @@ spread, and values of 1e30 do not overflow. The cost is hidden behind the matrix
 from libc.math cimport INFINITY, log, sqrt
 
 from pyx_transformer._kernels.activation cimport exponential
+from pyx_transformer._kernels.shards cimport Pile, Shards, begin_pile, push, total
 from pyx_transformer._kernels.simd cimport (
     LANES, PARTS, VF, fill, fill_double, fused, fused_doubles, load, load_doubles,
     load_doubles_part, load_part, maximum, maximum_lane, store, store_doubles, store_part, tree_sum,
@@ -232,8 +233,7 @@ cdef inline void normalise(
 cdef struct NormGradient:
     # Of out = standardised(x (m, d)) weight + bias, and grad (m, d) that out gets back: grad_x
     # (m, d), and what is added to grad_weight (d) and grad_bias (d), each of these two NULL where
-    # it is not wanted.
-    # standards (m) is workspace.
+    # it is not wanted. standards (m) is workspace.
     float* grad_x
     float* grad_weight
     float* grad_bias
@@ -241,6 +241,7 @@ cdef struct NormGradient:
     const float* grad
     const float* x
     const float* weight
+    Shards shards
     Py_ssize_t m
     Py_ssize_t d
     double eps
@@ -295,36 +296,44 @@ cdef inline void norm_gradient_rows(const void* work, int part, int parts) noexc
 
 
 cdef inline void norm_gradient_columns(const void* work, int part, int parts) noexcept nogil:
-    """grad_weight += sum grad standardised(x), grad_bias += sum grad, over rows, in double."""
+    """grad_weight += sum grad standardised(x), grad_bias += sum grad, over rows, those of a shard
+    in double."""
     cdef const NormGradient* job = <const NormGradient*>work
     cdef Py_ssize_t strips = (job.d + VF - 1) // VF
-    cdef Py_ssize_t strip, place, row, count
+    cdef Py_ssize_t strip, shard, place, row, count
     cdef float terms[2 * VF]
     cdef vd sums[4]
+    cdef Pile of_weight, of_bias
     cdef vf g
     cdef int s
     for strip in range(share(strips, part, parts), share(strips, part + 1, parts)):
         count = min(job.d - strip * VF, <Py_ssize_t>VF)
-        for s in range(4):
-            sums[s] = fill_double(0.0)
-        for row in range(job.m):
-            place = row * job.d + strip * VF
-            g = load_part(job.grad + place, count, 0.0)
-            store(terms, g * standardised(
-                &job.standards[row], load_part(job.x + place, count, 0.0)))
-            store(terms + VF, g)
+        begin_pile(&of_weight)
+        begin_pile(&of_bias)
+        for shard in range(job.shards.count):
+            if job.shards.bounds[shard] == job.shards.bounds[shard + 1]:
+                continue
             for s in range(4):
-                sums[s] = sums[s] + load_doubles(terms + s * HALF)
-        for s in range(4):
-            store_doubles(terms + s * HALF, sums[s])
+                sums[s] = fill_double(0.0)
+            for row in range(job.shards.bounds[shard], job.shards.bounds[shard + 1]):
+                place = row * job.d + strip * VF
+                g = load_part(job.grad + place, count, 0.0)
+                store(terms, g * standardised(
+                    &job.standards[row], load_part(job.x + place, count, 0.0)))
+                store(terms + VF, g)
+                for s in range(4):
+                    sums[s] = sums[s] + load_doubles(terms + s * HALF)
+            for s in range(4):
+                store_doubles(terms + s * HALF, sums[s])
+            push(&of_weight, load(terms), shard)
+            push(&of_bias, load(terms + VF), shard)
+        place = strip * VF
         if job.grad_weight != NULL:
-            place = strip * VF
             store_part(job.grad_weight + place, count,
-                       load_part(job.grad_weight + place, count, 0.0) + load(terms))
+                       load_part(job.grad_weight + place, count, 0.0) + total(&of_weight))
         if job.grad_bias != NULL:
-            place = strip * VF
             store_part(job.grad_bias + place, count,
-                       load_part(job.grad_bias + place, count, 0.0) + load(terms + VF))
+                       load_part(job.grad_bias + place, count, 0.0) + total(&of_bias))
 
 
 cdef inline void norm_gradient(const NormGradient* job, int n_threads) noexcept nogil:

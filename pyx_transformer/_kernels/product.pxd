@@ -5,11 +5,9 @@ with one panel and keeps all its sums in registers.
 """
 
 from pyx_transformer._kernels.activation cimport IDENTITY, SOFT_CAP, activate, soft_capped
-from pyx_transformer._kernels.packing cimport PANEL, transpose
+from pyx_transformer._kernels.packing cimport PANEL
 from pyx_transformer._kernels.scratch cimport ensure, scratch
-from pyx_transformer._kernels.simd cimport (
-    TILE_ROWS, VF, fill, load, load_doubles, load_part, store, store_doubles, store_part, vd, vf,
-)
+from pyx_transformer._kernels.simd cimport TILE_ROWS, VF, load, load_part, store_part, vf
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
@@ -31,7 +29,6 @@ cdef enum:
     BLOCK_TILES = 5
     # Weights that meet all rows before the next ones do: 4 MB, which stay in the last-level cache.
     CHUNK_FLOATS = 1 << 20
-    HALF = VF // 2
     MOST_JOBS = 3           # products that share a parallel region
 
 
@@ -42,8 +39,7 @@ cdef enum PanelKind:
 cdef struct Product:
     # out (m, n) = activation(x (m, k) w (n, k)^T + bias (n)) factor (m, n) + residual (m, n);
     # strides in floats between rows; bias, factor and residual may be NULL, the last two lie apart
-    # from out; bias is padded to whole panels. With `adds` and nothing else, out += x w^T. With
-    # `transposed` x is (k, m).
+    # from out; bias is padded to whole panels.
     float* out
     const float* x
     const float* panels
@@ -60,8 +56,6 @@ cdef struct Product:
     PanelKind panel_kind
     int activation
     float softcap               # of SOFT_CAP
-    bint adds
-    bint transposed
 
 
 cdef inline Product plain_product(
@@ -85,8 +79,6 @@ cdef inline Product plain_product(
     job.panel_kind = FLOAT32_PANELS
     job.activation = IDENTITY
     job.softcap = 0.0
-    job.adds = False
-    job.transposed = False
     return job
 
 
@@ -168,14 +160,9 @@ cdef inline void product_chunk(
             depth = min(job.k - start, <Py_ssize_t>BLOCK_K)
             for t in range(count):
                 rows = <int>(tile_rows[t + 1] - tile_rows[t])
-                if job.transposed:
-                    transpose(x_tiles + t * TILE_ROWS * TILE_STRIDE, TILE_STRIDE,
-                              job.x + start * job.x_stride + tile_rows[t], job.x_stride, depth,
-                              rows)
-                else:
-                    copy_tile(x_tiles + t * TILE_ROWS * TILE_STRIDE,
-                              job.x + tile_rows[t] * job.x_stride + start, job.x_stride, depth,
-                              rows, 1.0)
+                copy_tile(x_tiles + t * TILE_ROWS * TILE_STRIDE,
+                          job.x + tile_rows[t] * job.x_stride + start, job.x_stride, depth, rows,
+                          1.0)
             panel = panel_begin
             while panel < panel_end:
                 group = panels_at_once(<int>((m + tiles - 1) // tiles))
@@ -193,8 +180,7 @@ cdef inline void product_chunk(
                          job.k * PANEL, depth, rows, group, ahead, ahead_step)
                     for p in range(group):
                         finish_tile(job, sums + p * PANEL, group * PANEL, tile_rows[t],
-                                    (panel + p) * PANEL, rows, start == 0 and not job.adds,
-                                    start + depth == job.k)
+                                    (panel + p) * PANEL, rows, start == 0, start + depth == job.k)
                     if count > 1:
                         ahead += depth * ahead_step
                 panel += group
@@ -255,7 +241,7 @@ cdef inline int products(
         for j in range(count):
             run.jobs[j].m = share(m, i + 1, runs) - row
             run.jobs[j].out = jobs[j].out + row * jobs[j].out_stride
-            run.jobs[j].x = jobs[j].x + row * (1 if jobs[j].transposed else jobs[j].x_stride)
+            run.jobs[j].x = jobs[j].x + row * jobs[j].x_stride
             if jobs[j].factor != NULL:
                 run.jobs[j].factor = jobs[j].factor + row * jobs[j].factor_stride
             if jobs[j].residual != NULL:
@@ -268,41 +254,3 @@ cdef inline int products(
 cdef inline int product(const Product* job, int n_threads, double* unheard) except -1 nogil:
     """The whole product."""
     return products(job, 1, n_threads, unheard)
-
-
-cdef struct Columns:
-    # out (d) += the sums of the columns of x (m, d)
-    float* out
-    const float* x
-    Py_ssize_t m
-    Py_ssize_t d
-
-
-cdef inline void sum_strips(const void* work, int part, int parts) noexcept nogil:
-    """One thread's share: whole columns, row after row in double."""
-    cdef const Columns* job = <const Columns*>work
-    cdef Py_ssize_t strips = (job.d + HALF - 1) // HALF
-    cdef Py_ssize_t strip, column, row
-    cdef double sum
-    cdef vd sums
-    for strip in range(share(strips, part, parts), share(strips, part + 1, parts)):
-        column = strip * HALF
-        if column + HALF <= job.d:
-            sums = load_doubles(job.out + column)
-            for row in range(job.m):
-                sums = sums + load_doubles(job.x + row * job.d + column)
-            store_doubles(job.out + column, sums)
-        else:
-            for column in range(strip * HALF, job.d):
-                sum = job.out[column]
-                for row in range(job.m):
-                    sum += job.x[row * job.d + column]
-                job.out[column] = <float>sum
-
-
-cdef inline void sum_columns(
-    float* out, const float* x, Py_ssize_t m, Py_ssize_t d, int n_threads,
-) noexcept nogil:
-    """out (d) += sum over the rows of x (m, d): what a bias gets back."""
-    cdef Columns job = Columns(out, x, m, d)
-    in_parallel(sum_strips, &job, threads_for(1.0 * m * d, n_threads))

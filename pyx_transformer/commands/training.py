@@ -93,19 +93,38 @@ def add_train(commands):
 
 
 def _train(arguments):
+    from pyx_transformer.training.ranks import Ranks, launched
+
+    ranks = Ranks(launched())
+    try:
+        _train_together(arguments, ranks)
+    except (Exception, KeyboardInterrupt):
+        if ranks.is_first:
+            raise
+        raise SystemExit(2) from None  # the first rank says what it was
+
+
+def _train_together(arguments, ranks):
     from pyx_transformer import plots
     from pyx_transformer._files import as_path
     from pyx_transformer.training import log
     from pyx_transformer.training.recipe import load_recipe
     from pyx_transformer.training.trainer import LOG, MODEL
 
-    recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
-    if arguments.plot:
-        plots.require(arguments.plot)
+    if ranks.size > 1:
+        ranks.share_cpus()
+    with ranks.together():
+        recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
+        if arguments.plot:
+            plots.require(arguments.plot)
     try:
-        progress = recipe.run(arguments.output, resume=arguments.resume, report=_reporter())
+        progress = recipe.run(
+            arguments.output, resume=arguments.resume, report=_reporter(), comm=ranks.comm
+        )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
+    if not ranks.is_first:
+        return
     folder = as_path("train", "output", arguments.output)
     if arguments.plot:
         plots.plot_curves(log.read(folder / LOG), arguments.plot)

@@ -1,9 +1,10 @@
 """Training: exact gradients by hand-written backward kernels, and the loop around them.
 
 `recipe` reads what a TOML file asks for and runs it; `trainer` is the loop: batches from `batches`,
-`masking` and `labelled` (made of files by `corpus`), `gradients` of the loss, updates by
-`optimizer`, figures from `validation`, and Ctrl-C heard between steps by `interrupts`. `functions`
-gives single operations with their way back.
+`masking` and `labelled` (made of files by `corpus`), cut into `shards`, whose `gradients` of
+`losses` come together in the order of a `tree`, updates by `optimizer`, figures from `validation`,
+and Ctrl-C heard between steps by `interrupts`. `functions` gives single operations with their way
+back.
 """
 
 from pyx_transformer.training.batches import Examples

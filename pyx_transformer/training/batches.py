@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,6 +39,77 @@ class Batch:
     source_sequences: Sequences | None
     places: NDArray[np.int64] | None = None
     token_types: NDArray[np.int64] | None = None
+
+    @classmethod
+    def joined(cls, batches: list[Batch]) -> Batch:
+        """The examples of all, one after another."""
+        counts = [batch.input_sequences.counts for batch in batches]
+        of_sources = [batch.source_sequences for batch in batches]
+        source_counts = [one.counts for one in of_sources if one is not None]
+        begins = np.cumsum([0] + [len(batch.inputs) for batch in batches])
+        places = [
+            begin + batch.places
+            for begin, batch in zip(begins, batches, strict=False)
+            if batch.places is not None
+        ]
+
+        def all_of(name):
+            arrays = [getattr(batch, name) for batch in batches]
+            return None if arrays[0] is None else np.concatenate(arrays)
+
+        return cls(
+            np.concatenate([batch.numbers for batch in batches]),
+            np.concatenate([batch.inputs for batch in batches]),
+            np.concatenate([batch.targets for batch in batches]),
+            Sequences.of_counts(np.concatenate(counts)),
+            all_of("sources"),
+            Sequences.of_counts(np.concatenate(source_counts)) if source_counts else None,
+            np.concatenate(places) if places else None,
+            all_of("token_types"),
+        )
+
+    def with_shards(self, shards: NDArray[np.int64]) -> Batch:
+        """The same, the examples from shards[i] on, up to shards[i + 1], being those of shard i."""
+        of_inputs, of_sources = self.input_sequences, self.source_sequences
+        return replace(
+            self,
+            input_sequences=replace(of_inputs, shards=shards),
+            source_sequences=None if of_sources is None else replace(of_sources, shards=shards),
+        )
+
+    def part(self, begin: int, end: int) -> Batch:
+        """The examples from begin to end - 1, as one shard."""
+        alone = self.with_shards(np.array([begin, end]))
+        rows, targets = slice(*alone.input_sequences.shard_rows), slice(*alone.target_bounds)
+        sources = of_sources = None
+        if alone.source_sequences is not None and self.sources is not None:
+            sources = self.sources[slice(*alone.source_sequences.shard_rows)]
+            of_sources = Sequences.of_counts(alone.source_sequences.counts[begin:end])
+        return Batch(
+            self.numbers[begin:end],
+            self.inputs[rows],
+            self.targets[targets],
+            Sequences.of_counts(self.input_sequences.counts[begin:end]),
+            sources,
+            of_sources,
+            None if self.places is None else self.places[targets] - rows.start,
+            None if self.token_types is None else self.token_types[rows],
+        )
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """How many tokens each example has, of its source too."""
+        sizes = self.input_sequences.counts
+        return sizes if self.source_sequences is None else sizes + self.source_sequences.counts
+
+    @property
+    def target_bounds(self) -> NDArray[np.int64]:
+        """Where the targets of each shard begin, and those of the last one end."""
+        sequences = self.input_sequences
+        if self.places is not None:
+            return np.searchsorted(self.places, sequences.shard_rows)
+        of_rows = len(self.targets) == len(self.inputs)
+        return sequences.shard_rows if of_rows else sequences.shards
 
 
 class Examples:

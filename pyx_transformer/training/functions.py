@@ -125,7 +125,7 @@ def embedding(
         if out.size:
             threads = _runtime.get_num_threads()
             _runtime.kernels.embedding_gradient(
-                grad_table, ids.reshape(-1), _rows(grad), scale, threads
+                grad_table, ids.reshape(-1), _rows(grad), scale, _one_shard(ids.size), threads
             )
         return (grad_table,)
 
@@ -182,7 +182,7 @@ def scaled_dot_product_attention(
         if grad.size and inputs.value.size:
             threads = _runtime.get_num_threads()
             _runtime.kernels.attention_gradient(
-                grad_query, grad_key, grad_value, None, grad, out, arguments, threads
+                grad_query, grad_key, grad_value, None, None, grad, out, arguments, threads
             )
         return grad_query, grad_key, grad_value
 
@@ -205,8 +205,15 @@ def dropout(
     def dropped(values: Floats) -> Floats:
         out = np.empty(x.shape, np.float32)
         if x.size:
-            threads = _runtime.get_num_threads()
-            _runtime.kernels.dropout(out.reshape(-1), values.reshape(-1), None, rate, seed, threads)
+            _runtime.kernels.dropout(
+                out.reshape(-1),
+                values.reshape(-1),
+                None,
+                rate,
+                _one_shard(x.size),
+                np.array([seed], np.uint64),
+                _runtime.get_num_threads(),
+            )
         return out
 
     return dropped(x), lambda grad: (dropped(_gradient("dropout", grad, x.shape)),)
@@ -268,7 +275,8 @@ def _linear_back(grad: Floats, x: Floats, weight: Floats, bias: ArrayLike | None
             kernels.ACTIVATIONS[None],
             threads,
         )
-        kernels.linear_weight_gradient(grad_weight, grad_bias, grad, _rows(x), threads)
+        bounds = _one_shard(len(grad))
+        kernels.linear_weight_gradient(grad_weight, grad_bias, grad, _rows(x), bounds, threads)
     elif grad.size and grad_bias is not None:  # no features: only the bias has a part in the output
         grad_bias[:] = grad.sum(axis=0)
     return grad_x, grad_weight, grad_bias
@@ -302,11 +310,17 @@ def _norm_back(
                 weight,
                 eps,
                 rms,
+                _one_shard(len(_rows(x))),
                 _runtime.get_num_threads(),
             )
         return grad_x, grad_weight, grad_bias
 
     return back
+
+
+def _one_shard(rows: int) -> NDArray[np.int64]:
+    """The bounds of rows whose sums are taken one after the other."""
+    return np.array([0, rows])
 
 
 def _gradient(function: str, grad: ArrayLike, shape: tuple[int, ...]) -> Floats:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
-from pyx_transformer import _checks
+from pyx_transformer import _checks, _runtime
 from pyx_transformer.metrics import BLEU_TOKENIZERS
 from pyx_transformer.training.masking import MASK_RATE
 from pyx_transformer.training.optimizer import SCHEDULES
 
 METRICS = ("loss", "exact_match", "bleu", "accuracy")
 MOST = 2**53  # whole numbers up to this are exact as floats
+MOST_SHARDS = _runtime.kernels.MOST_SHARDS
 # What rounds to 1 in float32 is not below it.
 BELOW_ONE = {"below": 1 - 2**-25}
 BOUNDS: dict[str, dict[str, float]] = {
@@ -30,7 +31,10 @@ class TrainingOptions:
     """How a model is trained; the defaults are the paper's but for its size of batches.
 
     steps: updates of the weights, at most. batch_tokens: tokens of a batch, the padded source's or
-    target's, whichever are more; accumulate: batches whose gradients make one update.
+    target's, whichever are more; accumulate: batches whose gradients make one update. shards: parts
+    that the examples of an update are cut into, up to 1024, whose gradients are added up in a fixed
+    order; so many processes at most can share out a step, and its bits do not depend on how many
+    do, but on this number.
 
     peak_rate: the largest learning rate, reached after `warmup` steps and followed by `schedule`:
     "inverse_square_root" or "cosine". beta1, beta2, eps, weight_decay: AdamW's. max_norm: gradients
@@ -56,6 +60,7 @@ class TrainingOptions:
     steps: int = 100_000
     batch_tokens: int = 4096
     accumulate: int = 1
+    shards: int = 8
     peak_rate: float = 7e-4
     warmup: int = 4000
     schedule: str = "inverse_square_root"
@@ -82,7 +87,7 @@ class TrainingOptions:
             value = getattr(self, field.name)
             if field.type == "int":
                 minimum = 0 if field.name in ("patience", "seed") else 1
-                maximum = math.inf if field.name == "seed" else MOST
+                maximum = {"seed": math.inf, "shards": MOST_SHARDS}.get(field.name, MOST)
                 value = _checks.as_integer(this, field.name, value, minimum, maximum)
             elif field.type == "float":
                 bounds = {"minimum": 0.0} | BOUNDS.get(field.name, {})

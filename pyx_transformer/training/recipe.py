@@ -28,9 +28,11 @@ from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.tokenizers.listed import LANGUAGES
 from pyx_transformer.training import corpus
+from pyx_transformer.training.checkpoint import Progress
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
-from pyx_transformer.training.trainer import LOG, MODEL, Progress, train
+from pyx_transformer.training.ranks import Ranks
+from pyx_transformer.training.trainer import LOG, MODEL, train
 from pyx_transformer.training.validation import reachable, validate
 from pyx_transformer.transformer import Transformer
 
@@ -134,21 +136,25 @@ class Recipe:
         *,
         resume: bool = False,
         report: Callable[[dict], None] | None = None,
+        comm: Any = None,
     ) -> Progress:
         """Make the tokenizers, read the examples, build the model and train it: see `train`.
 
         The test, where there is one, is scored with the best model at the end. Raises what reading
         the files, `text.make` and `train` do.
         """
-        folder = as_path("train", "folder", folder)
-        model = self.build()
-        examples = self.examples(model, "train")
-        dev = self.examples(model, "dev") if self.has("dev") else None
-        if DEV_SHARE in self.data:
-            examples, dev = examples.split(self.data[DEV_SHARE])
-        test = self.examples(model, "test") if self.has("test") else None
-        progress = train(model, examples, dev, self.training, folder, resume=resume, report=report)
-        if test is not None:
+        ranks = Ranks(comm)
+        with ranks.together():
+            folder = as_path("train", "folder", folder)
+            model = self.build()
+            examples = self.examples(model, "train")
+            dev = self.examples(model, "dev") if self.has("dev") else None
+            if DEV_SHARE in self.data:
+                examples, dev = examples.split(self.data[DEV_SHARE])
+            test = self.examples(model, "test") if self.has("test") else None
+        options = {"resume": resume, "report": report, "comm": comm}
+        progress = train(model, examples, dev, self.training, folder, **options)
+        if test is not None and ranks.is_first:
             best = load(folder / MODEL)
             figures = self.test(cast("Transformer | TransformerLM", best), test)
             Log(folder / LOG, progress.step, report).write({"step": progress.step, "test": figures})
