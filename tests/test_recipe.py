@@ -56,6 +56,7 @@ ENCODER = small_task.ENCODER
         (["model.num_heads=5"], ["recipe.toml", "[model]: num_heads is 5"]),
         (["model.activation=tanh"], ["recipe.toml", "[model]: activation is 'tanh'"]),
         (["training.steps=0"], ["recipe.toml", "steps is 0"]),
+        (["training.shards=1025"], ["recipe.toml", "shards is 1025, expected at most 1024"]),
         (
             ["text.kind=sentencepiece", "text.size=50", "text.min_count=2"],
             ["min_count is 2, expected nothing with sentencepiece"],

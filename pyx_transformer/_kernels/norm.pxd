@@ -164,20 +164,20 @@ cdef inline double log_sum_exp(const float* x, Py_ssize_t d) noexcept nogil:
 cdef inline void softmax_row(float* out, const float* x, Py_ssize_t d) noexcept nogil:
     """e^(x - max) / sum e^(x - max)"""
     cdef float top = row_maximum(x, d)
-    cdef float total
+    cdef float whole
     cdef Py_ssize_t i = 0
     while i + VF <= d:
         store(out + i, exponential(load(x + i) - fill(top)))
         i += VF
     if i < d:
         store_part(out + i, d - i, exponential(load_part(x + i, d - i, 0.0) - fill(top)))
-    total = <float>row_sum(out, d)
+    whole = <float>row_sum(out, d)
     i = 0
     while i + VF <= d:
-        store(out + i, load(out + i) / fill(total))
+        store(out + i, load(out + i) / fill(whole))
         i += VF
     if i < d:
-        store_part(out + i, d - i, load_part(out + i, d - i, 0.0) / fill(total))
+        store_part(out + i, d - i, load_part(out + i, d - i, 0.0) / fill(whole))
 
 
 cdef inline void log_softmax_row(float* out, const float* x, Py_ssize_t d) noexcept nogil:

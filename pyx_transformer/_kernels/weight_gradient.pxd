@@ -148,7 +148,7 @@ cdef inline float* stretch_tile(
         place = job.pieces[p].begin - start
         tile(top, panels * PANEL, x + place, w + place * PANEL, PANEL, job.m * PANEL,
              job.pieces[p].end - job.pieces[p].begin, rows, panels,
-                    ahead + place * ahead_step, ahead_step)
+             ahead + place * ahead_step, ahead_step)
         folds = job.pieces[p].folds
         if p == stretch.end - 1:
             folds -= stretch.folds
@@ -189,8 +189,8 @@ cdef inline void finish_tile(
 ) noexcept nogil:
     """Add a stretch's sums of one panel to the weights if it is the last one, else to the pile,
     whose next free sum is there, with rows `stride` apart; the usual cases without questions."""
-    cdef int r
-    for r in range(rows):
+    cdef int _r
+    for _r in range(rows):
         if columns < PANEL:
             finish_row(job, out, pile, sums, folds, is_last, columns)
         elif folds == 0 and is_last:

@@ -85,13 +85,13 @@ def projected_loss(
     nodes = [(begin, end) for begin, end in nodes if bounds[begin] < bounds[end]]
     free = [own] if all(one is None or is_zero(one.gradient) for one in own) else []
     if nodes:
-        sums = folded([begin for begin, _ in nodes], put, add_gradients, lambda i: count_of(i) == 1)
+        sums = folded([begin for begin, _ in nodes], put, join, lambda i: count_of(i) == 1)
         if sums is not own:
-            add_gradients(own, sums)
+            join(own, sums)
     return shard_losses(losses, bounds), grad_rows
 
 
-def add_gradients(left, right) -> None:
+def join(left, right) -> None:
     """Add the gradients of parameters, None where there is none, to those of others."""
     for one, other in zip(left, right, strict=True):
         if one is not None:
