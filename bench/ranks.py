@@ -73,14 +73,27 @@ def work(threads, what):
     comm = MPI.COMM_WORLD
     with _runtime.freed_memory_kept():
         step = stepping(Ranks(comm), what)
+        others = range(1, comm.Get_size())
+
+        def tell(goes_on):
+            for rank in others:
+                comm.send(goes_on, rank)
+
         if comm.Get_rank() > 0:
-            while comm.bcast(None):
+            while told(comm):
                 step()
         else:
-            yield lambda: (comm.bcast(True), step())[1]
-            comm.bcast(False)
+            yield lambda: (tell(True), step())[1]
+            tell(False)
     MPI.Finalize()
     os._exit(0)  # what the first rank yields for is no business of the others
+
+
+def told(comm):
+    """What the first rank says; until then the processor is left to others, as MPI does not."""
+    while not comm.iprobe(0):
+        time.sleep(0.001)
+    return comm.recv(source=0)
 
 
 def stepping(ranks, what):

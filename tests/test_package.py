@@ -102,7 +102,9 @@ def test_sources_of_the_kernels_are_not_installed():
 
 
 def test_stub_of_the_kernels_matches_them(kernels):
-    names = [stub_names(INSTALLED / "_kernels" / f"{name}.pyi") for name in ("_entry", "_gradients")]
+    names = [
+        stub_names(INSTALLED / "_kernels" / f"{name}.pyi") for name in ("_entry", "_gradients")
+    ]
     assert names[0] | names[1] == compiled_names(kernels)
 
 

@@ -97,9 +97,9 @@ def test_a_killed_run_goes_on_with_other_ranks(rank, how, alone, tmp_path):
 @pytest.mark.parametrize(
     ("differs", "says"),
     [
-        ([1, "examples"], "train: the examples differs between ranks"),
-        ([2, "options"], "train: the recipe's [training], or options differs between ranks"),
-        ([1, "weights"], "train: the weights to start from differs between ranks"),
+        ([1, "examples"], "train: ranks differ in the examples: "),
+        ([2, "options"], "train: ranks differ in the option seed: 0 in rank 0, 5 in rank 2"),
+        ([1, "weights"], "train: ranks differ in the weights to start from: "),
     ],
 )
 def test_ranks_that_differ_do_not_start(differs, says, tmp_path):

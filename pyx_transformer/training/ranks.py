@@ -39,10 +39,11 @@ TOLD = (FileExistsError, FileNotFoundError, ImportError, OSError, TypeError, Val
 def launched(environ: Mapping[str, str] = os.environ) -> Any:
     """The communicator of all ranks where a launcher of MPI has started several, else None.
 
-    Raises ImportError where mpi4py is missing then.
+    Raises ImportError where mpi4py is missing then, ValueError where it sees one process only.
     """
     sizes = [environ.get(name, "") for name in SIZES]
-    if not any(size.isdecimal() and int(size) > 1 for size in sizes):
+    started = max((int(size) for size in sizes if size.isdecimal()), default=1)
+    if started == 1:
         return None
     try:
         from mpi4py import MPI
@@ -51,7 +52,12 @@ def launched(environ: Mapping[str, str] = os.environ) -> Any:
             "train: several processes were started by MPI, and the package mpi4py is missing: "
             "pip install 'pyx-transformer[mpi]'"
         ) from error
-    return MPI.COMM_WORLD if MPI.COMM_WORLD.Get_size() > 1 else None
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise ValueError(
+            f"train: {started} processes were started, and MPI sees 1, expected all: mpi4py has "
+            "another MPI than the launcher, or none was asked for (srun --mpi)"
+        )
+    return MPI.COMM_WORLD
 
 
 class Ranks:
@@ -101,15 +107,16 @@ class Ranks:
                 kind, message = other
                 raise (kind if kind in TOLD else RuntimeError)(f"{message} (rank {rank})")
 
-    def check_same(self, facts: Mapping[str, str]) -> None:
+    def check_same(self, facts: Mapping[str, Any]) -> None:
         """Raise ValueError, in all ranks, where one has other facts than the first, naming them."""
         first, *others = self.gathered(dict(facts))
         for rank, other in enumerate(others, 1):
-            for name, value in first.items():
-                if other[name] != value:
+            for name in {**first, **other}:
+                values = first.get(name), other.get(name)
+                if values[0] != values[1]:
                     raise ValueError(
-                        f"train: {name} differs between ranks: {value} in rank 0, {other[name]} in "
-                        f"rank {rank}, expected the same in all"
+                        f"train: ranks differ in {name}: {brief(values[0])} in rank 0, "
+                        f"{brief(values[1])} in rank {rank}, expected the same in all"
                     )
 
     def check_enough(self, shards: int) -> None:

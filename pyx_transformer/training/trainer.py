@@ -149,11 +149,14 @@ class Trainer:
     def _facts(self):
         """What has to be the same in all ranks, so that their bits are."""
         isa = _runtime.kernels.ISA_NAME
+        contents = dict(self.checkpoint.contents)
+        config = json.loads(contents.pop("config"))
         return {
             "the version": __version__,
             "the instruction set": isa if isa == UNFUSED else "one with fused multiply-add",
-            "the recipe's [training], or options": json.dumps(asdict(self.options)),
-            **{f"the {name}": value for name, value in self.checkpoint.contents.items()},
+            **{f"the option {name}": value for name, value in asdict(self.options).items()},
+            **{f"the config's {name}": value for name, value in config.items()},
+            **{f"the {name}": value for name, value in contents.items()},
             "the weights to start from": digest([self.parameters.values.tobytes()]),
         }
 
