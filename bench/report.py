@@ -38,7 +38,7 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> list[Verdict]:
     pt.set_num_threads(options.threads)
     rows = [row for row in benchmark.rows if is_asked(row, row.name, options)]
     figures = [figure for figure in benchmark.figures if is_asked(figure, figure.text, options)]
-    if not rows and not figures:
+    if not rows and not figures and not is_model_asked(options):
         raise SystemExit(f"{benchmark.name}: no row has {options.rows.pattern!r} in its name")
     peers = Peers(options.threads)
     limits = Limits(options.threads)
@@ -59,7 +59,7 @@ def run(benchmark: Benchmark, options: argparse.Namespace) -> list[Verdict]:
     verdicts = [bar.judge(benchmark.rows, results) for bar in benchmark.bars]
     verdicts += [figure.judge(options.quick) for figure in figures]
     print_verdicts(verdicts)
-    if benchmark.model is not None and options.rows is None and not options.quick:
+    if benchmark.model is not None and is_model_asked(options):
         about["model"] = benchmark.model(options)
     if options.output is not None:
         options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +73,13 @@ def is_asked(item: Row | Figure, name: str, options: argparse.Namespace) -> bool
     if options.rows is not None:
         return options.rows.search(name) is not None
     return isinstance(item, Figure) or item.quick or not options.quick
+
+
+def is_model_asked(options: argparse.Namespace) -> bool:
+    """Whether the options select a model of what was not measured, by that word."""
+    if options.rows is not None:
+        return options.rows.search("model") is not None
+    return not options.quick
 
 
 def run_group(rows: Iterable[Row], peers: Peers, limits: Limits, rounds: int) -> list[Result]:

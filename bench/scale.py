@@ -30,7 +30,7 @@ from bench.worker import Worker
 
 TRANSLATE = "translate, en-ja"
 LINES = 20_000
-BATCH = 500  # lines that a worker is given at a time
+BATCH = 2000  # lines that a worker is given at a time
 ENGINES = {"multiprocessing": None, "Ray": "ray", "Dask": "distributed", "Spark": "pyspark"}
 
 

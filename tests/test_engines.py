@@ -1,9 +1,8 @@
 """One test, all engines: out comes what a plain loop gives, to the bit, however rows are cut.
 
 Translations of 1,000 sentences, and their vectors by an encoder that some of them are too long for,
-which are kept with the reason. Partition counts are 1, 3 and 7, batch sizes 1, 8 and 64: all of
-them for a loop, forks and Ray; the corners for Dask and Spark, whose batches of 1 take 10 seconds;
-one of them where only the kind of batches is another, or how processes start. Engines that are not
+which are kept with the reason. Partition counts are 1, 3 and 7, batch sizes 1, 8 and 64; one of
+these where only the kind of batches is another, or how processes start. Engines that are not
 installed are skipped, and Spark where there is no Java too.
 """
 
@@ -30,7 +29,6 @@ from pyx_transformer.batch import Embed, Translate
 COUNT = 1000
 SEARCH = {"beam_size": 1, "max_length": 4}
 ALL = [(partitions, size) for partitions in (1, 3, 7) for size in (1, 8, 64)]
-CORNERS = [(1, 64), (7, 1)]
 ONE = [(3, 8)]
 COLUMNS = ["n", "text", "ja", "vector", "vector_error"]
 
@@ -240,7 +238,7 @@ def by_dask(rows, jobs, partitions, size):
     return list(found[COLUMNS].itertuples(index=False, name=None))
 
 
-@pytest.mark.parametrize(("partitions", "size"), CORNERS)
+@pytest.mark.parametrize(("partitions", "size"), ALL)
 def test_dask(partitions, size, dask, texts, jobs, expected):
     assert_rows(by_dask(list(enumerate(texts)), jobs, partitions, size), expected)
 
@@ -277,7 +275,7 @@ def by_spark(spark, rows, jobs, partitions, size, method):
 
 @pytest.mark.parametrize(
     ("method", "partitions", "size"),
-    [*(("mapInArrow", *cut) for cut in CORNERS), *(("mapInPandas", *cut) for cut in ONE)],
+    [*(("mapInArrow", *cut) for cut in ALL), *(("mapInPandas", *cut) for cut in ONE)],
 )
 @pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning")
 def test_spark(method, partitions, size, spark, texts, jobs, expected):
