@@ -164,8 +164,9 @@ def computed(
                 number = waiting.pop(future)
                 yield number, result_of(future, source, parts.begin(number))
     except BaseException:
-        # Nothing is to wait for what is still being computed.
-        for process in multiprocessing.active_children():
+        # Nothing is to wait for what is still being computed. Other children of this process stay:
+        # before Python 3.14 there is no public way to tell those of the pool.
+        for process in list((pool._processes or {}).values()):
             process.terminate()
         raise
     finally:

@@ -1,6 +1,7 @@
 """Files of texts through a pool of processes, and runs of it that are stopped."""
 
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -279,6 +280,19 @@ def is_alive(pid):
             return file.read().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_other_children_stay(own):
+    """Where a run ends with an error, only its own processes do."""
+    write([" ".join("abcdefabcdef")])
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    with pytest.raises(ValueError, match=r"in.txt, line 1: "):
+        pool.run(Generate(own / "short"), "in.txt", "out.txt", workers=1)
+    time.sleep(0.2)
+    assert other.is_alive()
+    other.kill()
+    other.join()
 
 
 def test_ctrl_c(folder):
