@@ -10,10 +10,11 @@ import numpy as np
 from mpi4py import MPI
 
 import pyx_transformer as pt
-from pyx_transformer.training import Examples, TrainingOptions, train
+from pyx_transformer.training import Examples, TrainingOptions, ranks, train
 from pyx_transformer.training.trainer import Trainer
 
 RANK = MPI.COMM_WORLD.Get_rank()
+ranks.PIECE = 4000  # so that the model has several
 
 
 def main(folder, kills=None, differs=None, resume=False, **settings):

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 # What MPI's launchers tell each process: how many there are.
 SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
+# Gradients that are exchanged at a time.
+PIECE = 1 << 22
+
 # What is raised as what it is where it came in another rank.
 TOLD = (FileExistsError, FileNotFoundError, ImportError, OSError, TypeError, ValueError)
 
@@ -175,9 +178,18 @@ class Ranks:
         return [(begin, end) for begin, end in nodes if step.ends[begin] < step.ends[end]]
 
     def _summed(self, step: Step, sums: dict[Node, Floats], size: int) -> Floats:
-        """The sum of all ranks' sums (size,)."""
+        """The sum of all ranks' sums (size,), a piece at a time."""
         nodes = [self._nodes(rank, step) for rank in range(self.size)]
-        bounds = np.array([size * rank // self.size for rank in range(self.size + 1)])
+        total = next(iter(sums.values())) if sums else np.empty(size, np.float32)
+        for begin in range(0, size, PIECE):
+            piece = slice(begin, min(begin + PIECE, size))
+            self._sum(nodes, {node: one[piece] for node, one in sums.items()}, total[piece])
+        return total
+
+    def _sum(self, nodes: list[list[Node]], sums: dict[Node, Floats], total: Floats) -> None:
+        """Have the sum of all ranks' sums, of the nodes that each has, in total, which may be one
+        of the own sums."""
+        bounds = np.array([total.size * rank // self.size for rank in range(self.size + 1)])
         counts, mine = np.diff(bounds), bounds[self.rank + 1] - bounds[self.rank]
         received: dict[Node, Floats] = {}
         rooms = self._rooms(sum(map(len, nodes)), mine)
@@ -199,12 +211,10 @@ class Ranks:
             )
             received |= {nodes[rank][i]: row for rank, row in zip(senders, room, strict=True)}
         in_order = [(node, received[node]) for of_rank in nodes for node in of_rank]
-        total = next(iter(sums.values())) if sums else np.empty(size, np.float32)
         self.comm.Allgatherv(joined(in_order), [total, (counts, bounds[:-1])])
-        return total
 
     def _rooms(self, count: int, width: int) -> Floats:
-        """Memory (count, width) that is kept from step to step: fresh pages cost more than the
+        """Memory (count, width) that is kept from piece to piece: fresh pages cost more than the
         exchange."""
         if self._received is None or self._received.size < count * width:
             self._received = np.empty(count * width, np.float32)
