@@ -18,12 +18,16 @@ BENCHMARKS = {
     "scale": "batch work and training on several workers",
     "busy": "small and large work while other processes hold the cores",
 }
+REPORT = "report"
 # Read by OpenMP, OpenBLAS and MKL while they load.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main(arguments=None):
     options = parse(arguments)
+    if options.benchmark == REPORT:
+        importlib.import_module("bench.page").write()
+        return
     for name in THREAD_VARIABLES:
         os.environ[name] = str(options.threads)
     prefer_the_installed_package()
@@ -39,9 +43,10 @@ def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m bench",
         description="Measure pyx_transformer beside every other library that is installed.",
-        epilog="; ".join(f"{name}: {covers}" for name, covers in BENCHMARKS.items()),
+        epilog="; ".join(f"{name}: {covers}" for name, covers in BENCHMARKS.items())
+        + f"; {REPORT}: bench/README.md from what was measured",
     )
-    parser.add_argument("benchmark", choices=BENCHMARKS, help="what to measure")
+    parser.add_argument("benchmark", choices=(*BENCHMARKS, REPORT), help="what to measure")
     parser.add_argument("--threads", type=positive, default=2, help="of every contestant (2)")
     parser.add_argument("--rounds", type=positive, help="turns of each contestant (9; quick: 3)")
     parser.add_argument("--quick", action="store_true", help="few rows, in under a minute")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -22,12 +23,23 @@ def facts() -> dict[str, object]:
     """What a reader of the results has to know about where they come from."""
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "commit": commit(),
         "cpu": cpu_model(),
         "usable_cpus": usable_cpus(),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
         "isa": _runtime.kernels.ISA_NAME,
     }
+
+
+def commit() -> str:
+    """The commit of the repository, with a + where files differ from it; "" where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return answer.stdout.strip()
 
 
 def cpu_model() -> str:

@@ -28,6 +28,7 @@ from bench import (  # noqa: E402
     footprint,
     kernels,
     machine,
+    page,
     peers,
     product,
     report,
@@ -589,3 +590,24 @@ def test_the_model_of_a_step_on_several_machines(tmp_path, capsys):
     kept = scaling.report(times, 10e9, 50e-6, tmp_path / "scale.svg")
     assert "A model, not a measurement: 10 Gbit/s, 50 us" in capsys.readouterr().out
     assert (tmp_path / "scale.svg").stat().st_size > 1000 and kept["is"] == "a model"
+
+
+def test_the_page_shows_what_was_measured():
+    assert page.PAGE.read_text(encoding="utf-8") == page.page()
+
+
+@pytest.mark.parametrize(
+    ("value", "at_most", "shown"),
+    [
+        (1.069, False, "1.06"),
+        (1.061, True, "1.07"),
+        (0.9999, False, "0.999"),
+        (12.34, True, "12.4"),
+        (199.9, False, "199"),
+        (2.0, True, "2.00"),
+        (1.1, True, "1.10"),
+    ],
+)
+def test_figures_are_rounded_against_us(value, at_most, shown):
+    assert page.against_us(value, at_most) == shown
+    assert page.floored(1.06999) == 1.06 and page.floored(1.15) == 1.15
