@@ -87,7 +87,10 @@ def add_train(commands):
         help="a value on top of the recipe's, such as training.steps=1000; may be repeated",
     )
     command.add_argument(
-        "--plot", type=path, metavar="PNG", help="draw the curves of loss and validation at the end"
+        "--plot",
+        type=path,
+        metavar="PICTURE",
+        help="draw the curves of loss, validation and learning rate at the end: .png, .svg or .pdf",
     )
     command.set_defaults(run=_train)
 

@@ -243,6 +243,9 @@ class Trainer:
             "tokens": step.tokens,
             "learning_rate": rate,
             "gradient_norm": norm,
+            "dropout": options.dropout,
+            # Squared errors of scores have none.
+            "label_smoothing": options.label_smoothing * (step.batch.targets.dtype.kind != "f"),
         }
         if not math.isfinite(norm):
             progress.skipped += 1
