@@ -256,6 +256,22 @@ def test_a_resumed_run_ends_with_the_same_bits(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [int, float, list])
+def test_the_log_says_what_its_loss_is_of(kind, tmp_path):
+    """Labels are smoothed, scores are not: their loss is the same with any smoothing."""
+    arguments = {int: {}, float: {"labels": ("score",)}, list: {"of_tokens": True}}[kind]
+    told = []
+    for smoothing in (0.0, 0.5):
+        options = replace(OPTIONS, steps=1, dropout=0.25, label_smoothing=smoothing)
+        folder = tmp_path / str(smoothing)
+        train(classifier(**arguments), some_labelled(kind=kind), None, options, folder)
+        (entry,) = read_log(folder / "log.jsonl")
+        told.append((entry["dropout"], entry["label_smoothing"], entry["loss"]))
+    assert [one[0] for one in told] == [0.25, 0.25]
+    assert [one[1] for one in told] == [0, 0 if kind is float else 0.5]
+    assert (told[0][2] == told[1][2]) == (kind is float)
+
+
+@pytest.mark.parametrize("kind", [int, float, list])
 def test_a_split_keeps_texts_with_their_labels(kind):
     whole = some_labelled(20, kind=kind)
     parts = whole.split(0.124)
