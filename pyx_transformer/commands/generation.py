@@ -48,8 +48,9 @@ def add_translate(commands):
     command.add_argument(
         "--attention",
         type=path,
-        metavar="PNG",
-        help="draw the cross-attention of the one sentence, every layer and head",
+        metavar="FILE",
+        help="write what the one sentence's words attend to, in every layer and head: a page to "
+        "look at (.html), or a picture of the cross-attention (.png, .svg, .pdf)",
     )
     add_languages(command)
     add_workers(command)
@@ -57,8 +58,8 @@ def add_translate(commands):
 
 
 def _translate(arguments):
-    from pyx_transformer import plots
     from pyx_transformer.checkpoints import is_shipped
+    from pyx_transformer.pages.attention import check_path
     from pyx_transformer.pipelines import Translator
 
     if arguments.workers is not None:
@@ -66,7 +67,7 @@ def _translate(arguments):
         return
     check_alone(arguments)
     if arguments.attention:
-        plots.require(arguments.attention)
+        check_path("--attention", arguments.attention)
     translator = Translator(arguments.model)
     if is_shipped(arguments.model):
         note(SMALL.format(arguments.model))
@@ -76,19 +77,11 @@ def _translate(arguments):
     settings = given(arguments, "beam_size", "max_length", "num_hypotheses", "src_lang", "tgt_lang")
     if translator.model.generation_options is None:
         settings.setdefault("beam_size", 4)
-    found = translator.hypotheses(
-        texts,
-        return_scores=arguments.scores,
-        return_attention=bool(arguments.attention),
-        **settings,
-    )
-    if arguments.attention and not len(found[0][0].hypothesis.sequence):
-        raise ValueError("--attention: the translation is empty, and there is nothing to draw")
+    found = translator.hypotheses(texts, return_scores=arguments.scores, **settings)
     print_texts(found, arguments.scores, arguments.num_hypotheses)
     note_losses(translator.source, texts, found, unit)
     if arguments.attention:
-        (source,) = translator.source_tokens(texts, **given(arguments, "src_lang", "tgt_lang"))
-        _draw_attention(translator, source, found[0][0].hypothesis, arguments.attention)
+        translator.attention(*texts, **settings).save(arguments.attention)
 
 
 def _translate_files(arguments):
@@ -114,14 +107,6 @@ def note_losses(tokenizer, texts, found, unit):
         note(f"cut off at the maximum length (--max-length): {numbered(unit, cut)}")
     if unknown := told_unknown(tokenizer, map(tokenizer.encode, texts), unit):
         note(unknown)
-
-
-def _draw_attention(translator, source, best, file):
-    """The cross-attention of the best translation of a text of these tokens."""
-    from pyx_transformer import plots
-
-    target = [*translator.target.tokens(best.sequence), "</s>"][: best.attention.shape[2]]
-    plots.plot_attention(best.attention, source, target, file)
 
 
 def print_texts(found, with_scores, count=None):

@@ -8,6 +8,7 @@ classifiers      texts to labels, and the labels of their parts
 
 opened           what all of them are made of: a directory or a model
 reading          texts as ids that a model can read, and batches of them
+attending        what a model attends to as it reads a text, to look at
 texts            hypotheses back to texts, and what to tell of them
 progress         a bar on a terminal
 """

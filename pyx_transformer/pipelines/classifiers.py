@@ -11,6 +11,8 @@ import numpy as np
 from pyx_transformer import ops
 from pyx_transformer._checks import as_choice
 from pyx_transformer._kinds import as_texts
+from pyx_transformer.pages import AttentionView
+from pyx_transformer.pipelines.attending import attention_of
 from pyx_transformer.pipelines.logits import logits_of, sigmoid
 from pyx_transformer.pipelines.opened import classifier
 from pyx_transformer.pipelines.progress import progress
@@ -85,6 +87,11 @@ class TextClassifier:
         on its own; numbers as they are where the model's files say that it is for those."""
         return self._scores("scores", texts, max_batch_tokens)
 
+    def attention(self, text: str) -> AttentionView:
+        """What each token of a text attends to, in every layer and head. Raises as `classify` does,
+        and ValueError for a text without tokens, or of more than a page has room for."""
+        return attention_of("attention", self.model, self.tokenizer, text)
+
     def _scores(self, this, texts, max_batch_tokens):
         texts = as_texts(this, "texts", texts)
         logits = logits_of(this, "texts", self.model, self.tokenizer, texts, None, max_batch_tokens)
@@ -139,6 +146,11 @@ class TokenClassifier:
                     )
                 done(len(numbers))
         return spans
+
+    def attention(self, text: str) -> AttentionView:
+        """What each token of a text attends to, in every layer and head. Raises as `tag` does, and
+        ValueError for a text without tokens, or of more than a page has room for."""
+        return attention_of("attention", self.model, self.tokenizer, text)
 
     def _parts(self, text, scores, found, number, aggregation) -> list[Span]:
         """What is labelled: tokens, or words."""

@@ -10,6 +10,8 @@ import numpy as np
 
 from pyx_transformer._checks import as_integer, brief
 from pyx_transformer._kinds import as_iterator, as_string, as_texts
+from pyx_transformer.pages import AttentionView
+from pyx_transformer.pipelines.attending import attention_of
 from pyx_transformer.pipelines.logits import logits_of, sigmoid
 from pyx_transformer.pipelines.opened import classifier
 from pyx_transformer.tokenizers.protocol import tokenizer_of
@@ -78,6 +80,11 @@ class CrossEncoder:
         scores = self._scores(this, "texts", [query] * len(texts), texts, max_batch_tokens)
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(i), float(scores[i]), texts[i]) for i in order]
+
+    def attention(self, first: str, second: str) -> AttentionView:
+        """What each token of two texts, read together, attends to, in every layer and head. Raises
+        as `predict` does, and ValueError for texts of more tokens than a page has room for."""
+        return attention_of("attention", self.model, self.tokenizer, first, second)
 
     def _scores(self, this, name, firsts, seconds, max_batch_tokens):
         logits = logits_of(

@@ -14,6 +14,8 @@ from pyx_transformer._kinds import as_string, as_texts
 from pyx_transformer.checkpoints import is_shipped
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.pages import AttentionView
+from pyx_transformer.pipelines.attending import of_reading
 from pyx_transformer.pipelines.opened import opened
 from pyx_transformer.pipelines.pooling import POOLINGS, normalized
 from pyx_transformer.pipelines.progress import progress
@@ -118,6 +120,15 @@ class SentenceEncoder:
         if truncate_dim is not None:
             out = np.ascontiguousarray(out[:, :truncate_dim])
         return normalized(out) if normalize else out
+
+    def attention(self, text: str, prompt: str | None = None) -> AttentionView:
+        """What each token of a text attends to, in every layer and head; prompt: as for `encode`.
+        Raises as that does, and ValueError for a text without tokens, or of more than a page has
+        room for."""
+        this = "attention"
+        text = self._prompt(this, prompt) + as_string(this, "text", text)
+        (ids,) = self._read(this, [text]).ids
+        return of_reading(this, self.model, self.tokenizer, ids, text)
 
     def _prompt(self, this: str, prompt: str | None) -> str:
         """The text of a prompt."""

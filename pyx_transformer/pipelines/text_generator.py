@@ -11,6 +11,8 @@ import numpy as np
 from pyx_transformer._kinds import as_string, as_texts
 from pyx_transformer.generation import tokens_of
 from pyx_transformer.language_model import TransformerLM
+from pyx_transformer.pages import AttentionView
+from pyx_transformer.pipelines.attending import of_reading
 from pyx_transformer.pipelines.opened import opened
 from pyx_transformer.pipelines.progress import progress
 from pyx_transformer.pipelines.reading import read
@@ -95,6 +97,15 @@ class TextGenerator:
         this = "score"
         texts = as_texts(this, "texts", texts)
         return self.model.score(self._read(this, texts, "texts")) if texts else []
+
+    def attention(self, text: str) -> AttentionView:
+        """What each token of a text attends to, in every layer and head, the token that begins
+        texts included where there is one. Raises as `generate` does, and ValueError for a text
+        without tokens, or of more than a page has room for."""
+        this = "attention"
+        text = as_string(this, "text", text)
+        (ids,) = self._read(this, [text], "texts")
+        return of_reading(this, self.model, self.tokenizer, ids, text)
 
     def _read(
         self, this: str, prompts: list[str], name: str = "prompts"

@@ -8,7 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pyx_transformer._checks import as_flag, brief
-from pyx_transformer._kinds import as_texts
+from pyx_transformer._kinds import as_string, as_texts
+from pyx_transformer.pages import AttentionView
+from pyx_transformer.pipelines.attending import of_translation
 from pyx_transformer.pipelines.opened import opened
 from pyx_transformer.pipelines.progress import progress
 from pyx_transformer.pipelines.reading import read
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
     from pyx_transformer.generation import GenerationOptions
     from pyx_transformer.tokenizers.protocol import Tokenizer
+
+
+BEAMS = 4  # where the model's files do not say how many
 
 
 class Translator:
@@ -126,6 +131,42 @@ class Translator:
         texts = as_texts(this, "texts", texts)
         ids, _ = self._asked(this, texts, src_lang, tgt_lang, options_of(this, self.model, {}))
         return [self.source.tokens(one) for one in ids]
+
+    def attention(
+        self,
+        text: str,
+        translation: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+        **settings: Any,
+    ) -> AttentionView:
+        """What the model attends to as it reads a text and writes a translation, the best one that
+        it finds unless given: encoder, decoder and cross-attention of every layer and head.
+
+        A row of the decoder is named after the token that is written there, the end included, and
+        attends to those before it. settings: as for `translate`, of the translation that is found;
+        beam_size is 4 unless these or the model's files say it. Raises as `translate` does, and
+        ValueError for a text without tokens, or of more than a page has room for.
+        """
+        this = "attention"
+        text = as_string(this, "text", text)
+        if self.model.generation_options is None:
+            settings = {"beam_size": BEAMS, **settings}
+        options = options_of(this, self.model, settings)
+        (source,), options = self._asked(this, [text], src_lang, tgt_lang, options)
+        end = (options.end_tokens or (self.model.config.end_id,))[:1]
+        if translation is None:
+            best = self.model.generate([source], options=options).hypotheses[0][0]
+            written = [*best.sequence, *(end if best.is_finished else ())]
+        else:
+            first = () if options.first_token is None else (options.first_token,)
+            translation = as_string(this, "translation", translation)
+            written = [*first, *self.target.encode(translation), *end]
+        start = options.start_of(self.model.config)
+        assert start is not None
+        return of_translation(
+            this, self.model, (self.source, self.target), source, [start, *written], text
+        )
 
     def _asked(
         self,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer._checks import as_kind, brief
 from pyx_transformer._files import as_path, check_file
 from pyx_transformer._kinds import as_list
+from pyx_transformer._run_log import LOG, read
 from pyx_transformer.plots.figures import as_picture, drawn
 from pyx_transformer.plots.fonts import FIRST
 
@@ -57,9 +58,6 @@ def plot_curves(entries: Iterable[dict] | str | os.PathLike | Any, path: str | o
 def _as_entries(this: str, entries: Any) -> list[dict[str, Any]]:
     """The entries that are meant: see `plot_curves`."""
     if isinstance(entries, (str, os.PathLike)):
-        from pyx_transformer.training.log import read
-        from pyx_transformer.training.trainer import LOG
-
         log = as_path(this, "entries", entries)
         log = log / LOG if log.is_dir() else log
         check_file(log, who=f"{this}: ")

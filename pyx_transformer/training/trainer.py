@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer import _checks, _runtime, checkpoints
 from pyx_transformer._files import STAGED, as_path
 from pyx_transformer._kinds import check_function
+from pyx_transformer._run_log import LOG
 from pyx_transformer._version import __version__
 from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.metrics import require_bleu
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
     from pyx_transformer.training.corpus import Corpus
 
 CHECKPOINT = "checkpoint.safetensors"
-LOG = "log.jsonl"
 MODEL = "model"
 UNFUSED = "x86-64-v2"  # the only instruction set whose bits are its own
 # A checkpoint is this old at most.
