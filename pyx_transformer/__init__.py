@@ -24,6 +24,7 @@ from pyx_transformer.description import (
 )
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.feed_forward import FeedForward
+from pyx_transformer.generated_text import GeneratedText, NBest
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.layers import Embedding, LayerNorm, Linear, RMSNorm
@@ -59,6 +60,7 @@ __all__ = [
     "EncoderModel",
     "FeedForward",
     "FeedForwardConfig",
+    "GeneratedText",
     "Generation",
     "GenerationOptions",
     "HiddenStates",
@@ -68,6 +70,7 @@ __all__ = [
     "Linear",
     "MaskedLMConfig",
     "MultiheadAttention",
+    "NBest",
     "NormConfig",
     "RMSNorm",
     "RotaryConfig",

@@ -109,7 +109,8 @@ class Translate(Job):
         return Translator(model)
 
     def _run(self, pipeline, rows):
-        return [pipeline.translate([text for (text,) in rows], **self.settings)]
+        found = pipeline.translate([text for (text,) in rows], **self.settings)
+        return [[one.text for one in found]]
 
 
 class Generate(Job):
@@ -136,7 +137,8 @@ class Generate(Job):
         return TextGenerator(model)
 
     def _run(self, pipeline, rows):
-        return [pipeline.generate([text for (text,) in rows], **self.settings)]
+        found = pipeline.generate([text for (text,) in rows], **self.settings)
+        return [[one.text for one in found]]
 
 
 class Embed(Job):

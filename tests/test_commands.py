@@ -62,10 +62,8 @@ def test_translate_from_stdin_with_scores(trained):
     assert run.returncode == 0, run.stderr
     rows = [line.split("\t") for line in run.stdout.splitlines()]
     model = pt.load(trained)
-    found = translate(
-        model, ["i know .", "", "you sleep ."], beam_size=4, num_hypotheses=2, return_scores=True
-    )
-    expected = [[[f"{t.hypothesis.score:.4f}", t.text] for t in best] for best in found]
+    found = translate(model, ["i know .", "", "you sleep ."], beam_size=4, num_hypotheses=2)
+    expected = [[[f"{t.score:.4f}", t.text] for t in best] for best in found]
     assert len(expected[1]) == 1
     expected[1].append(["-inf", ""])
     assert rows == [row for rows in expected for row in rows]

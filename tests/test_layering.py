@@ -35,6 +35,7 @@ LEVELS = (
     ("_fields",),
     ("ops", "text"),
     ("tokenizers",),
+    ("generated_text",),
     ("pages",),
     ("plots",),
     ("_parts", "_run_log", "_tables"),

@@ -48,7 +48,7 @@ def test_the_first_command(capsys):
 def test_a_bare_word_is_not_repeated(word, expected, model, capsys):
     """It was trained on whole sentences: the limit is 4 times the source's tokens, less 3."""
     ((best,),) = translate(model, [word])
-    assert (best.text, best.hypothesis.is_finished) == (expected, False)
+    assert (best.text, best.finished) == (expected, False)
     assert main(["translate", word]) == 0
     assert "cut off at the maximum length (--max-length): text 1\n" in capsys.readouterr().err
 

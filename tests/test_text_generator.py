@@ -48,8 +48,8 @@ def test_texts_are_those_of_transformers(beams, generator, theirs):
         wanted = model.generate(
             **ids, num_beams=beams, max_new_tokens=12, early_stopping=False, pad_token_id=0
         )[0].tolist()
-        assert best.hypothesis.sequence.tolist() == wanted[: len(best.hypothesis.sequence)]
         begin = ids["input_ids"].shape[1]
+        assert best.ids.tolist() == wanted[begin:]
         assert tokenizer.decode(wanted, skip_special_tokens=True) == best.text
         different.add(tuple(wanted[begin:]))
     assert len(different) == len(PROMPTS)
@@ -177,8 +177,7 @@ def test_on_token_is_told_too(generator):
     told = []
     parts = list(generator.stream("she", max_length=6, on_token=lambda *one: told.append(one)))
     (best,) = generator.hypotheses(["she"], max_length=6)[0]
-    ids = best.hypothesis.sequence[len(generator.tokenizer.encode("she")) :].tolist()
-    assert [token for _, token in told] == ids and parts
+    assert [token for _, token in told] == best.ids.tolist() and parts
 
 
 def test_streaming_checks_at_once_and_can_be_left(generator):
@@ -214,10 +213,7 @@ MANY = ["abc def"[i % 3 : 3 + i % 5] for i in range(17)] + ["", "d"]
 
 def bits(found):
     return [
-        [
-            (one.text, one.hypothesis.sequence.tolist(), np.float64(one.hypothesis.score).tobytes())
-            for one in best
-        ]
+        [(one.text, one.ids.tolist(), np.float64(one.score).tobytes()) for one in best]
         for best in found
     ]
 
@@ -225,13 +221,36 @@ def bits(found):
 @pytest.mark.parametrize("changes", [{}, {"beam_size": 3}, {"num_samples": 2, "seed": 5}])
 def test_every_prompt_gives_the_same_bits_in_any_company(changes):
     own = own_generator()
-    settings = {"max_length": 9, "return_scores": True, **changes}
+    settings = {"max_length": 9, **changes}
     alone = bits([own.hypotheses([one], **settings)[0] for one in MANY])
     for tokens in (None, 1, 60, 100_000):
         for threads in (1, 2, 3) if tokens is None else (1,):
             with num_threads(threads):
                 assert bits(own.hypotheses(MANY, max_batch_tokens=tokens, **settings)) == alone
     assert bits(own.hypotheses(MANY[::-1], **settings)) == alone[::-1]
+
+
+@pytest.mark.parametrize("start", [1, None])
+def test_what_is_known_of_texts_is_the_models(start):
+    own = own_generator(**({} if start else {"start_id": None}))
+    prompts = [one for one in MANY if one]
+    ids = [own.tokenizer.encode(one) for one in prompts]
+    drawn = {"max_length": 6, "temperature": 2.0, "seed": 0}
+    asked = {"return_scores": True, "return_token_scores": True, **drawn}
+    generation = own.model.generate(ids, suppress_tokens=own.tokenizer.never_generated, **asked)
+    ends = set()
+    found = own.generate(prompts, **drawn)
+    for one, (wanted,), prompt in zip(found, generation.hypotheses, ids, strict=True):
+        end = [own.model.config.end_id] * wanted.is_finished
+        assert [*prompt.tolist(), *one.ids.tolist()] == [*wanted.sequence.tolist(), *end]
+        assert one.tokens == [own.tokenizer.vocabulary[i] for i in one.ids]
+        assert one.source_tokens == [own.tokenizer.vocabulary[i] for i in prompt]
+        assert_same_bits(one.token_scores, wanted.token_scores[len(prompt) :])
+        assert len(one.tokens) == len(one.token_scores)
+        assert (one.score, one.finished) == (wanted.score, wanted.is_finished)
+        assert one.attention is None
+        ends.add(one.finished)
+    assert ends == {True, False}
 
 
 def test_streams_of_our_own():

@@ -60,15 +60,15 @@ def test_texts_are_checked(name, kind, texts, error, says):
 
 
 def bits(found):
-    return [[(one.text, one.hypothesis.sequence.tobytes()) for one in best] for best in found]
+    return [[(one.text, one.ids.tobytes()) for one in best] for best in found]
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_the_models_own_options_count(name):
     function, build = CALLS[name]
     model = build()
-    usual = function(model, SENTENCES, max_length=8)
-    banned = int(usual[0][0].hypothesis.sequence[-1])
+    usual = function(model, SENTENCES, max_length=8, beam_size=1)
+    banned = int(usual[0][0].ids[0])
     asked = function(model, SENTENCES, max_length=8, suppress_tokens=[banned], beam_size=2)
     assert bits(asked) != bits(usual)
     own = GenerationOptions(max_length=8, suppress_tokens=[banned], beam_size=2)
@@ -89,7 +89,7 @@ def test_unknown_tokens_are_not_generated(name):
     for best in function(
         model, SENTENCES, max_length=8, num_samples=20, seed=1, return_scores=True
     ):
-        assert all(0 not in one.hypothesis.sequence for one in best)
+        assert all(0 not in one.ids for one in best)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -105,9 +105,10 @@ def test_settings_are_checked(name):
 def test_validation_counts_the_models_own_options():
     model = translator()
     encode = model.src_tokenizer.encode
+    found = [one[0].ids for one in translate(model, SENTENCES, max_length=8, beam_size=1)]
     examples = Examples(
         [encode(one) for one in SENTENCES],
-        [one[0].hypothesis.sequence for one in translate(model, SENTENCES, max_length=8)],
+        [ids[ids != 2] for ids in found],
         start_id=1,
         end_id=2,
     )
@@ -163,7 +164,7 @@ def test_flags_go_before_the_models_own_options(folder, capsys):
     assert main([*COMMANDS["translate"], "--n-best", "1", "--max-length", "2"]) == 0
     found = translate(model, SENTENCES, num_hypotheses=1, max_length=2)
     assert capsys.readouterr().out == "".join(best[0].text + "\n" for best in found)
-    assert all(len(best[0].hypothesis.sequence) <= 2 for best in found)
+    assert all(len(best[0].ids) <= 2 for best in found)
 
 
 def test_a_command_is_named_once(folder, capsys):

@@ -1,6 +1,9 @@
 """Translator: texts in, texts out, beside transformers with the same directories."""
 
+import copy
+import html.parser
 import json
+import pickle
 import warnings
 
 import directories
@@ -122,9 +125,9 @@ def test_translations_are_those_of_transformers(name, beams, folder, theirs):
     found = pt.Translator(folder(name)).hypotheses(TEXTS, source, target, **options(beams))
     assert len({tuple(row) for row in ids}) > 3
     for (best, *_), row, wanted in zip(found, ids, texts, strict=True):
-        own = best.hypothesis.sequence.tolist()
+        own = best.ids.tolist()
         assert own == row[: len(own)]
-        assert not best.hypothesis.is_finished or row[len(own)] in (0, 1, 2)
+        assert not best.finished or own[-1] in (0, 1, 2)
         assert best.text == wanted
 
 
@@ -136,8 +139,8 @@ def test_marians_codes(beams, folder, theirs):
     ids, texts = theirs("marian").translated(coded, None, None, beams)
     found = translator.hypotheses(coded, **options(beams))
     assert [one[0].text for one in found] == texts
-    assert [one[0].hypothesis.sequence.tolist() for one in found] == [
-        row[: len(one[0].hypothesis.sequence)] for one, row in zip(found, ids, strict=True)
+    assert [one[0].ids.tolist() for one in found] == [
+        row[: len(one[0].ids)] for one, row in zip(found, ids, strict=True)
     ]
     assert translator.translate(TEXTS[:3], tgt_lang="deu", **options(beams)) == texts[:3]
     first = [ids[0] for ids in translator.source.read(coded).ids]
@@ -210,10 +213,7 @@ def translator(**changes):
 def bits(found):
     """Texts, ids and scores of hypotheses, the latter as whole numbers."""
     return [
-        [
-            (one.text, one.hypothesis.sequence.tolist(), np.float64(one.hypothesis.score).tobytes())
-            for one in best
-        ]
+        [(one.text, one.ids.tolist(), np.float64(one.score).tobytes()) for one in best]
         for best in found
     ]
 
@@ -224,7 +224,7 @@ MANY = [" ".join(TEXTS[i % 4].split()[: 1 + i % 5]) for i in range(23)]
 @pytest.mark.parametrize("beams", [1, 3])
 def test_every_text_gives_the_same_bits_in_any_company(beams):
     own = translator()
-    settings = {"beam_size": beams, "max_length": 9, "return_scores": True}
+    settings = {"beam_size": beams, "max_length": 9}
     alone = bits([own.hypotheses([one], **settings)[0] for one in MANY])
     assert len({one[0][0] for one in alone}) > 5
     for tokens in (None, 1, 50, 100_000):
@@ -259,6 +259,95 @@ def test_several_translations_are_not_one():
         with pytest.raises(ValueError, match=f"translate: {name} is 2, expected 1"):
             own.translate(["i"], **settings)
         assert [len(one) for one in own.hypotheses(["i", "know"], **settings)] == [2, 2]
+
+
+# What is known of a translation.
+
+
+def test_a_translation_is_a_string():
+    own = translator()
+    settings = {"max_length": 4, "return_attention": True}
+    (one,) = own.translate([" i  know him"], **settings)
+    assert isinstance(one, str) and one.text == one and type(one.text) is str
+    assert {one.text: 1}[one] == 1 and f"{one}!" == one.text + "!" and repr(one) == repr(one.text)
+    assert json.loads(json.dumps([one])) == [one.text]
+    for again in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
+        assert again == one and type(again) is pt.GeneratedText
+        for name in ("score", "finished", "tokens", "source_tokens"):
+            assert getattr(again, name) == getattr(one, name)
+        for name in ("ids", "token_scores", "attention"):
+            np.testing.assert_array_equal(getattr(again, name), getattr(one, name), strict=True)
+    assert len(pickle.dumps(one)) < len(pickle.dumps(own.source)) + 4 * one.attention.size + 2000
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_known_of_translations_is_the_models(beams):
+    """Their tokens are the axes of their attention, the end's row among them."""
+    own, texts = translator(), [*MANY[:6], ""]
+    own.model.output_projection.bias[own.model.config.end_id] += 2
+    asked = {"beam_size": beams, "num_hypotheses": beams, "max_length": 5, "return_scores": True}
+    asked |= {"return_token_scores": True, "return_attention": True}
+    ids = [own.source.encode(one) for one in texts]
+    never = own.target.never_generated
+    generation = own.model.generate(ids, suppress_tokens=never, **asked)
+    found = own.hypotheses(texts, **asked)
+    ends = set()
+    for best, hypotheses, source in zip(found, generation.hypotheses, ids, strict=True):
+        assert isinstance(best, pt.NBest) and len(best) == len(hypotheses)
+        for one, wanted in zip(best, hypotheses, strict=True):
+            end = [own.model.config.end_id] * wanted.is_finished
+            assert one.ids.tolist() == [*wanted.sequence.tolist(), *end]
+            assert one.tokens == [own.target.vocabulary[i] for i in one.ids]
+            assert one.source_tokens == [own.source.vocabulary[i] for i in source]
+            assert one.attention.shape[2:] == (len(one.tokens), len(one.source_tokens))
+            assert_same_bits(one.attention, wanted.attention)
+            assert_same_bits(one.token_scores, wanted.token_scores)
+            assert (one.score, one.finished) == (wanted.score, wanted.is_finished)
+            assert type(one.score) is float and type(one.finished) is bool
+            ends.add(one.finished)
+    assert ends == {True, False}
+    (usual,) = own.translate(texts[:1], max_length=5)
+    assert usual.attention is None and len(usual.token_scores) == len(usual.tokens)
+
+
+def test_four_beams_where_nothing_else_is_said():
+    own = translator()
+    usual = own.hypotheses(MANY, max_length=9)
+    assert bits(usual) == bits(own.hypotheses(MANY, max_length=9, beam_size=4))
+    assert bits(usual) != bits(own.hypotheses(MANY, max_length=9, beam_size=1))
+    assert [len(one) for one in own.hypotheses(["i"], num_hypotheses=4, max_length=9)] == [4]
+    assert len(own.translate(["i"], num_samples=1, seed=1, max_length=9)) == 1
+    greedy = pt.GenerationOptions(max_length=9)
+    wanted = bits(own.hypotheses(MANY, max_length=9, beam_size=1))
+    assert bits(own.hypotheses(MANY, options=greedy)) == wanted
+    own.model.generation_options = greedy
+    assert bits(own.hypotheses(MANY)) == wanted
+
+
+def test_several_translations_are_a_table_in_a_notebook():
+    class Rows(html.parser.HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.cells = []
+
+        def handle_starttag(self, tag, attributes):
+            if tag == "tr":
+                self.cells.append([])
+            elif tag in ("td", "th"):
+                self.cells[-1].append("")
+
+        def handle_data(self, data):
+            self.cells[-1][-1] += data
+
+    rows = Rows()
+    ids = np.zeros(0, np.int64)
+    made = [pt.GeneratedText(one, -0.25, True, ids, [], [], ids) for one in ("a <b> & c", "漢")]
+    rows.feed(pt.NBest(made)._repr_html_())
+    assert rows.cells == [
+        ["rank", "score", "text"],
+        ["1", "-0.2500", "a <b> & c"],
+        ["2", "-0.2500", "漢"],
+    ]
 
 
 def test_scores_are_those_of_the_model():

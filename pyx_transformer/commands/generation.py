@@ -75,9 +75,7 @@ def _translate(arguments):
     if arguments.attention and len(texts) != 1:
         raise ValueError(f"--attention draws one TEXT, and {len(texts)} were given")
     settings = given(arguments, "beam_size", "max_length", "num_hypotheses", "src_lang", "tgt_lang")
-    if translator.model.generation_options is None:
-        settings.setdefault("beam_size", 4)
-    found = translator.hypotheses(texts, return_scores=arguments.scores, **settings)
+    found = translator.hypotheses(texts, **settings)
     print_texts(found, arguments.scores, arguments.num_hypotheses)
     note_losses(translator.source, texts, found, unit)
     if arguments.attention:
@@ -89,8 +87,6 @@ def _translate_files(arguments):
     from pyx_transformer.checkpoints import is_shipped
 
     settings = given(arguments, "beam_size", "max_length", "src_lang", "tgt_lang")
-    if Translate(arguments.model).open().model.generation_options is None:
-        settings.setdefault("beam_size", 4)
     make = partial(Translate, arguments.model, **settings)
     if is_shipped(arguments.model):
         note(SMALL.format(arguments.model))
@@ -101,7 +97,7 @@ def note_losses(tokenizer, texts, found, unit):
     """Tell which texts were cut off, and which have words that the vocabulary lacks."""
     from pyx_transformer.pipelines.texts import numbered, told_unknown
 
-    is_cut = [not all(one.hypothesis.is_finished for one in of_text) for of_text in found]
+    is_cut = [not all(one.finished for one in of_text) for of_text in found]
     cut = [i for i, value in enumerate(is_cut) if value]
     if cut:
         note(f"cut off at the maximum length (--max-length): {numbered(unit, cut)}")
@@ -113,7 +109,7 @@ def print_texts(found, with_scores, count=None):
     """A row for each text; where there are fewer than elsewhere, of no probability and empty."""
     count = max([count or 1, *map(len, found)])
     for translations in found:
-        rows = [(one.hypothesis.score, one.text) for one in translations]
+        rows = [(one.score, one) for one in translations]
         for score, text in [*rows, *[(-math.inf, "")] * (count - len(rows))]:
             print(f"{score:.4f}\t{text}" if with_scores else text)
 
@@ -171,7 +167,7 @@ def _generate(arguments):
             print(part, end="", flush=True)
         print()
         return
-    found = generator.hypotheses(prompts, return_scores=arguments.scores, **settings)
+    found = generator.hypotheses(prompts, **settings)
     print_texts(found, arguments.scores)
     note_losses(generator.tokenizer, prompts, found, unit)
 

@@ -9,7 +9,7 @@ classifiers      texts to labels, and the labels of their parts
 opened           what all of them are made of: a directory or a model
 reading          texts as ids that a model can read, and batches of them
 attending        what a model attends to as it reads a text, to look at
-texts            hypotheses back to texts, and what to tell of them
+texts            hypotheses back to texts (`generated_text`), and what to tell of them
 progress         a bar on a terminal
 """
 
@@ -17,12 +17,10 @@ from pyx_transformer.pipelines.classifiers import Label, Span, TextClassifier, T
 from pyx_transformer.pipelines.cross_encoder import CrossEncoder, Ranked
 from pyx_transformer.pipelines.sentence_encoder import SentenceEncoder
 from pyx_transformer.pipelines.text_generator import TextGenerator
-from pyx_transformer.pipelines.texts import GeneratedText
 from pyx_transformer.pipelines.translator import Translator
 
 __all__ = [
     "CrossEncoder",
-    "GeneratedText",
     "Label",
     "Ranked",
     "SentenceEncoder",

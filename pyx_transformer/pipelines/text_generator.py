@@ -16,11 +16,14 @@ from pyx_transformer.pipelines.attending import of_reading
 from pyx_transformer.pipelines.opened import opened
 from pyx_transformer.pipelines.progress import progress
 from pyx_transformer.pipelines.reading import read
-from pyx_transformer.pipelines.texts import GeneratedText, best_of, generated, options_of
+from pyx_transformer.pipelines.texts import KNOWN, as_text, best_of, end_of, generated, options_of
 from pyx_transformer.tokenizers.protocol import tokenizer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pyx_transformer.generated_text import GeneratedText, NBest
+    from pyx_transformer.generation import Hypothesis
 
 REPLACEMENT = "\ufffd"  # what a part of a character decodes to
 
@@ -36,8 +39,8 @@ class TextGenerator:
         self.model = opened("TextGenerator", model, TransformerLM)
         self.tokenizer = tokenizer_of("TextGenerator", self.model, "tgt_tokenizer")
 
-    def generate(self, prompts: Sequence[str], **settings: Any) -> list[str]:
-        """Each prompt with the text that follows.
+    def generate(self, prompts: Sequence[str], **settings: Any) -> list[GeneratedText]:
+        """Each prompt with the text that follows: a str with its score, tokens and more.
 
         settings: those of `GenerationOptions`, such as max_length=50, temperature=0.8, on top of
         the model's own, or `options` in their place. An empty prompt is the token that begins
@@ -49,23 +52,24 @@ class TextGenerator:
         """
         return best_of("generate", self.hypotheses(prompts, **settings), settings)
 
-    def hypotheses(self, prompts: Sequence[str], **settings: Any) -> list[list[GeneratedText]]:
-        """The texts that begin with each prompt, the best or first drawn first, with their
-        hypotheses: as `generate`, with num_hypotheses or num_samples of each."""
+    def hypotheses(self, prompts: Sequence[str], **settings: Any) -> list[NBest]:
+        """The texts that begin with each prompt, the best or first drawn first: as `generate`, with
+        num_hypotheses or num_samples of each."""
         this = "generate"
         prompts = as_texts(this, "prompts", prompts)
-        options = options_of(this, self.model, settings)
+        options = options_of(this, self.model, settings, **KNOWN)
         if not prompts:
             return []
-        ids = self._read(this, prompts)
+        ids, own, end = self._read(this, prompts), self.tokenizer, end_of(self.model, options)
+
+        def text_of(number: int, one: Hypothesis) -> GeneratedText:
+            prompt = ids[number]
+            text = prompts[number] + self._behind(prompt, one.sequence)
+            return as_text(text, one, end, own, own, prompt, len(prompt))
+
         with progress(len(prompts), "text") as done:
             completed = self.model.generate_as_completed(ids, options=options)
-            return generated(
-                len(prompts),
-                completed,
-                lambda number, sequence: prompts[number] + self._behind(ids[number], sequence),
-                done,
-            )
+            return generated(len(prompts), completed, text_of, done)
 
     def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
         """The text after a prompt, a part at a time as it is generated.

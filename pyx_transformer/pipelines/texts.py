@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from pyx_transformer.generated_text import GeneratedText, NBest
 from pyx_transformer.generation import GenerationOptions
+from pyx_transformer.generation.options import SAMPLING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from pyx_transformer.generation import Hypothesis
@@ -19,49 +23,85 @@ if TYPE_CHECKING:
     from pyx_transformer.transformer import Transformer
 
 MOST_NUMBERS = 10  # of lines, that a message names
-
-
-@dataclass(frozen=True)
-class GeneratedText:
-    """A text with the hypothesis that it was decoded from."""
-
-    text: str
-    hypothesis: Hypothesis
+# What is known of every hypothesis anyway, and told of its text.
+KNOWN = {"return_scores": True, "return_token_scores": True}
 
 
 def options_of(
-    function: str, model: Transformer | TransformerLM, settings: Mapping[str, Any]
+    function: str,
+    model: Transformer | TransformerLM,
+    settings: Mapping[str, Any],
+    *,
+    beam_size: int = 1,
+    **changes: Any,
 ) -> GenerationOptions:
     """The model's options, or those of settings["options"], with single settings on top.
 
+    beam_size: where there are neither and nothing is drawn; changes: what counts whatever is asked.
     What the tokenizer says is never generated, its unknown token, is suppressed too.
     """
     settings = dict(settings)
-    options = GenerationOptions.chosen(function, model, settings.pop("options", None), settings)
+    options = settings.pop("options", None)
+    is_sampling = any(settings.get(name) is not None for name in SAMPLING)
+    if options is None and model.generation_options is None and not is_sampling:
+        settings.setdefault("beam_size", beam_size)
+    options = GenerationOptions.chosen(function, model, options, settings)
     if model.tgt_tokenizer is not None and model.tgt_tokenizer.never_generated:
-        suppressed = (*options.suppress_tokens, *model.tgt_tokenizer.never_generated)
-        options = replace(options, suppress_tokens=suppressed)
-    return options
+        never = model.tgt_tokenizer.never_generated
+        changes["suppress_tokens"] = (*options.suppress_tokens, *never)
+    return replace(options, **changes) if changes else options
 
 
 def generated(
     count: int,
     completed: Iterable[tuple[int, list[Hypothesis]]],
-    text_of: Callable[[int, NDArray[np.int64]], str],
+    text_of: Callable[[int, Hypothesis], GeneratedText],
     done: Callable[[int], object],
-) -> list[list[GeneratedText]]:
-    """The texts of hypotheses in the caller's order, as they are found; text_of: that of the ids
-    (T,) of a sentence of that number; done: what is told."""
-    texts: list[list[GeneratedText]] = [[] for _ in range(count)]
+) -> list[NBest]:
+    """The texts of hypotheses in the caller's order, as they are found; text_of: that of one of the
+    sentence of a number; done: what is told."""
+    texts = [NBest() for _ in range(count)]
     for number, hypotheses in completed:
-        texts[number] = [GeneratedText(text_of(number, one.sequence), one) for one in hypotheses]
+        texts[number].extend(text_of(number, one) for one in hypotheses)
         done(1)
     return texts
 
 
-def best_of(
-    function: str, found: list[list[GeneratedText]], settings: Mapping[str, Any]
-) -> list[str]:
+def as_text(
+    text: str,
+    hypothesis: Hypothesis,
+    end: int,
+    target: Tokenizer,
+    source: Tokenizer,
+    source_ids: NDArray[np.int64],
+    prompt: int = 0,
+) -> GeneratedText:
+    """A text with what a hypothesis tells, which has so many tokens of a prompt, and may have ended
+    with the token `end`."""
+    scores = hypothesis.token_scores
+    assert hypothesis.score is not None and scores is not None
+    ids = hypothesis.sequence
+    if len(scores) > len(ids):
+        ids = np.append(ids, end)
+    ids = ids[prompt:]
+    return GeneratedText(
+        text,
+        hypothesis.score,
+        hypothesis.is_finished,
+        ids,
+        partial(target.tokens, ids),
+        partial(source.tokens, source_ids),
+        scores[prompt:],
+        hypothesis.attention,
+    )
+
+
+def end_of(model: Transformer | TransformerLM, options: GenerationOptions) -> int:
+    """What stands for the token that ends a text."""
+    return options.end_tokens[0] if options.end_tokens else model.config.end_id
+
+
+def best_of(function: str, found: list[NBest], settings: Mapping[str, Any]) -> list[GeneratedText]:
     """The first text of each. Raises ValueError where several were asked for."""
     for name in ("num_hypotheses", "num_samples"):
         if settings.get(name, 1) not in (None, 1):
@@ -69,7 +109,7 @@ def best_of(
                 f"{function}: {name} is {settings[name]!r}, expected 1 because one text is "
                 "returned of each; `hypotheses` returns all"
             )
-    return [one[0].text for one in found]
+    return [one[0] for one in found]
 
 
 def told_unknown(tokenizer: Tokenizer, texts: Iterable[NDArray[np.int64]], unit: str) -> str:

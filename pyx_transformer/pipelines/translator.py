@@ -14,7 +14,7 @@ from pyx_transformer.pipelines.attending import of_translation
 from pyx_transformer.pipelines.opened import opened
 from pyx_transformer.pipelines.progress import progress
 from pyx_transformer.pipelines.reading import read
-from pyx_transformer.pipelines.texts import GeneratedText, best_of, generated, options_of
+from pyx_transformer.pipelines.texts import KNOWN, as_text, best_of, end_of, generated, options_of
 from pyx_transformer.tokenizers.protocol import shown, tokenizer_of
 from pyx_transformer.transformer import Transformer
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pyx_transformer.generation import GenerationOptions
+    from pyx_transformer.generated_text import GeneratedText, NBest
+    from pyx_transformer.generation import GenerationOptions, Hypothesis
     from pyx_transformer.tokenizers.protocol import Tokenizer
 
-
-BEAMS = 4  # where the model's files do not say how many
+BEAM_SIZE = 4  # of a model that has no options of its own
 
 
 class Translator:
@@ -47,13 +47,13 @@ class Translator:
         src_lang: str | None = None,
         tgt_lang: str | None = None,
         **settings: Any,
-    ) -> list[str]:
-        """The translation of each text.
+    ) -> list[GeneratedText]:
+        """The translation of each text: a str with its score, tokens and more.
 
         src_lang, tgt_lang: the codes of languages where the model has several, such as "eng_Latn",
         "en_XX" or "en"; those of its files unless given. settings: those of `GenerationOptions`,
-        such as beam_size=4 or max_batch_tokens, on top of the model's own, or `options` in their
-        place.
+        such as beam_size=5, max_batch_tokens or return_attention=True, on top of the model's own,
+        which are a beam_size of 4 where it has none, or `options` in their place.
 
         Raises TypeError where texts are no list of strings, ValueError for texts that are no
         Unicode or have more tokens than the model reads, for languages that it has not, and what
@@ -70,24 +70,28 @@ class Translator:
         *,
         spaced: bool = False,
         **settings: Any,
-    ) -> list[list[GeneratedText]]:
-        """The translations of each text with their hypotheses, the best first.
+    ) -> list[NBest]:
+        """The translations of each text, the best first.
 
         As `translate`, with num_hypotheses or num_samples of each. spaced: words stand between
         spaces in languages without them too.
         """
         this = "translate"
         as_flag(this, "spaced", spaced)
-        texts, options = as_texts(this, "texts", texts), options_of(this, self.model, settings)
+        texts = as_texts(this, "texts", texts)
+        options = options_of(this, self.model, settings, beam_size=BEAM_SIZE, **KNOWN)
         ids, options = self._asked(this, texts, src_lang, tgt_lang, options)
         if not texts:
             return []
+        source, target, end = self.source, self.target, end_of(self.model, options)
+
+        def text_of(number: int, one: Hypothesis) -> GeneratedText:
+            text = target.decode(one.sequence, spaced=spaced)
+            return as_text(text, one, end, target, source, ids[number])
+
         with progress(len(texts), "text") as done:
             completed = self.model.generate_as_completed(ids, options=options)
-            decode = self.target.decode
-            return generated(
-                len(texts), completed, lambda _, sequence: decode(sequence, spaced=spaced), done
-            )
+            return generated(len(texts), completed, text_of, done)
 
     def score(
         self,
@@ -122,16 +126,6 @@ class Translator:
         targets = [[*first, *self.target.encode(text)] for text in translations]
         return self.model.score(ids, targets)
 
-    def source_tokens(
-        self, texts: Sequence[str], src_lang: str | None = None, tgt_lang: str | None = None
-    ) -> list[list[str]]:
-        """The tokens of each text that the encoder reads, special ones and languages included: the
-        last axis of a hypothesis's attention. Raises as `translate` does."""
-        this = "source_tokens"
-        texts = as_texts(this, "texts", texts)
-        ids, _ = self._asked(this, texts, src_lang, tgt_lang, options_of(this, self.model, {}))
-        return [self.source.tokens(one) for one in ids]
-
     def attention(
         self,
         text: str,
@@ -144,15 +138,13 @@ class Translator:
         it finds unless given: encoder, decoder and cross-attention of every layer and head.
 
         A row of the decoder is named after the token that is written there, the end included, and
-        attends to those before it. settings: as for `translate`, of the translation that is found;
-        beam_size is 4 unless these or the model's files say it. Raises as `translate` does, and
-        ValueError for a text without tokens, or of more than a page has room for.
+        attends to those before it. settings: as for `translate`, of the translation that is found.
+        Raises as `translate` does, and ValueError for a text without tokens, or of more than a page
+        has room for.
         """
         this = "attention"
         text = as_string(this, "text", text)
-        if self.model.generation_options is None:
-            settings = {"beam_size": BEAMS, **settings}
-        options = options_of(this, self.model, settings)
+        options = options_of(this, self.model, settings, beam_size=BEAM_SIZE)
         (source,), options = self._asked(this, [text], src_lang, tgt_lang, options)
         end = (options.end_tokens or (self.model.config.end_id,))[:1]
         if translation is None:
