@@ -232,7 +232,12 @@ def test_every_prompt_gives_the_same_bits_in_any_company(changes):
 
 @pytest.mark.parametrize("start", [1, None])
 def test_what_is_known_of_texts_is_the_models(start):
-    own = own_generator(**({} if start else {"start_id": None}))
+    own = own_generator()
+    if start is None:
+        tokenizer, sizes = own.tokenizer, {"d_model": 24, "num_heads": 3, "d_ff": 41}
+        config = pt.TransformerLMConfig(tokenizer.vocab_size, start_id=None, **sizes)
+        own.model = lively(randomised(pt.TransformerLM(config, rng=0)))
+        own.model.tgt_tokenizer = tokenizer
     prompts = [one for one in MANY if one]
     ids = [own.tokenizer.encode(one) for one in prompts]
     drawn = {"max_length": 6, "temperature": 2.0, "seed": 0}
