@@ -48,6 +48,9 @@ def as_texts(function: str, name: str, value: Iterable[str]) -> list[str]:
 
 def each_text(function: str, name: str, value: Iterable[str]) -> Iterator[str]:
     """The texts of a list, one at a time."""
+    if isinstance(value, str):
+        shown = brief(value)
+        raise TypeError(f"{function}: {name} is {shown}, expected a list of texts: [{shown}]")
     for i, text in enumerate(as_iterator(function, name, value, "texts")):
         yield as_string(function, f"{name}[{i}]", text)
 

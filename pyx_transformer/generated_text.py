@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pyx_transformer.pages import AttentionView
+
     Tokens = Sequence[str] | Callable[[], list[str]]
 
 
@@ -34,7 +36,6 @@ class GeneratedText(str):
     ids: NDArray[np.int64]
     token_scores: NDArray[np.float32]
     attention: NDArray[np.float32] | None
-    view: Callable[[], Any]  # see showing.py
 
     def __new__(
         cls,
@@ -72,6 +73,26 @@ class GeneratedText(str):
         """What the encoder has read (S), special tokens and languages included; of a language model
         the prompt's tokens."""
         return listed(self._source_tokens)
+
+    def view(self) -> AttentionView:
+        """The cross-attention to look at: a page, or a picture of it. Raises ValueError where it
+        was not asked for, or there is nothing to look at."""
+        from pyx_transformer.pages import AttentionMap, AttentionView
+
+        if self.attention is None:
+            raise ValueError(
+                "GeneratedText.view: attention is None, expected that of a translation with "
+                "return_attention=True"
+            )
+        return AttentionView(
+            [AttentionMap("cross", self.attention, self.tokens, self.source_tokens)], self.text
+        )
+
+    def _repr_html_(self) -> str | None:
+        """The attention, in notebooks, where it was asked for and there is some."""
+        if self.attention is None or not self.attention.size:
+            return None
+        return self.view()._repr_html_()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The tokens go with it, tokenizers do not."""

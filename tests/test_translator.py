@@ -324,6 +324,23 @@ def test_four_beams_where_nothing_else_is_said():
     assert bits(own.hypotheses(MANY)) == wanted
 
 
+def test_attention_shows_itself():
+    """As the translator's own view has it, which reads the translation again."""
+    own = translator()
+    (one,) = own.translate([MANY[3]], return_attention=True, max_length=5)
+    (shown,), wanted = one.view().maps, own.attention(MANY[3], max_length=5)["cross"]
+    assert_same_bits(shown.weights, one.attention)
+    assert_same_bits(shown.weights, wanted.weights)
+    assert (shown.rows, shown.columns) == (wanted.rows, wanted.columns)
+    assert one._repr_html_() == one.view()._repr_html_()
+    (usual,) = own.translate([MANY[3]], max_length=5)
+    assert usual._repr_html_() is None
+    with pytest.raises(ValueError, match=r"attention is None, expected .* return_attention=True"):
+        usual.view()
+    (empty,) = own.translate([""], return_attention=True)
+    assert empty._repr_html_() is None
+
+
 def test_several_translations_are_a_table_in_a_notebook():
     class Rows(html.parser.HTMLParser):
         def __init__(self):
