@@ -109,10 +109,8 @@ def _train(arguments):
 
 def _train_together(arguments, ranks):
     from pyx_transformer import plots
-    from pyx_transformer._files import as_path
-    from pyx_transformer.training import log
     from pyx_transformer.training.recipe import load_recipe
-    from pyx_transformer.training.trainer import LOG, MODEL
+    from pyx_transformer.training.trainer import MODEL
 
     if ranks.size > 1:
         ranks.share_cpus()
@@ -121,17 +119,20 @@ def _train_together(arguments, ranks):
         if arguments.plot:
             plots.require(arguments.plot)
     try:
-        progress = recipe.run(
-            arguments.output, resume=arguments.resume, report=_reporter(), comm=ranks.comm
+        run = recipe.run(
+            arguments.output,
+            resume=arguments.resume,
+            progress=False,
+            report=_reporter(),
+            comm=ranks.comm,
         )
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
     if not ranks.is_first:
         return
-    folder = as_path("train", "output", arguments.output)
     if arguments.plot:
-        plots.plot_curves(log.read(folder / LOG), arguments.plot)
-    print(f"{progress.step} steps; the best model is in {folder / MODEL}")
+        plots.plot_curves(run.entries, arguments.plot)
+    print(f"{run.step} steps; the best model is in {run.folder / MODEL}")
 
 
 def _change(text):

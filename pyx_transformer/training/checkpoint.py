@@ -40,7 +40,7 @@ class Progress:
     skipped: int = 0  # steps whose gradients could not be taken
 
     def __post_init__(self):
-        for field in fields(self):
+        for field in fields(Progress):
             value = getattr(self, field.name)
             if field.type == "int":
                 _checks.as_integer("Progress", field.name, value, 0, MOST)

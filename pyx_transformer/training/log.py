@@ -9,7 +9,7 @@ from pyx_transformer._files import replace_files
 from pyx_transformer._run_log import as_line, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 SECONDS_BETWEEN_ENTRIES = 10.0
@@ -19,19 +19,19 @@ class Log:
     """A file of JSON lines, from which what came after `step` is cut off first, and with it the
     figures of a test, which are those of a run that has ended."""
 
-    def __init__(self, path: Path, step: int, report: Callable[[dict], None] | None):
+    def __init__(self, path: Path, step: int, told: Sequence[Callable[[dict], None]]):
         entries = read(path, who="train: ") if step else []
         kept = [entry for entry in entries if entry["step"] <= step and "test" not in entry]
         self._path = path
-        self._report = report
+        self._told = told
         replace_files(path.parent, {path.name: "".join(map(as_line, kept)).encode()})
 
     def write(self, entry: dict) -> None:
-        """Add a line, and report it."""
+        """Add a line, and tell it."""
         with open(self._path, "a", encoding="utf-8") as file:
             file.write(as_line(entry))
-        if self._report is not None:
-            self._report(entry)
+        for tell in self._told:
+            tell(entry)
 
 
 class Pace:

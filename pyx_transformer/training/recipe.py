@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,11 +28,11 @@ from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.tokenizers.listed import LANGUAGES
 from pyx_transformer.training import corpus
-from pyx_transformer.training.checkpoint import Progress
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.ranks import Ranks
-from pyx_transformer.training.trainer import LOG, MODEL, train
+from pyx_transformer.training.telling import Telling
+from pyx_transformer.training.trainer import LOG, Trained, train
 from pyx_transformer.training.validation import reachable, validate
 from pyx_transformer.transformer import Transformer
 
@@ -135,9 +135,10 @@ class Recipe:
         folder: str | os.PathLike,
         *,
         resume: bool = False,
+        progress: bool = True,
         report: Callable[[dict], None] | None = None,
         comm: Any = None,
-    ) -> Progress:
+    ) -> Trained:
         """Make the tokenizers, read the examples, build the model and train it: see `train`.
 
         The test, where there is one, is scored with the best model at the end. Raises what reading
@@ -152,13 +153,15 @@ class Recipe:
             if DEV_SHARE in self.data:
                 examples, dev = examples.split(self.data[DEV_SHARE])
             test = self.examples(model, "test") if self.has("test") else None
-        options = {"resume": resume, "report": report, "comm": comm}
-        progress = train(model, examples, dev, self.training, folder, **options)
+        options = {"resume": resume, "progress": progress, "report": report, "comm": comm}
+        run = train(model, examples, dev, self.training, folder, **options)
         if test is not None and ranks.is_first:
-            best = load(folder / MODEL)
-            figures = self.test(cast("Transformer | TransformerLM", best), test)
-            Log(folder / LOG, progress.step, report).write({"step": progress.step, "test": figures})
-        return progress
+            step, told = run.step, [] if report is None else [report]
+            if progress:
+                told.append(Telling(self.training.steps))
+            figures = self.test(run.model, test)
+            Log(folder / LOG, step, told).write({"step": step, "test": figures})
+        return run
 
     def test(self, model: Model, examples: Corpus) -> Figures:
         """The figures of a model on the test, BLEU among them where sacrebleu is there."""

@@ -12,13 +12,15 @@ import math
 import os
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyx_transformer import _checks, _runtime, checkpoints
 from pyx_transformer._files import STAGED, as_path
 from pyx_transformer._kinds import check_function
-from pyx_transformer._run_log import LOG
+from pyx_transformer._run_log import LOG, read
 from pyx_transformer._version import __version__
 from pyx_transformer.checkpoints.sides import check_tokenizers
 from pyx_transformer.metrics import require_bleu
@@ -35,6 +37,7 @@ from pyx_transformer.training.optimizer import AdamW, as_schedule
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.ranks import Ranks
 from pyx_transformer.training.shards import Step
+from pyx_transformer.training.telling import Telling
 from pyx_transformer.training.validation import reachable, validate
 
 if TYPE_CHECKING:
@@ -51,6 +54,29 @@ UNFUSED = "x86-64-v2"  # the only instruction set whose bits are its own
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
 
+@dataclass(repr=False)
+class Trained(Progress):
+    """A run that has ended: where it stands, and its folder.
+
+    Of several ranks the first has written the folder, and all see it where they share its disk.
+    """
+
+    folder: Path = Path()
+
+    @cached_property
+    def model(self) -> Model:
+        """The best model, read from the folder once. Raises what `pt.load` does."""
+        return checkpoints.load(self.folder / MODEL)
+
+    @property
+    def entries(self) -> list[dict[str, Any]]:
+        """Those of the log, which `plots.plot_curves` draws. Raises what reading the log does."""
+        return read(self.folder / LOG)
+
+    def __repr__(self) -> str:
+        return f"Trained({str(self.folder)!r}, {self.step} steps)"
+
+
 def train(
     model: Model,
     examples: Corpus,
@@ -59,16 +85,20 @@ def train(
     folder: str | os.PathLike,
     *,
     resume: bool = False,
+    progress: bool = True,
     report: Callable[[dict], None] | None = None,
     comm: Any = None,
-) -> Progress:
-    """Train a model, in place, and return where the run ended.
+) -> Trained:
+    """Train a model, in place, and return what the run has come to: the best `model`, read from the
+    folder, the log's `entries`, where it ended.
 
     Without `validation` examples the last weights count as the best. `resume` goes on from the
     folder's checkpoint, if there is one, and ends with the same bits as a run that was never
     stopped; model, examples and options have to be those of the run before, but for `patience`,
-    `test_beam_size` and, with other than the cosine schedule, `steps`. report(entry) is called with
-    every entry of the log.
+    `test_beam_size` and, with other than the cosine schedule, `steps`.
+
+    progress: print on standard error what is trained, every entry of the log with the time that is
+    left, and where the model is. report(entry) is called with every entry too.
 
     comm: a communicator of mpi4py, whose ranks all call this with the same arguments and share out
     the shards of each step; there are options.shards of them, at most. The weights after any step
@@ -88,13 +118,18 @@ def train(
     where the folder cannot be written to.
     """
     with _runtime.freed_memory_kept():
-        return Trainer(model, examples, validation, options, folder, resume, report, comm).run()
+        trainer = Trainer(
+            model, examples, validation, options, folder, resume, report, comm, progress=progress
+        )
+        return Trained(**asdict(trainer.run()), folder=trainer.folder)
 
 
 class Trainer:
     """One run: see `train`."""
 
-    def __init__(self, model, examples, validation, options, folder, resume, report, comm):
+    def __init__(
+        self, model, examples, validation, options, folder, resume, report, comm, *, progress
+    ):
         self.model = model
         self.examples = examples
         self.validation = validation
@@ -102,7 +137,7 @@ class Trainer:
         self.progress = Progress()
         self.ranks = Ranks(comm)
         with self.ranks.together():
-            self._check(resume, report)
+            self._check(resume, report, progress)
             self.folder = as_path("train", "folder", folder)
             self.parameters = Parameters(model)
             self.optimizer = AdamW(
@@ -122,7 +157,11 @@ class Trainer:
         with self.ranks.together():
             if self.ranks.is_first:
                 self._prepare(resume)
-                self.log = Log(self.folder / LOG, self.progress.step, report)
+                self.telling = Telling(options.steps) if progress else None
+                told = [one for one in (self.telling, report) if one is not None]
+                self.log = Log(self.folder / LOG, self.progress.step, told)
+                if self.telling is not None:
+                    self.telling.begin(model, examples, validation, self.progress.step)
         if self.ranks.of_first(self.progress.step):
             self.progress = self.ranks.of_first(self.progress)
             self.optimizer.steps = self.ranks.of_first(self.optimizer.steps)
@@ -130,7 +169,7 @@ class Trainer:
                 self.ranks.copy_of_first(array)
         self._saved = time.monotonic()
 
-    def _check(self, resume, report):
+    def _check(self, resume, report, progress):
         """Raise what `train` does for its arguments."""
         model, examples, validation = self.model, self.examples, self.validation
         _checks.as_kind("train", "model", model, TokenModel)
@@ -139,6 +178,7 @@ class Trainer:
             _checks.as_kind("train", "validation", validation, Examples, Texts, Labelled)
         _checks.as_kind("train", "options", self.options, TrainingOptions)
         _checks.as_flag("train", "resume", resume)
+        _checks.as_flag("train", "progress", progress)
         check_function("train", "report", report)
         check_tokenizers("train", model)
         examples.check("train: examples", model)
@@ -182,6 +222,8 @@ class Trainer:
             self._use_weights()
             if self.ranks.is_first and not (self.folder / MODEL).is_dir():
                 checkpoints.save(self.model, self.folder / MODEL)
+        if self.ranks.is_first and self.telling is not None:
+            self.telling.end(self.progress.step, self.folder / MODEL)
         return self.progress
 
     def _take_steps(self, interrupts):
