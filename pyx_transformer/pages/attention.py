@@ -19,6 +19,7 @@ from pyx_transformer._files import as_path, replace_files
 from pyx_transformer._kinds import as_list, as_string, as_texts
 from pyx_transformer.pages.document import data, document, said
 from pyx_transformer.pages.pictures import Labelled
+from pyx_transformer.plots.labels import label
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -163,7 +164,7 @@ class AttentionView:
         """Pictures of every layer and head, 8 bits for each weight."""
         for one in self.maps:
             kind = said(KINDS[one.name], languages)
-            labels = [[plots.label(token) for token in side] for side in (one.rows, one.columns)]
+            labels = [[label(token) for token in side] for side in (one.rows, one.columns)]
             pictures = Labelled(f"{identity}-{one.name}", *labels)
             for layer, heads in enumerate(one.weights, 1):
                 place = f"{said(WORDS['layer'], languages)} {layer}"
@@ -237,8 +238,8 @@ def as_data(one: AttentionMap) -> dict[str, Any]:
         "layers": layers,
         "heads": heads,
         "weights": base64.b64encode(one.weights.astype("<f4").tobytes()).decode(),
-        "rows": [plots.label(token) for token in one.rows],
-        "columns": [plots.label(token) for token in one.columns],
+        "rows": [label(token) for token in one.rows],
+        "columns": [label(token) for token in one.columns],
         "directions": [direction(one.rows), direction(one.columns)],
     }
 
