@@ -33,6 +33,16 @@ from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
 from pyx_transformer.transformer import AttentionWeights, HiddenStates, Transformer
 
 if TYPE_CHECKING:
+    from pyx_transformer import (
+        batch,
+        generation,
+        metrics,
+        pipelines,
+        plots,
+        pool,
+        text,
+        training,
+    )
     from pyx_transformer.checkpoints import load
     from pyx_transformer.generation import (
         Generation,
@@ -87,17 +97,25 @@ __all__ = [
     "TransformerLM",
     "TransformerLMConfig",
     "Translator",
+    "batch",
+    "generation",
     "get_num_threads",
     "load",
+    "metrics",
     "ops",
     "perplexity",
+    "pipelines",
+    "plots",
+    "pool",
     "set_num_threads",
     "show_config",
     "sinusoidal_positions",
+    "text",
+    "training",
 ]
 
 
-# Loaded by their first use, not by the import of the package.
+# Loaded by their first use, not by the import of the package: names of modules, and modules.
 _LATER = {
     "CrossEncoder": "pipelines",
     "Generation": "generation",
@@ -111,13 +129,27 @@ _LATER = {
     "TokenClassifier": "pipelines",
     "Translator": "pipelines",
 }
+_MODULES = (
+    "batch",
+    "generation",
+    "metrics",
+    "pipelines",
+    "plots",
+    "pool",
+    "text",
+    "training",
+)
 
 
-def __getattr__(name):
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+if not TYPE_CHECKING:  # which would take any name for one that is here
+
+    def __getattr__(name):
+        if name in _MODULES:
+            return importlib.import_module(f"{__name__}.{name}")
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
 
 
-def __dir__():
-    return sorted({*globals(), *_LATER})
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -7,6 +7,7 @@ whose fields without a default it has.
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from collections.abc import Mapping
@@ -85,6 +86,19 @@ def from_values(kind: typing.Any, values: object, where: str) -> typing.Any:
         return kind(**read)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def as_object(this: str, text: str) -> dict[str, typing.Any]:
+    """The JSON object that a text holds. Raises ValueError for any other text."""
+    if not isinstance(text, (str, bytes, bytearray)):
+        raise TypeError(f"{this}: text is of type {type(text).__name__}, expected str")
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{this}: text is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{this}: text is a {type(values).__name__}, expected an object")
+    return values
 
 
 def read_part(kinds: tuple[typing.Any, ...], value: object, where: str) -> typing.Any:

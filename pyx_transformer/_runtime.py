@@ -15,7 +15,8 @@ import importlib.util
 import math
 import operator
 import os
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Literal, overload
 
 from pyx_transformer._version import __version__
 
@@ -202,8 +203,13 @@ def freed_memory_kept():
         mallopt(mmap_max, 2**16)
 
 
+@overload
+def show_config(mode: Literal["print"] = "print") -> None: ...
+@overload
+def show_config(mode: Literal["dict"]) -> dict[str, object]: ...
 def show_config(mode: str = "print") -> dict[str, object] | None:
-    """Print what the package runs on; with `mode="dict"`, return it instead.
+    """Show what the package runs on, in a notebook as a table; with `mode="dict"`, return it
+    instead.
 
     version                 of the package
     isa                     the instruction set in use
@@ -228,10 +234,32 @@ def show_config(mode: str = "print") -> dict[str, object] | None:
     }
     if mode == "dict":
         return config
-    for name, value in config.items():
-        shown = _listed(value) if isinstance(value, tuple) else value
-        print(f"{name:<16}  {shown}")
+    table = _Table(
+        (name, _listed(value) if isinstance(value, tuple) else str(value))
+        for name, value in config.items()
+    )
+    ipython = sys.modules.get("IPython")
+    if ipython is not None and ipython.get_ipython() is not None:
+        ipython.display.display(table)
+    else:
+        print(table)
     return None
+
+
+class _Table(list[tuple[str, str]]):
+    """Names and values, which show themselves in lines or, in a notebook, as a table."""
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:<16}  {value}" for name, value in self)
+
+    def _repr_html_(self) -> str:
+        import html
+
+        rows = (
+            f"<tr><th scope='row'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self
+        )
+        return f"<table>{''.join(rows)}</table>"
 
 
 if TYPE_CHECKING:

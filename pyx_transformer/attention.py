@@ -7,11 +7,12 @@ N rows.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._reprs import counted
 from pyx_transformer.description import AttentionConfig, RotaryConfig
 from pyx_transformer.layers import DistanceBias, Linear, linear_forward, norm_of
 from pyx_transformer.parameters import (
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from pyx_transformer.layers import Back
+
+    Floats = NDArray[np.float32]
 
 
 class MultiheadAttention(PackedLayer):
@@ -98,6 +101,49 @@ class MultiheadAttention(PackedLayer):
                 config.distance_bias, self.num_heads, rng
             )
 
+    def in_words(self) -> list[str]:
+        heads = counted(self.num_heads, "head")
+        return [f"d_model={self.d_model}", heads, *super().in_words()]
+
+    @overload
+    def __call__(
+        self,
+        query: ArrayLike,
+        memory: ArrayLike | None = None,
+        value: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        is_causal: bool = False,
+        query_offset: ArrayLike = 0,
+        return_weights: Literal[False] = False,
+    ) -> Floats: ...
+    @overload
+    def __call__(
+        self,
+        query: ArrayLike,
+        memory: ArrayLike | None = None,
+        value: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        is_causal: bool = False,
+        query_offset: ArrayLike = 0,
+        return_weights: Literal[True],
+    ) -> tuple[Floats, Floats]: ...
+    @overload
+    def __call__(
+        self,
+        query: ArrayLike,
+        memory: ArrayLike | None = None,
+        value: ArrayLike | None = None,
+        *,
+        mask: ArrayLike | None = None,
+        lengths: ArrayLike | None = None,
+        is_causal: bool = False,
+        query_offset: ArrayLike = 0,
+        return_weights: bool,
+    ) -> Floats | tuple[Floats, Floats]: ...
     def __call__(
         self,
         query: ArrayLike,
@@ -109,7 +155,7 @@ class MultiheadAttention(PackedLayer):
         is_causal: bool = False,
         query_offset: ArrayLike = 0,
         return_weights: bool = False,
-    ) -> NDArray[np.float32] | tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> Floats | tuple[Floats, Floats]:
         """query (B, T, d_model) -> (B, T, d_model), and weights (B, H, T, S) if asked for.
 
         memory (B, S, kdim) is what is attended to, query itself if not given; value (B, S, vdim)

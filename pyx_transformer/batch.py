@@ -74,6 +74,11 @@ from pyx_transformer.pipelines.texts import best_of
 
 __all__ = ["Classify", "Embed", "Generate", "Rank", "Score", "Translate"]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 OF_SEARCH = {
     field.name: field.default
     for field in fields(GenerationOptions)

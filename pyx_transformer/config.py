@@ -1,222 +1,24 @@
-"""What whole models are built from: one dataclass per kind of model, and JSON.
-
-Each holds the descriptions of its stacks (see description.py). The paper's need none: the sizes in
-PLAIN may be given in place of the stacks, and those that are not given are those of its base model.
-"""
+"""What whole models are built from: one dataclass per kind of model (see token_config.py)."""
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, ClassVar
 
 from pyx_transformer import _checks
-from pyx_transformer._fields import as_values, check_fields, read_part, set_field
-from pyx_transformer._keys import wrong_keys
-from pyx_transformer.description import (
-    MOST_LAYERS,
-    NormConfig,
-    StackConfig,
-    plain_sizes,
-    plain_stack,
-    without_memory,
-)
+from pyx_transformer._reprs import described
+from pyx_transformer.description import StackConfig, without_memory
 from pyx_transformer.head_configs import ClassifierConfig, Head, MaskedLMConfig
-from pyx_transformer.positions import FREQUENCIES, LAYOUTS
-from pyx_transformer.sizes import num_parameters
+from pyx_transformer.token_config import TokenConfig
 
-# What `plain_stack` takes, besides the number of layers.
-PLAIN = {
-    "d_model": 512,
-    "num_heads": 8,
-    "d_ff": 2048,
-    "activation": "relu",
-    "norm_first": False,
-    "final_norm": False,
-    "layer_norm_eps": 1e-5,
-}
-PLAIN_LAYERS = 6
-# The least that a whole number may be, where that is not 1.
-LEAST = {
-    "position_start": 0,
-    "start_id": 0,
-    "end_id": 0,
-    "mask_id": 0,
-    "num_token_types": 0,
-    "logits_softcap": _checks.FLOAT32_TINY,
-}
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pyx_transformer.config_values import EncoderValues, LanguageModelValues, TransformerValues
 
 
-@dataclass(frozen=True, init=False)
-class TokenConfig:
-    """What models of token ids share: how a token and its place become a row.
-
-    positions: "sinusoidal", "learned" (a table of max_length rows) or "none".
-    position_layout, position_frequencies, position_start: as in `sinusoidal_positions`.
-    scale_embeddings: multiply embeddings by sqrt(d_model). embedding_norm: of the sum of both.
-    """
-
-    positions: str = "sinusoidal"
-    position_layout: str = "interleaved"
-    position_frequencies: str = "paper"
-    position_start: int = 0
-    max_length: int = 1024
-    scale_embeddings: bool = True
-    embedding_norm: NormConfig | None = None
-
-    # By stack: the name under which its number of layers may be given, and what else there is to
-    # know of plain layers.
-    stacks: ClassVar[dict[str, tuple[str, dict[str, bool]]]]
-
-    def _take(self, values: dict[str, Any]) -> None:
-        """Give each field its value or its default, and check them all."""
-        this = type(self).__name__
-        values = {
-            name: value
-            for name, value in values.items()
-            if value is not None or name not in self.stacks
-        }
-        counts = {name: count for name, (count, _) in self.stacks.items()}
-        plain = {name: values.pop(name) for name in (*PLAIN, *counts.values()) if name in values}
-        for name, (count, kind) in self.stacks.items():
-            if name in values and not plain:
-                continue
-            sizes: dict[str, Any] | None = {**PLAIN, "num_layers": PLAIN_LAYERS}
-            if name in values:  # as dataclasses.replace gives them
-                _checks.as_kind(this, name, values[name], StackConfig)
-                sizes = plain_sizes(values[name], **kind)
-            if sizes is None:
-                raise ValueError(
-                    f"{this}: {name} was given, and {sorted(plain)}, expected one of both because "
-                    f"{name} is not the paper's"
-                )
-            changes = {key: value for key, value in plain.items() if key in PLAIN}
-            if count in plain:
-                changes["num_layers"] = _checks.as_integer(
-                    this, count, plain[count], minimum=0, maximum=MOST_LAYERS
-                )
-            values[name] = plain_stack(**{**sizes, **changes, **kind}, who=this)
-        for field in fields(self):
-            if field.name not in values and field.default is MISSING:
-                raise TypeError(f"{this}: {field.name} is missing")
-            set_field(self, field.name, values.pop(field.name, field.default))
-        if values:
-            known = sorted(self.names())
-            raise TypeError(f"{this}: {min(values)!r} was given, expected one of {known}")
-        check_fields(this, self, LEAST)
-        self._check(this)
-
-    def _check(self, this: str) -> None:
-        """Raise ValueError for fields that do not fit each other."""
-        _checks.as_choice(this, "positions", self.positions, ("sinusoidal", "learned", "none"))
-        _checks.as_choice(this, "position_layout", self.position_layout, LAYOUTS)
-        _checks.as_choice(this, "position_frequencies", self.position_frequencies, FREQUENCIES)
-        if self.positions == "sinusoidal" and self.embedding_width % 2:
-            name = "d_model" if self.embedding_width == self.d_model else "embedding_size"
-            raise ValueError(
-                f"{this}: {name} is {self.embedding_width}, expected an even number because "
-                "positions are sinusoidal"
-            )
-
-    def __getattr__(self, name: str) -> Any:
-        """The sizes that can be given in place of the stacks, where these are the paper's."""
-        counts = [count for count, _ in self.stacks.values()]
-        if name == "d_model":
-            return next(iter(self._stacks)).d_model
-        sizes = self._plain() if name in (*PLAIN, *counts) else None
-        if sizes is None:
-            raise AttributeError(f"{type(self).__name__} has no {name}")
-        return sizes[name]
-
-    def _plain(self) -> dict[str, Any] | None:
-        """These sizes, None where there are none."""
-        found: dict[str, Any] = {}
-        for name, (count, kind) in self.stacks.items():
-            sizes = plain_sizes(getattr(self, name), **kind)
-            if sizes is None:
-                return None
-            sizes[count] = sizes.pop("num_layers")
-            if any(found.get(key, value) != value for key, value in sizes.items()):
-                return None
-            found.update(sizes)
-        return found
-
-    @property
-    def embedding_width(self) -> int:
-        """The width of the embeddings."""
-        return self.d_model
-
-    @property
-    def longest(self) -> float:
-        """The longest sequence that the positions reach: max_length if learned, else infinity."""
-        return self.max_length if self.positions == "learned" else math.inf
-
-    @property
-    def _stacks(self) -> list[StackConfig]:
-        return [getattr(self, name) for name in self.stacks]
-
-    def _stack_parameters(self) -> int:
-        return sum(map(num_parameters, self._stacks))
-
-    def _side_parameters(self, vocab_size: int) -> int:
-        """Of one side's embeddings."""
-        norm, width = self.embedding_norm, self.embedding_width
-        norms = 0 if norm is None else norm.weight + bool(norm.bias)
-        positions = self.max_length if self.positions == "learned" else 0
-        return (vocab_size + positions + norms) * width
-
-    def to_json(self) -> str:
-        """The fields as a JSON object, the paper's stacks by their sizes."""
-        return json.dumps(self.to_values(), indent=2) + "\n"
-
-    def to_values(self) -> dict[str, Any]:
-        """What `from_values` takes."""
-        plain = self._plain()
-        names = [field.name for field in fields(self)]
-        return {
-            **{
-                n: as_values(getattr(self, n))
-                for n in names
-                if plain is None or n not in self.stacks
-            },
-            **(plain or {}),
-        }
-
-    @classmethod
-    def names(cls) -> set[str]:
-        """The fields, and the sizes that can be given in place of the stacks."""
-        counts = (count for count, _ in cls.stacks.values())
-        return {*PLAIN, *counts, *(field.name for field in fields(cls))}
-
-    @classmethod
-    def from_json(cls, text: str):
-        """The config that `to_json` wrote. Raises ValueError for any other text."""
-        this = f"{cls.__name__}.from_json"
-        return cls.from_values(this, as_object(this, text))
-
-    @classmethod
-    def from_values(cls, this: str, values: dict):
-        """The config with these fields, descriptions being tables. Raises ValueError, as `this`,
-        for any others."""
-        parts = {**dict.fromkeys(cls.stacks, (StackConfig,)), **PARTS}
-        known = cls.names()
-        unknown = values.keys() - known
-        required = {f.name for f in fields(cls) if f.default is MISSING} - {*cls.stacks}
-        missing = required - values.keys()
-        if unknown or missing:
-            raise ValueError(f"{this}: {wrong_keys(unknown, missing, known)}")
-        read = {
-            name: read_part(parts[name], value, f"{this}: {name}") if name in parts else value
-            for name, value in values.items()
-        }
-        try:
-            return cls(**read)
-        except TypeError as error:
-            raise ValueError(str(error)) from error
-
-
-@dataclass(frozen=True, init=False, kw_only=True)
+@described
+@dataclass(frozen=True, init=False, kw_only=True, repr=False)
 class TransformerConfig(TokenConfig):
     """What a `Transformer` is built from; the defaults are the base model of the paper.
 
@@ -255,7 +57,7 @@ class TransformerConfig(TokenConfig):
         tgt_vocab_size: int,
         encoder: StackConfig | None = None,
         decoder: StackConfig | None = None,
-        **values: Any,
+        **values: Unpack[TransformerValues],
     ):
         sizes = {"src_vocab_size": src_vocab_size, "tgt_vocab_size": tgt_vocab_size}
         self._take({**sizes, "encoder": encoder, "decoder": decoder, **values})
@@ -286,7 +88,8 @@ class TransformerConfig(TokenConfig):
         return self._stack_parameters() + sides + output
 
 
-@dataclass(frozen=True, init=False, kw_only=True)
+@described
+@dataclass(frozen=True, init=False, kw_only=True, repr=False)
 class TransformerLMConfig(TokenConfig):
     """What a `TransformerLM` is built from.
 
@@ -308,7 +111,12 @@ class TransformerLMConfig(TokenConfig):
 
     stacks: ClassVar = {"decoder": ("num_decoder_layers", {"is_causal": True})}
 
-    def __init__(self, tgt_vocab_size: int, decoder: StackConfig | None = None, **values: Any):
+    def __init__(
+        self,
+        tgt_vocab_size: int,
+        decoder: StackConfig | None = None,
+        **values: Unpack[LanguageModelValues],
+    ):
         self._take({"tgt_vocab_size": tgt_vocab_size, "decoder": decoder, **values})
 
     @classmethod
@@ -332,7 +140,8 @@ class TransformerLMConfig(TokenConfig):
         return self._stack_parameters() + self._side_parameters(vocab) + output
 
 
-@dataclass(frozen=True, init=False, kw_only=True)
+@described
+@dataclass(frozen=True, init=False, kw_only=True, repr=False)
 class EncoderConfig(TokenConfig):
     """What an `EncoderModel` is built from.
 
@@ -356,7 +165,12 @@ class EncoderConfig(TokenConfig):
 
     stacks: ClassVar = {"encoder": ("num_encoder_layers", {})}
 
-    def __init__(self, src_vocab_size: int, encoder: StackConfig | None = None, **values: Any):
+    def __init__(
+        self,
+        src_vocab_size: int,
+        encoder: StackConfig | None = None,
+        **values: Unpack[EncoderValues],
+    ):
         self._take({"src_vocab_size": src_vocab_size, "encoder": encoder, **values})
 
     def _check(self, this):
@@ -395,13 +209,6 @@ class EncoderConfig(TokenConfig):
         return width * (self.d_model + self.head.bias + norms)
 
 
-# What a table in the place of a field is; of two, the one whose required fields it has.
-PARTS: dict[str, tuple[type, ...]] = {
-    "embedding_norm": (NormConfig,),
-    "head": (ClassifierConfig, MaskedLMConfig),
-}
-
-
 def check_encoder(this: str, stack: StackConfig) -> None:
     """Raise ValueError for an encoder that would need a memory."""
     if stack.has_memory:
@@ -432,16 +239,3 @@ def check_ids(this: str, config: TransformerConfig | TransformerLMConfig) -> Non
                 f"{this}: {name} is {getattr(config, name)}, expected a token id below "
                 f"tgt_vocab_size = {config.tgt_vocab_size}"
             )
-
-
-def as_object(this: str, text: str) -> dict:
-    """The JSON object that a text holds. Raises ValueError for any other text."""
-    if not isinstance(text, (str, bytes, bytearray)):
-        raise TypeError(f"{this}: text is of type {type(text).__name__}, expected str")
-    try:
-        values = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{this}: text is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{this}: text is a {type(values).__name__}, expected an object")
-    return values

@@ -20,6 +20,7 @@ from typing import Any
 
 from pyx_transformer import _checks, _runtime
 from pyx_transformer._fields import check_fields, set_field
+from pyx_transformer._reprs import called, counted, described, told
 
 MOST_LAYERS = 10_000
 NORMS = ("layer_norm", "rms_norm")
@@ -27,7 +28,8 @@ PAIRINGS = ("halves", "interleaved")
 SCALINGS = (None, "linear", "llama3")
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class NormConfig:
     """A norm over the last axis: `ops.layer_norm` or `ops.rms_norm`, with its own weight and bias.
 
@@ -50,7 +52,8 @@ class NormConfig:
             raise ValueError(f"{this}: bias is True, expected False because kind is rms_norm")
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class RotaryConfig:
     """Rotary positions (Su et al. 2021): queries and keys turn by position * frequency.
 
@@ -85,7 +88,8 @@ class RotaryConfig:
             )
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class DistanceBiasConfig:
     """A learned bias of the scores by head and bucket of distance (Raffel et al. 2020, T5).
 
@@ -117,7 +121,8 @@ class DistanceBiasConfig:
             )
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class AttentionConfig:
     """Multi-head attention between its projections (Vaswani et al. 2017, 3.2).
 
@@ -165,7 +170,8 @@ class AttentionConfig:
                     )
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class FeedForwardConfig:
     """W2 f(W1 x), or gated W2 (f(W1 x) * (W3 x)) (Vaswani et al. 2017, 3.3; Shazeer 2020).
 
@@ -183,7 +189,8 @@ class FeedForwardConfig:
         _checks.as_choice(this, "activation", self.activation, _runtime.kernels.ACTIVATIONS)
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class SubLayerConfig:
     """A block with its norms and its residual: see the module."""
 
@@ -196,7 +203,8 @@ class SubLayerConfig:
         check_fields("SubLayerConfig", self)
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class LayerConfig:
     """Sub-layers, one after the other or, with side_by_side, all on the layer's input."""
 
@@ -242,7 +250,8 @@ class LayerConfig:
         return any(attention.is_cross for attention in self.attentions)
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class StackConfig:
     """num_layers layers on rows of d_model: those of `layers` in turn, again and again.
 
@@ -306,6 +315,16 @@ class StackConfig:
     def layer(self, number: int) -> LayerConfig:
         """The description of layer `number`, from 0."""
         return self.layers[number % len(self.layers)]
+
+    def in_words(self) -> list[str]:
+        """How many layers, how wide, with how many heads."""
+        heads = {counted(attention.num_heads, "head") for attention in self.attentions}
+        return [counted(self.num_layers, "layer"), f"d_model={self.d_model}", *heads]
+
+    def __repr__(self) -> str:
+        further = ("final_norm", "share_weights")
+        named = {name: value for name, value in told(self).items() if name in further}
+        return called(self, self.in_words(), named)
 
 
 def plain_stack(

@@ -15,7 +15,7 @@ from pyx_transformer.layers import (
     add_embedding_gradient,
 )
 from pyx_transformer.positions import sinusoidal_positions
-from pyx_transformer.stacks import FIRST_TABLE
+from pyx_transformer.stack import FIRST_TABLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
 from pyx_transformer import _checks
+from pyx_transformer._reprs import counted
 from pyx_transformer.config import EncoderConfig
 from pyx_transformer.embeddings import TokenEmbeddings
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
@@ -21,8 +22,13 @@ from pyx_transformer.tokenizers.protocol import Vocabulary
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Unpack
 
+    from pyx_transformer import _wanted
+    from pyx_transformer._wanted import Given
     from pyx_transformer.tokenizers.protocol import Tokenizer
+
+    Floats = NDArray[np.float32]
 
 
 class EncoderModel(TokenModel):
@@ -80,6 +86,54 @@ class EncoderModel(TokenModel):
         elif config.head is not None:
             self.head = ClassifierHead(config.head, config.d_model, rng)
 
+    def in_words(self) -> list[str]:
+        words, head = self.config.encoder.in_words(), self.config.head
+        if isinstance(head, ClassifierConfig):
+            words.append(counted(len(head.labels), "label"))
+        elif head is not None:
+            words.append("tells masked tokens")
+        return [*words, *super().in_words()]
+
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.Alone],
+    ) -> Floats: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.WithAttention],
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.WithHidden],
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.WithBoth],
+    ) -> tuple[Floats, list[Floats], list[Floats]]: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.Either],
+    ) -> _wanted.Result: ...
     def __call__(
         self,
         src: ArrayLike,
@@ -88,7 +142,7 @@ class EncoderModel(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ):
+    ) -> _wanted.Result:
         """src (B, S) token ids -> the head's logits: (B, S, V) float32, zeros in the padding, for
         masked tokens, with as many labels as V for a classifier of tokens, (B, labels) for one of
         sequences, zeros where one is empty.
@@ -107,6 +161,46 @@ class EncoderModel(TokenModel):
             logits = sources.padded(logits)
         return given(logits, *extra)
 
+    @overload
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.Alone],
+    ) -> Floats: ...
+    @overload
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.WithAttention],
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.WithHidden],
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.WithBoth],
+    ) -> tuple[Floats, list[Floats], list[Floats]]: ...
+    @overload
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        token_types: Given = None,
+        **wanted: Unpack[_wanted.Either],
+    ) -> _wanted.Result: ...
     def encode(
         self,
         src: ArrayLike,
@@ -115,7 +209,7 @@ class EncoderModel(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ):
+    ) -> _wanted.Result:
         """src (B, S) token ids -> last hidden state (B, S, d_model) float32, zeros in the padding.
 
         src_lengths (B,) counts the real tokens: all unless given. token_types (B, S) from 0 to

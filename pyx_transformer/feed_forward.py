@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._reprs import told
 from pyx_transformer.description import FeedForwardConfig
 from pyx_transformer.layers import Linear
 from pyx_transformer.parameters import Layer, PassParameters, Rng, as_generator
@@ -56,6 +57,11 @@ class FeedForward(Layer):
             bias=config.bias,
             rng=rng,
         )
+
+    def in_words(self) -> list[str]:
+        words = {name: value for name, value in told(self.config).items() if name != "d_ff"}
+        sizes = f"{self.linear1.in_features}, {self.config.d_ff}"
+        return [sizes, *(f"{name}={value!r}" for name, value in words.items())]
 
     def __call__(self, x: ArrayLike) -> NDArray[np.float32]:
         """x (..., d_model) -> the same shape, float32.

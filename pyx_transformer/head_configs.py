@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pyx_transformer import _checks, _runtime
 from pyx_transformer._fields import check_fields, set_field
+from pyx_transformer._reprs import described
 from pyx_transformer.description import NormConfig
 
 BERT_NORM = NormConfig(eps=1e-12)
@@ -14,7 +15,8 @@ PROBLEMS = (None, "single_label", "multi_label", "regression")
 PAIR_SCORES = (None, "logits", "sigmoid")
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class MaskedLMConfig:
     """The head that says which tokens stood in masked places (Devlin et al. 2019).
 
@@ -33,7 +35,8 @@ class MaskedLMConfig:
         _checks.as_choice("MaskedLMConfig", "activation", self.activation, activations)
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class ClassifierConfig:
     """The head that says which of some labels a sequence has, or each of its tokens.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, overload
 
 import numpy as np
 
@@ -19,10 +19,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Unpack
 
+    from pyx_transformer import _wanted
+    from pyx_transformer._wanted import Given
     from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
+    from pyx_transformer.generation.settings import GenerationSettings
     from pyx_transformer.sequences import Sequences
     from pyx_transformer.tokenizers.protocol import Tokenizer
+
+    Floats = NDArray[np.float32]
 
 
 class TransformerLM(TokenModel):
@@ -67,6 +73,29 @@ class TransformerLM(TokenModel):
             rng=rng,
         )
 
+    def in_words(self) -> list[str]:
+        return [*self.config.decoder.in_words(), *super().in_words()]
+
+    @overload
+    def __call__(
+        self, tgt: ArrayLike, tgt_lengths: Given = None, **wanted: Unpack[_wanted.Alone]
+    ) -> Floats: ...
+    @overload
+    def __call__(
+        self, tgt: ArrayLike, tgt_lengths: Given = None, **wanted: Unpack[_wanted.WithAttention]
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def __call__(
+        self, tgt: ArrayLike, tgt_lengths: Given = None, **wanted: Unpack[_wanted.WithHidden]
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def __call__(
+        self, tgt: ArrayLike, tgt_lengths: Given = None, **wanted: Unpack[_wanted.WithBoth]
+    ) -> tuple[Floats, list[Floats], list[Floats]]: ...
+    @overload
+    def __call__(
+        self, tgt: ArrayLike, tgt_lengths: Given = None, **wanted: Unpack[_wanted.Either]
+    ) -> _wanted.Result: ...
     def __call__(
         self,
         tgt: ArrayLike,
@@ -74,7 +103,7 @@ class TransformerLM(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ):
+    ) -> _wanted.Result:
         """tgt (B, T) token ids -> logits (B, T, V) float32, zeros from tgt_lengths[b] on.
 
         Logits at position t are for the token after tgt[:, t]. With return_attention, also the list
@@ -109,7 +138,7 @@ class TransformerLM(TokenModel):
         prompt_lengths: ArrayLike | None = None,
         *,
         options: GenerationOptions | None = None,
-        **settings,
+        **settings: Unpack[GenerationSettings],
     ) -> Generation:
         """Hypotheses that begin with prompt (B, T) token ids, real up to prompt_lengths (B,).
 
@@ -136,7 +165,7 @@ class TransformerLM(TokenModel):
         prompt_lengths: ArrayLike | None = None,
         *,
         options: GenerationOptions | None = None,
-        **settings,
+        **settings: Unpack[GenerationSettings],
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """What `generate` gives, a prompt at a time: its number and its hypotheses, best first, as
         soon as they are found. Raises as `generate` does."""

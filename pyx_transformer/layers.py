@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._reprs import counted
 from pyx_transformer.description import DistanceBiasConfig, NormConfig
 from pyx_transformer.parameters import (
     PackedLayer,
@@ -71,6 +72,12 @@ class Linear(PackedLayer):
             return
         weight = glorot(generator, self.out_features, self.in_features)
         self._load_own({"weight": weight, "bias": np.zeros(self.out_features, np.float32)})
+
+    def in_words(self) -> list[str]:
+        words = [str(self.in_features), str(self.out_features)]
+        if not self.has_bias:
+            words.append("bias=False")
+        return words if self.softcap is None else [*words, f"softcap={self.softcap}"]
 
     def __call__(self, x: ArrayLike, *, activation: str | None = None) -> Floats:
         """x (..., in_features) -> (..., out_features) float32; activation as in `ops.linear`.
@@ -184,6 +191,9 @@ class Embedding(PlainLayer):
         table = generator.standard_normal((self.num_embeddings, self.d_model), np.float32)
         self._load_own({"weight": table * np.float32(self.d_model**-0.5)})
 
+    def in_words(self) -> list[str]:
+        return [str(self.num_embeddings), str(self.d_model)]
+
     def __call__(self, ids: ArrayLike) -> Floats:
         """ids (...), integers from 0 to num_embeddings - 1 -> (..., d_model) float32.
 
@@ -253,6 +263,11 @@ class _Norm(PlainLayer):
             return
         values = {"weight": np.ones, "bias": np.zeros}
         self._load_own({name: values[name](self.d_model, np.float32) for name in self._own})
+
+    def in_words(self) -> list[str]:
+        can_have = ("weight",) if self.is_rms else ("weight", "bias")
+        has_not = [f"{name}=False" for name in can_have if name not in self._own]
+        return [str(self.d_model), f"eps={self.eps}", *has_not]
 
     def __call__(self, x: ArrayLike) -> Floats:
         """x (..., d_model) -> the same shape, float32.
@@ -379,6 +394,9 @@ class DistanceBias(PlainLayer):
         self.config = config
         if not isinstance(rng, Uninitialised):
             self._load_own({"weight": np.zeros((config.num_buckets, num_heads), np.float32)})
+
+    def in_words(self) -> list[str]:
+        return [counted(self.config.num_buckets, "bucket"), counted(self.num_heads, "head")]
 
     @cached_property
     def buckets(self) -> NDArray[np.int64]:

@@ -10,6 +10,13 @@ from pyx_transformer._kinds import as_texts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+__all__ = ["BLEU_TOKENIZERS", "bleu"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # Those of SacreBLEU that need no further package.
 BLEU_TOKENIZERS = ("none", "13a", "intl", "char", "zh")
 

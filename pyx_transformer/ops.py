@@ -13,7 +13,7 @@ of a head, Kv value width of a head, V vocabulary, D width of an embedding.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy as np
 
@@ -24,6 +24,27 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    Floats = NDArray[np.float32]
+
+__all__ = [
+    "embedding",
+    "gelu",
+    "gelu_tanh",
+    "layer_norm",
+    "linear",
+    "log_softmax",
+    "quick_gelu",
+    "relu",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "silu",
+    "softmax",
+]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def linear(
@@ -209,6 +230,51 @@ def embedding(
     return out
 
 
+@overload
+def scaled_dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    is_causal: bool = False,
+    query_offset: ArrayLike = 0,
+    window: Sequence[int | None] | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    return_weights: Literal[False] = False,
+) -> Floats: ...
+@overload
+def scaled_dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    is_causal: bool = False,
+    query_offset: ArrayLike = 0,
+    window: Sequence[int | None] | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    return_weights: Literal[True],
+) -> tuple[Floats, Floats]: ...
+@overload
+def scaled_dot_product_attention(
+    query: ArrayLike,
+    key: ArrayLike,
+    value: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    lengths: ArrayLike | None = None,
+    is_causal: bool = False,
+    query_offset: ArrayLike = 0,
+    window: Sequence[int | None] | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    return_weights: bool,
+) -> Floats | tuple[Floats, Floats]: ...
 def scaled_dot_product_attention(
     query: ArrayLike,
     key: ArrayLike,

@@ -18,6 +18,7 @@ import numpy as np
 
 from pyx_transformer import _checks, _runtime
 from pyx_transformer._keys import listed, prefix_problem
+from pyx_transformer._reprs import called, counted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -69,6 +70,13 @@ class Layer:
     def __setattr__(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
         Layer.changes += 1
+
+    def __repr__(self) -> str:
+        return called(self, self.in_words())
+
+    def in_words(self) -> list[str]:
+        """What its repr says of it."""
+        return [counted(self.num_parameters, "parameter")]
 
     def state_dict(self) -> dict[str, Floats]:
         """Copies of all parameters by their dotted PyTorch names."""

@@ -31,6 +31,13 @@ from pyx_transformer._kinds import check_function
 from pyx_transformer._parts import Parts
 from pyx_transformer._version import __version__
 
+__all__ = ["Failure", "run"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 # Lines of a chunk: so that each worker gets so many chunks, within these bounds.
 CHUNKS_EACH = 16
 FEWEST, MOST = 16, 1000

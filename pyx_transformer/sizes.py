@@ -12,7 +12,7 @@ from dataclasses import replace
 from pyx_transformer.description import StackConfig
 from pyx_transformer.layers import DistanceBias
 from pyx_transformer.parameters import UNINITIALISED
-from pyx_transformer.stacks import Stack
+from pyx_transformer.stack import Stack
 from pyx_transformer.sub_layers import StackLayer
 
 

@@ -32,6 +32,11 @@ from pyx_transformer.tokenizers.trained import SentencePiece, trained
 
 __all__ = ["Characters", "SentencePiece", "Tokenizer", "Words", "english", "load", "make", "save"]
 
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 KINDS = ("words", "characters", "sentencepiece")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 
 from pyx_transformer import _checks
+from pyx_transformer._reprs import called
 from pyx_transformer.attention import Memory
 from pyx_transformer.config import TransformerConfig
 from pyx_transformer.layers import Embedding, Linear
@@ -26,9 +27,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Unpack
 
+    from pyx_transformer import _wanted
+    from pyx_transformer._wanted import Given
     from pyx_transformer.generation import Generation, GenerationOptions, Hypothesis
+    from pyx_transformer.generation.settings import GenerationSettings
     from pyx_transformer.tokenizers.protocol import Tokenizer
+
+    Floats = NDArray[np.float32]
 
 
 class AttentionWeights(NamedTuple):
@@ -38,12 +45,18 @@ class AttentionWeights(NamedTuple):
     decoder: list[NDArray[np.float32]]  # (B, H, T, T)
     cross: list[NDArray[np.float32]]  # (B, H, T, S)
 
+    def __repr__(self) -> str:
+        return called(self, named=self._asdict())
+
 
 class HiddenStates(NamedTuple):
     """The rows after the embeddings and after each layer, before a final norm."""
 
     encoder: list[NDArray[np.float32]]  # (B, S, d_model)
     decoder: list[NDArray[np.float32]]  # (B, T, d_model)
+
+    def __repr__(self) -> str:
+        return called(self, named=self._asdict())
 
 
 class Transformer(TokenModel):
@@ -86,6 +99,56 @@ class Transformer(TokenModel):
             config.d_model, config.tgt_vocab_size, bias=config.output_bias, rng=rng
         )
 
+    def in_words(self) -> list[str]:
+        _, *words = self.decoder.in_words()[:-1]
+        layers = f"{self.config.encoder.num_layers} + {self.config.decoder.num_layers} layers"
+        return [layers, *words, *super().in_words()]
+
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        tgt: ArrayLike,
+        src_lengths: Given = None,
+        tgt_lengths: Given = None,
+        **wanted: Unpack[_wanted.Alone],
+    ) -> Floats: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        tgt: ArrayLike,
+        src_lengths: Given = None,
+        tgt_lengths: Given = None,
+        **wanted: Unpack[_wanted.WithAttention],
+    ) -> tuple[Floats, AttentionWeights]: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        tgt: ArrayLike,
+        src_lengths: Given = None,
+        tgt_lengths: Given = None,
+        **wanted: Unpack[_wanted.WithHidden],
+    ) -> tuple[Floats, HiddenStates]: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        tgt: ArrayLike,
+        src_lengths: Given = None,
+        tgt_lengths: Given = None,
+        **wanted: Unpack[_wanted.WithBoth],
+    ) -> tuple[Floats, AttentionWeights, HiddenStates]: ...
+    @overload
+    def __call__(
+        self,
+        src: ArrayLike,
+        tgt: ArrayLike,
+        src_lengths: Given = None,
+        tgt_lengths: Given = None,
+        **wanted: Unpack[_wanted.Either],
+    ) -> Floats | tuple[Floats | AttentionWeights | HiddenStates, ...]: ...
     def __call__(
         self,
         src: ArrayLike,
@@ -95,7 +158,7 @@ class Transformer(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ):
+    ) -> Floats | tuple[Floats | AttentionWeights | HiddenStates, ...]:
         """src (B, S), tgt (B, T) token ids -> logits (B, T, V) float32.
 
         Logits at position t are for the token after tgt[:, t]; they are zeros from tgt_lengths[b]
@@ -134,13 +197,29 @@ class Transformer(TokenModel):
         attention = AttentionWeights(of_encoder, own, cross) if wanted else None
         return given(targets.padded(self.output_projection.apply(rows)), attention, hidden)
 
+    @overload
+    def encode(
+        self,
+        src: ArrayLike,
+        src_lengths: Given = None,
+        *,
+        return_hidden_states: Literal[False] = False,
+    ) -> Floats: ...
+    @overload
+    def encode(
+        self, src: ArrayLike, src_lengths: Given = None, *, return_hidden_states: Literal[True]
+    ) -> tuple[Floats, list[Floats]]: ...
+    @overload
+    def encode(
+        self, src: ArrayLike, src_lengths: Given = None, *, return_hidden_states: bool
+    ) -> _wanted.Result: ...
     def encode(
         self,
         src: ArrayLike,
         src_lengths: ArrayLike | None = None,
         *,
         return_hidden_states: bool = False,
-    ):
+    ) -> _wanted.Result:
         """src (B, S) token ids -> memory (B, S, d_model) float32, zeros from src_lengths[b] on.
 
         With return_hidden_states, also the list of rows (B, S, d_model) after the embeddings and
@@ -159,7 +238,7 @@ class Transformer(TokenModel):
         src_lengths: ArrayLike | None = None,
         *,
         options: GenerationOptions | None = None,
-        **settings,
+        **settings: Unpack[GenerationSettings],
     ) -> Generation:
         """Hypotheses for src (B, S) token ids, real up to src_lengths (B,): greedy unless asked.
 
@@ -185,7 +264,7 @@ class Transformer(TokenModel):
         src_lengths: ArrayLike | None = None,
         *,
         options: GenerationOptions | None = None,
-        **settings,
+        **settings: Unpack[GenerationSettings],
     ) -> Iterator[tuple[int, list[Hypothesis]]]:
         """What `generate` gives, a sentence at a time: its number and its hypotheses, best first,
         as soon as they are found. Raises as `generate` does."""

@@ -305,9 +305,9 @@ def test_defaults():
     found = MODEL.generate(SRC, LENGTHS)
     alike = MODEL.generate(SRC, LENGTHS, options=pt.GenerationOptions(), max_length=256)
     assert as_lists(alike) == as_lists(found)
-    assert found.scores is None
-    assert found.token_scores is None
-    assert found.attention is None
+    for name in ("scores", "token_scores", "attention"):
+        with pytest.raises(ValueError, match=f"expected a call with return_{name}=True"):
+            getattr(found, name)
     for own in found.hypotheses:
         assert len(own) == 1
         assert (own[0].score, own[0].token_scores, own[0].attention) == (None, None, None)

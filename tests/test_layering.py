@@ -25,8 +25,10 @@ LEVELS = (
     ("generation", "token_model"),
     ("heads", "embeddings"),
     ("config",),
+    ("token_config", "config_values"),
     ("head_configs", "sizes"),
     ("stacks",),
+    ("stack",),
     ("sub_layers",),
     ("attention", "feed_forward"),
     ("layers",),
@@ -40,8 +42,8 @@ LEVELS = (
     ("plots",),
     ("_parts", "_run_log", "_tables"),
     ("_files", "_kinds"),
-    ("_checks", "_keys", "_runtime"),
-    ("_kernels", "_ctrl_c", "_version"),
+    ("_checks", "_keys", "_reprs", "_runtime"),
+    ("_kernels", "_ctrl_c", "_version", "_wanted"),
 )
 LEVEL_OF = {name: -i for i, names in enumerate(LEVELS) for name in names}
 DEPENDENCIES = {"numpy", "safetensors"}

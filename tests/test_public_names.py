@@ -4,32 +4,58 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import pyx_transformer as pt
 
+MODULES = [name for name in pt.__all__ if isinstance(getattr(pt, name), ModuleType)]
 
-def test_every_public_name_is_listed():
+
+def test_public_names_are_listed_and_nothing_else():
     """By a new Python too, in which nothing has been loaded by its first use."""
-    assert set(pt.__all__) <= set(dir(pt))
     code = "import pyx_transformer as pt; print(*dir(pt))"
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert set(pt.__all__) <= set(listed.stdout.split())
+    assert sorted(pt.__all__) == dir(pt) == listed.stdout.split()
+    assert {"batch", "metrics", "ops", "plots", "text", "training"} < {*MODULES}
     for name in pt.__all__:
         assert getattr(pt, name) is not None
 
 
+def test_modules_are_loaded_by_their_first_use():
+    code = """
+import sys
+import pyx_transformer as pt
+for name in sys.argv[1:]:
+    assert f"pyx_transformer.{name}" not in sys.modules or name == "ops", name
+print(pt.training.TrainingOptions(steps=3).steps, pt.text.english("Yes!"))
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", code, *MODULES], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "3 yes !\n"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "plots"])
+def test_modules_list_their_public_names(name):
+    module = getattr(pt, name)
+    assert sorted(module.__all__) == dir(module)
+    for one in module.__all__:
+        assert getattr(module, one) is not None
+
+
 def test_names_loaded_later_are_imported_for_type_checkers():
     tree = ast.parse(Path(pt.__file__).read_text(encoding="utf-8"))
-    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    block, other = (node for node in tree.body if isinstance(node, ast.If))
     assert ast.unparse(block.test) == "TYPE_CHECKING"
+    assert ast.unparse(other.test) == "not TYPE_CHECKING"
     imported = {
-        alias.name: node.module.removeprefix("pyx_transformer.")
+        alias.name: node.module.removeprefix("pyx_transformer").removeprefix(".")
         for node in block.body
         for alias in node.names
     }
-    assert imported == pt._LATER
+    assert imported == pt._LATER | dict.fromkeys(pt._MODULES, "")
 
 
 def test_other_names_do_not_exist():

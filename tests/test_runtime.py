@@ -1,9 +1,11 @@
 """The choice of instruction set and threads, what show_config tells of it, and forks."""
 
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -195,6 +197,23 @@ def test_show_config_prints_what_the_dict_holds(capsys):
         name: ", ".join(value) if isinstance(value, tuple) else str(value)
         for name, value in answer.items()
     }
+
+
+def test_show_config_is_a_table_in_a_notebook(monkeypatch, capsys):
+    displayed = []
+    display = SimpleNamespace(display=displayed.append)
+    ipython = SimpleNamespace(get_ipython=lambda: object(), display=display)
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setattr(_runtime, "_threads_from", "<a & b>")
+    assert _runtime.show_config() is None
+    assert capsys.readouterr().out == ""
+    (table,) = displayed
+    cells = re.findall(r"<th scope='row'>(.*?)</th><td>(.*?)</td>", table._repr_html_())
+    assert [name for name, _ in cells] == [*_runtime.show_config("dict")]
+    assert ("num_threads_from", "&lt;a &amp; b&gt;") in cells
+    monkeypatch.setattr(ipython, "get_ipython", lambda: None)
+    _runtime.show_config()
+    assert capsys.readouterr().out == f"{table!r}\n"
 
 
 def test_show_config_refuses_other_modes():

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pyx_transformer import _checks
+from pyx_transformer._fields import as_object
 from pyx_transformer._files import read_text
-from pyx_transformer.config import as_object
 
 V = TypeVar("V")
 REQUIRED: Any = object()

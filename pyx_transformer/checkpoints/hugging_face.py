@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyx_transformer._checks import brief
+from pyx_transformer._fields import as_object
 from pyx_transformer._files import read_text
 from pyx_transformer._keys import listed
 from pyx_transformer.checkpoints import (
@@ -27,7 +28,6 @@ from pyx_transformer.checkpoints.tensors import (
     check_size,
     check_state,
 )
-from pyx_transformer.config import as_object
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.language_model import TransformerLM

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pyx_transformer._checks import brief
+from pyx_transformer._fields import as_object
 from pyx_transformer._files import read_bytes, read_text
 from pyx_transformer._keys import wrong_keys
-from pyx_transformer.config import as_object
 from pyx_transformer.tokenizers import listed, trained
 from pyx_transformer.tokenizers.fast import JSON, FastTokenizer
 from pyx_transformer.tokenizers.listed import as_lines, from_lines

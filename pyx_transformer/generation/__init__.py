@@ -32,3 +32,7 @@ __all__ = [
     "score_alone",
     "tokens_of",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

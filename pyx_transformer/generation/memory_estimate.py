@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pyx_transformer import _checks, _runtime
 from pyx_transformer.generation.checks import check_model
 from pyx_transformer.generation.search import MOST_ROWS, MOST_TOKENS, PASS_TOKENS
-from pyx_transformer.stacks import FIRST_TABLE, Stack
+from pyx_transformer.stack import FIRST_TABLE, Stack
 
 if TYPE_CHECKING:
     from pyx_transformer.config import TokenConfig

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from pyx_transformer import _checks
+from pyx_transformer._fields import as_object
 from pyx_transformer._keys import listed
 from pyx_transformer._kinds import as_list, check_function
-from pyx_transformer.config import as_object
+from pyx_transformer._reprs import described
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from pyx_transformer.generation.settings import Ids
 
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "num_samples", "seed")
 # What belongs to one call: a model's directory cannot hold it.
 OF_ONE_CALL = ("prefix", "logits_processor", "constraint", "on_token", "stop_when")
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class GenerationOptions:
     """How `generate` searches. README compares the rules with those of other engines.
 
@@ -103,13 +111,13 @@ class GenerationOptions:
     coverage_penalty: float = 0.0
     repetition_penalty: float = 1.0
     no_repeat_ngram_size: int = 0
-    suppress_tokens: Sequence[int] = ()
-    suppress_sequences: Sequence[Sequence[int]] = ()
-    end_tokens: Sequence[int] | None = None
+    suppress_tokens: Ids = ()
+    suppress_sequences: Sequence[Ids] = ()
+    end_tokens: Ids | None = None
     first_token: int | None = None
     start_token: int | None = None
     last_token: int | None = None
-    prefix: Sequence[Sequence[int]] | None = None
+    prefix: Sequence[Ids] | None = None
     prefix_bias: float = 0.0
     temperature: float | None = None
     top_k: int | None = None
@@ -117,14 +125,14 @@ class GenerationOptions:
     min_p: float | None = None
     num_samples: int | None = None
     seed: int | None = None
-    logits_processor: Callable[[ArrayLike], ArrayLike | None] | None = None
-    constraint: Callable[[int, ArrayLike], Iterable[int] | None] | None = None
+    logits_processor: Callable[[NDArray[np.float32]], ArrayLike | None] | None = None
+    constraint: Callable[[int, NDArray[np.int64]], Iterable[int] | None] | None = None
     return_scores: bool = False
     return_token_scores: bool = False
     return_attention: bool = False
     return_alternatives: bool = False
-    on_token: Callable[[int, int], None] | None = None
-    stop_when: Callable[[int, ArrayLike], bool] | None = None
+    on_token: Callable[[int, int], object] | None = None
+    stop_when: Callable[[int, NDArray[np.int64]], bool] | None = None
     max_batch_tokens: int | None = None
 
     def __post_init__(self):
@@ -169,7 +177,13 @@ class GenerationOptions:
         return self.num_hypotheses if self.return_alternatives else 1
 
     @classmethod
-    def chosen(cls, this: str, model, options: GenerationOptions | None, settings: dict):
+    def chosen(
+        cls,
+        this: str,
+        model: Any,
+        options: GenerationOptions | None,
+        settings: Mapping[str, object],
+    ) -> GenerationOptions:
         """`options`, or else the model's, or else the defaults, with single settings changed."""
         for name, value in (
             ("options", options),
@@ -182,9 +196,10 @@ class GenerationOptions:
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
             raise TypeError(f"{this}: unknown options {unknown}; known are {sorted(known)}")
-        options = options or model.generation_options or DEFAULTS
+        chosen: GenerationOptions = options or model.generation_options or DEFAULTS
+        values: dict[str, Any] = {**settings}
         try:
-            return replace(options, **settings) if settings else options
+            return replace(chosen, **values) if values else chosen
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("GenerationOptions", this, 1)) from error
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from pyx_transformer._reprs import called, counted, described
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from pyx_transformer.generation.options import GenerationOptions
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class Hypothesis:
     """One generated sequence of token ids, int64 (T,), without start and end.
 
@@ -33,7 +36,8 @@ class Hypothesis:
     attention: NDArray[np.float32] | None = None
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class Generation:
     """hypotheses[b]: those of sentence b, the best first; samples in the order drawn, alternatives
     in that of their first tokens.
@@ -54,29 +58,35 @@ class Generation:
         return np.array([best.is_finished for best, *_ in self.hypotheses], bool)
 
     @property
-    def scores(self) -> NDArray[np.float64] | None:
-        """(B,), or None unless return_scores."""
-        scores = self._asked_for("score")
-        return None if scores is None else np.array(scores, np.float64)
+    def scores(self) -> NDArray[np.float64]:
+        """(B,). Raises ValueError unless they were asked for by return_scores."""
+        return np.array(self._asked_for("score", "return_scores"), np.float64)
 
     @property
-    def token_scores(self) -> list[NDArray[np.float32]] | None:
-        """One array per sentence, or None unless return_token_scores."""
-        return self._asked_for("token_scores")
+    def token_scores(self) -> list[NDArray[np.float32]]:
+        """One array per sentence. Raises ValueError unless they were asked for by
+        return_token_scores."""
+        return self._asked_for("token_scores", "return_token_scores")
 
     @property
-    def attention(self) -> list[NDArray[np.float32]] | None:
-        """One array per sentence, or None unless return_attention."""
-        return self._asked_for("attention")
+    def attention(self) -> list[NDArray[np.float32]]:
+        """One array per sentence. Raises ValueError unless it was asked for by return_attention."""
+        return self._asked_for("attention", "return_attention")
 
-    def _asked_for(self, name):
+    def __repr__(self) -> str:
+        sentences = counted(len(self), "sentence")
+        return called(self, [sentences], {"sequences": self.sequences})
+
+    def _asked_for(self, name: str, option: str) -> list[Any]:
         values = [getattr(best, name) for best, *_ in self.hypotheses]
-        return None if any(value is None for value in values) else values
+        if any(value is None for value in values):
+            raise ValueError(f"Generation: it has no {name}, expected a call with {option}=True")
+        return values
 
     def __len__(self) -> int:
         return len(self.hypotheses)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> NDArray[np.int64]:
         return self.sequences[index]
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:

@@ -30,3 +30,7 @@ __all__ = [
     "TokenClassifier",
     "Translator",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyx_transformer import ops
+from pyx_transformer._fields import as_object
 from pyx_transformer._files import read_text
 from pyx_transformer.checkpoints.fields import Fields, read_fields
 from pyx_transformer.checkpoints.hugging_face import read_weights
-from pyx_transformer.config import as_object
 from pyx_transformer.heads import tanh
 from pyx_transformer.layers import Linear
 

@@ -15,3 +15,7 @@ from pyx_transformer.training.trainer import train
 from pyx_transformer.training.validation import evaluate
 
 __all__ = ["Examples", "Labelled", "Texts", "TrainingOptions", "evaluate", "train"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

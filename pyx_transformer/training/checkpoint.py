@@ -14,10 +14,10 @@ import safetensors
 import safetensors.numpy
 
 from pyx_transformer import _checks
+from pyx_transformer._fields import as_object
 from pyx_transformer._files import check_file, replace_files
 from pyx_transformer._keys import shortened
 from pyx_transformer.checkpoints.native import as_config_text
-from pyx_transformer.config import as_object
 from pyx_transformer.training.options import MOST, TrainingOptions
 
 if TYPE_CHECKING:
