@@ -29,6 +29,7 @@ from pyx_transformer.sequences import KeysValues, Sequences
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from pyx_transformer._kernels import _entry
     from pyx_transformer.layers import Back
 
     Floats = NDArray[np.float32]
@@ -41,8 +42,7 @@ class MultiheadAttention(PackedLayer):
     out_proj.weight, out_proj.bias; with a kdim or vdim other than d_model, q_proj_weight,
     k_proj_weight (d_model, kdim) and v_proj_weight (d_model, vdim) in place of in_proj_weight.
 
-    num_heads divides d_model, K = d_model / num_heads; kdim and vdim are d_model unless given.
-    Initialised as in `Linear`. Raises TypeError or ValueError, naming the argument.
+    Initialised as in `Linear`.
 
     Those of a stack may have more, as their `AttentionConfig` says: in_proj_weight is then (H K +
     2 Hkv K, d_model), and there may be q_norm.*, k_norm.* and distance_bias.weight.
@@ -57,6 +57,12 @@ class MultiheadAttention(PackedLayer):
         vdim: int | None = None,
         rng: Rng = None,
     ):
+        """d_model: the width of queries and of the result; num_heads: a divisor of it, the size of
+        a head being K = d_model / num_heads. kdim, vdim: the widths of what keys and values are
+        projected from, d_model unless given. rng as in `Linear`.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         this = "MultiheadAttention"
         d_model = _checks.as_size(this, "d_model", d_model)
         num_heads = _checks.as_num_heads(this, num_heads, d_model)
@@ -207,7 +213,7 @@ class MultiheadAttention(PackedLayer):
         out = out.reshape(query.shape)
         return out if weights is None else (out, weights)
 
-    def block(self, rotary: int = -1, *, reads_memory: bool | None = None):
+    def block(self, rotary: int = -1, *, reads_memory: bool | None = None) -> _entry.Block:
         """The layer as the kernels run it; rotary is the number of its table among the stack's."""
         config = self.config
         left, right = config.window or (None, None)
@@ -235,7 +241,7 @@ class MultiheadAttention(PackedLayer):
         """What scores are multiplied by."""
         return 1 / math.sqrt(self.head_size) if self.config.scale is None else self.config.scale
 
-    def project(self, rows, sequences: Sequences) -> KeysValues:
+    def project(self, rows: Floats, sequences: Sequences) -> KeysValues:
         """Keys and values of a memory's rows (N, kdim)."""
         return self._projected(rows, rows, sequences, self.block(reads_memory=True))
 

@@ -21,6 +21,8 @@ from pyx_transformer.token_model import TokenModel
 from pyx_transformer.tokenizers.protocol import Vocabulary
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Unpack
 
@@ -34,8 +36,8 @@ if TYPE_CHECKING:
 class EncoderModel(TokenModel):
     """Embeddings with token types and a norm, a stack that sees both ways, a pooler, a head.
 
-    Devlin et al., 2019 (BERT). Initialised from rng as its layers are. Raises TypeError or
-    ValueError for what is no config or no rng.
+    Devlin et al., 2019 (BERT). `encode` gives the last rows, model(src) the head's logits;
+    `EncoderModel.load` opens one that there is.
 
     State-dict keys: encoder.* (for plain layers those of torch.nn.TransformerEncoder),
     src_embedding.weight; src_positions.weight where positions are learned, src_embedding_norm.*,
@@ -56,6 +58,11 @@ class EncoderModel(TokenModel):
     src_vocabulary = Vocabulary()
 
     def __init__(self, config: EncoderConfig, *, rng: Rng = None):
+        """config: its sizes, or its layers, and its head; rng: what the weights are drawn from, as
+        in `Linear`.
+
+        Raises TypeError or ValueError for what is no config or no rng.
+        """
         super().__init__(config, rng)
         self.src_tokenizer: Tokenizer | None = None
 
@@ -324,7 +331,9 @@ class EncoderModel(TokenModel):
         types = _checks.as_token_ids(this, "token_types", token_types, table, shape)
         return sources.rows(types)
 
-    def forward(self, batch, parameters: PassParameters, dropout):
+    def forward(
+        self, batch: Any, parameters: PassParameters, dropout: Any
+    ) -> tuple[Floats, Callable[[Floats], None]]:
         """The head's rows of a training `Batch`, which `projection` reads: of all tokens, of those
         at its places, or one of each sequence; back takes their gradient and gives nothing."""
         if self.head is None:
@@ -359,7 +368,7 @@ class EncoderModel(TokenModel):
     def projection(self) -> Linear:
         return self.head.classifier if isinstance(self.head, ClassifierHead) else super().projection
 
-    def ties(self):
+    def ties(self) -> dict[str, str]:
         tied = {"output_projection.weight": "src_embedding.weight"}
         head = self.config.head
         return tied if isinstance(head, MaskedLMConfig) and head.tied else {}

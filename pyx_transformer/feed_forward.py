@@ -15,14 +15,15 @@ from pyx_transformer.parameters import Layer, PassParameters, Rng, as_generator
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from pyx_transformer._kernels import _entry
+    from pyx_transformer.layers import Back
+
 
 class FeedForward(Layer):
-    """W2 f(W1 x + b1) + b2 (Vaswani et al. 2017, 3.3). Parameters: linear1.*, linear2.*.
+    """W2 f(W1 x + b1) + b2 (Vaswani et al. 2017, 3.3), on x (..., d_model).
 
-    W1 (d_ff, d_model), W2 (d_model, d_ff), initialised as in `Linear`; activation f as in
-    `ops.linear`. gated: W2 (f(W1 x + b1) * (W3 x + b3)) + b2 (Shazeer 2020), W3 (d_ff, d_model)
-    being linear3.*. bias: whether there are b1, b2 and b3. Raises TypeError or ValueError, naming
-    the argument.
+    Parameters: linear1.* with W1 (d_ff, d_model), linear2.* with W2 (d_model, d_ff), and where it
+    is gated linear3.* with W3 (d_ff, d_model), initialised as in `Linear`.
     """
 
     def __init__(
@@ -35,6 +36,12 @@ class FeedForward(Layer):
         bias: bool = True,
         rng: Rng = None,
     ):
+        """d_model: the width of what comes in and goes out; d_ff: that in between. activation: f as
+        in `ops.linear`. gated: W2 (f(W1 x + b1) * (W3 x + b3)) + b2 (Shazeer 2020). bias: whether
+        there are b1, b2 and b3. rng as in `Linear`.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         this = "FeedForward"
         d_model = _checks.as_size(this, "d_model", d_model)
         d_ff = _checks.as_size(this, "d_ff", d_ff)
@@ -74,7 +81,7 @@ class FeedForward(Layer):
         _runtime.kernels.run_block(out, rows, self.block(), None, _runtime.get_num_threads())
         return out.reshape(x.shape)
 
-    def block(self):
+    def block(self) -> _entry.Block:
         """The layer as the kernels run it."""
         return _runtime.kernels.feed_forward_block(
             self.linear1.packed,
@@ -83,7 +90,9 @@ class FeedForward(Layer):
             _runtime.kernels.ACTIVATIONS[self.config.activation],
         )
 
-    def forward(self, rows, parameters: PassParameters):
+    def forward(
+        self, rows: NDArray[np.float32], parameters: PassParameters
+    ) -> tuple[NDArray[np.float32], Back]:
         """rows (N, d_model) -> (N, d_model) with its way back, which adds `residual`."""
         kernels, threads = _runtime.kernels, _runtime.get_num_threads()
         number = kernels.ACTIVATIONS[self.config.activation]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, overload
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from pyx_transformer.token_model import TokenModel
 from pyx_transformer.tokenizers.protocol import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Unpack
@@ -34,14 +34,13 @@ if TYPE_CHECKING:
 class TransformerLM(TokenModel):
     """Embedding, positions, a causal stack without cross-attention, and output projection.
 
-    Radford et al., 2018 and 2019 (GPT). Initialised from rng as its layers are. Raises TypeError or
-    ValueError for what is no config or no rng.
+    Radford et al., 2018 and 2019 (GPT). model(tgt) gives the logits, `generate` what follows a
+    prompt; `TransformerLM.load` opens one that there is.
 
-    Of a `TransformerConfig` its decoder counts, without cross-attention. State-dict keys: decoder.*
-    (for plain layers those of torch.nn.TransformerEncoder), tgt_embedding.weight,
-    output_projection.weight, output_projection.bias; tgt_positions.weight where positions are
-    learned, tgt_embedding_norm.* where there is such. With tie_output the projection's weight is
-    the embedding's.
+    State-dict keys: decoder.* (for plain layers those of torch.nn.TransformerEncoder),
+    tgt_embedding.weight, output_projection.weight, output_projection.bias; tgt_positions.weight
+    where positions are learned, tgt_embedding_norm.* where there is such. With tie_output the
+    projection's weight is the embedding's.
 
     tgt_tokenizer is one of `text`, or None; tgt_vocabulary is its list of tokens, or a list set in
     its place, or None; generation_options are the defaults of `generate`, or None. All are saved
@@ -55,6 +54,11 @@ class TransformerLM(TokenModel):
     tgt_vocabulary = Vocabulary()
 
     def __init__(self, config: TransformerLMConfig | TransformerConfig, *, rng: Rng = None):
+        """config: its sizes, or its layers; of a `TransformerConfig` the decoder counts, without
+        cross-attention. rng: what the weights are drawn from, as in `Linear`.
+
+        Raises TypeError or ValueError for what is no config or no rng.
+        """
         if isinstance(config, TransformerConfig):
             config = TransformerLMConfig.of_decoder(config)
         super().__init__(config, rng)
@@ -197,13 +201,15 @@ class TransformerLM(TokenModel):
 
         return generation.memory_estimate(self, None, batch, prompt_len, max_length, beam_size)
 
-    def forward(self, batch, parameters: PassParameters, dropout):
+    def forward(
+        self, batch: Any, parameters: PassParameters, dropout: Any
+    ) -> tuple[Floats, Callable[[Floats], None]]:
         """The rows of a training `Batch`; back takes their gradient and gives nothing."""
         run = TrainingPass(parameters, dropout, batch.input_sequences)
         rows, embed_back = self.side("tgt").forward(batch.inputs, run)
         rows, decoder_back = self.decoder.forward(rows, run)
         return rows, lambda grad: embed_back(decoder_back(grad))
 
-    def ties(self):
+    def ties(self) -> dict[str, str]:
         tied = {"output_projection.weight": "tgt_embedding.weight"}
         return tied if self.config.tie_output else {}

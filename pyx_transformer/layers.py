@@ -39,15 +39,15 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     Floats = NDArray[np.float32]
+    Ids = NDArray[np.int64]
     Back = Callable[..., Floats]
 
 
 class Linear(PackedLayer):
     """activation(x W^T + b) with packed weights. Parameters: weight (out, in), bias (out,).
 
-    With softcap the activation is softcap tanh(y / softcap) unless another is given (Gemma Team
-    2024). Initialised as in Glorot and Bengio 2010 (uniform), bias 0, drawn from rng: a generator,
-    a seed or None. Raises TypeError or ValueError, naming the argument.
+    linear(x) takes x (..., in_features) to (..., out_features). Initialised as in Glorot and Bengio
+    2010 (uniform), bias 0.
     """
 
     def __init__(
@@ -59,6 +59,13 @@ class Linear(PackedLayer):
         softcap: float | None = None,
         rng: Rng = None,
     ):
+        """in_features, out_features: the widths of what comes in and goes out. bias: whether there
+        is one. softcap: the activation is softcap tanh(y / softcap) unless another is given (Gemma
+        Team 2024). rng: what the weights are drawn from, a numpy.random.Generator, a seed, or None
+        for other ones each time.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         self.in_features = _checks.as_size("Linear", "in_features", in_features)
         self.out_features = _checks.as_size("Linear", "out_features", out_features)
         self.has_bias = _checks.as_flag("Linear", "bias", bias)
@@ -93,7 +100,9 @@ class Linear(PackedLayer):
         """rows (N, in_features) -> (N, out_features)."""
         return multiplied(rows, self.packed, activation=activation)
 
-    def forward(self, rows: Floats, parameters: PassParameters, activation: str | None = None):
+    def forward(
+        self, rows: Floats, parameters: PassParameters, activation: str | None = None
+    ) -> tuple[Floats, Back]:
         """`apply`; back takes the gradient before the activation, and what to add to the rows'."""
         return linear_forward(
             rows, parameters.of(self, "weight"), parameters.get(self, "bias"), activation
@@ -178,11 +187,15 @@ def transposed(weight: Parameter):
 class Embedding(PlainLayer):
     """Rows of a table by token id. Parameters: weight (num_embeddings, d_model).
 
-    Initialised normal with standard deviation d_model^-0.5, drawn from rng as in `Linear`.
-    Raises TypeError or ValueError, naming the argument.
+    embedding(ids) takes whole numbers (...) to (..., d_model). Initialised normal with standard
+    deviation d_model^-0.5.
     """
 
     def __init__(self, num_embeddings: int, d_model: int, *, rng: Rng = None):
+        """num_embeddings: how many ids there are; d_model: the width of a row; rng as in `Linear`.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         self.num_embeddings = _checks.as_size("Embedding", "num_embeddings", num_embeddings)
         self.d_model = _checks.as_size("Embedding", "d_model", d_model)
         generator = as_generator("Embedding", rng)
@@ -202,13 +215,20 @@ class Embedding(PlainLayer):
         ids = _checks.as_token_ids("Embedding", "ids", ids, self.weight.shape)
         return self.apply(ids.reshape(-1), 1.0, None, None).reshape(*ids.shape, self.d_model)
 
-    def apply(self, ids, scale: float, positions, position_ids) -> Floats:
+    def apply(
+        self, ids: Ids, scale: float, positions: Floats | None, position_ids: Ids | None
+    ) -> Floats:
         """weight[ids] scale + positions[position_ids], ids (N,) -> (N, d_model)."""
         return _looked_up(ids, self.weight, scale, positions, position_ids)
 
     def forward(
-        self, ids, parameters: PassParameters, scale: float = 1.0, positions=None, position_ids=None
-    ):
+        self,
+        ids: Ids,
+        parameters: PassParameters,
+        scale: float = 1.0,
+        positions: Floats | None = None,
+        position_ids: Ids | None = None,
+    ) -> tuple[Floats, Callable[[Floats], None]]:
         """`apply`; back gives nothing, ids having no gradient."""
         table = parameters.of(self, "weight")
         out = _looked_up(ids, table.value, scale, positions, position_ids)
@@ -324,9 +344,7 @@ class _Norm(PlainLayer):
 class LayerNorm(_Norm):
     """Layer norm over the last axis (Ba, Kiros and Hinton 2016). Parameters: weight, bias (d,).
 
-    eps is added to the variance, and is at least 0: see `ops.layer_norm`. weight, bias: whether
-    there is one; they begin as 1 and 0, nothing being drawn from rng. Raises TypeError or
-    ValueError, naming the argument.
+    norm(x) takes x (..., d_model) to the same shape: see `ops.layer_norm`.
     """
 
     is_rms = False
@@ -340,6 +358,11 @@ class LayerNorm(_Norm):
         bias: bool = True,
         rng: Rng = None,
     ):
+        """d_model: the size of that axis. eps is added to the variance, and is at least 0. weight,
+        bias: whether there is one; they begin as 1 and 0, nothing being drawn from rng.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         super().__init__(d_model, eps, rng, weight=weight, bias=bias)
 
     @property
@@ -357,14 +380,17 @@ class LayerNorm(_Norm):
 class RMSNorm(_Norm):
     """RMS norm over the last axis (Zhang and Sennrich 2019). Parameters: weight (d,).
 
-    eps is added to the mean square, and is at least 0: see `ops.rms_norm`. weight: whether there is
-    one; it begins as 1, nothing being drawn from rng. Raises TypeError or ValueError, naming the
-    argument.
+    norm(x) takes x (..., d_model) to the same shape: see `ops.rms_norm`.
     """
 
     is_rms = True
 
     def __init__(self, d_model: int, *, eps: float = 1e-6, weight: bool = True, rng: Rng = None):
+        """d_model: the size of that axis. eps is added to the mean square, and is at least 0.
+        weight: whether there is one; it begins as 1, nothing being drawn from rng.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         super().__init__(d_model, eps, rng, weight=weight)
 
     def _normalised(self, rows, weight, bias):

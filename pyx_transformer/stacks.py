@@ -25,11 +25,9 @@ if TYPE_CHECKING:
 class TransformerEncoder(Stack):
     """A stack of encoder layers (Vaswani et al. 2017, 3.1).
 
-    num_layers may be 0; num_heads divides d_model. activation as in `ops.linear`. norm_first puts
-    each norm before its sub-layer instead of after the residual (Xiong et al. 2020); final_norm
-    adds one after the last layer; layer_norm_eps as in `LayerNorm`, rng as in `Linear`. State-dict
-    keys are those of torch.nn.TransformerEncoder. `TransformerEncoder.of(config, rng)` makes what a
-    `StackConfig` describes. Raises TypeError or ValueError, naming the argument.
+    encoder(x, lengths) takes x (B, S, d_model) to the same shape. State-dict keys are those of
+    torch.nn.TransformerEncoder. `TransformerEncoder.of(config, rng)` makes what a `StackConfig`
+    describes.
     """
 
     takes_memory = False
@@ -47,6 +45,13 @@ class TransformerEncoder(Stack):
         layer_norm_eps: float = 1e-5,
         rng: Rng = None,
     ):
+        """num_layers: at least 0; d_model: the width of rows; num_heads: a divisor of it; d_ff: the
+        width inside a feed-forward, whose activation is as in `ops.linear`. norm_first puts each
+        norm before its sub-layer instead of after the residual (Xiong et al. 2020); final_norm adds
+        one after the last layer; layer_norm_eps as in `LayerNorm`, rng as in `Linear`.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         this = "TransformerEncoder"
         config = plain_stack(
             num_layers,
@@ -138,8 +143,10 @@ class TransformerEncoder(Stack):
 class TransformerDecoder(Stack):
     """A stack of decoder layers (Vaswani et al. 2017, 3.1): causal, with cross-attention.
 
-    Arguments as in `TransformerEncoder`; keys of torch.nn.TransformerDecoder. A stack without
-    cross-attention, as `TransformerLM` has it, is made with `TransformerDecoder.of(config, rng)`.
+    decoder(x, memory, lengths, memory_lengths) takes x (B, T, d_model), with an encoder's output
+    (B, S, d_model), to the shape of x. State-dict keys are those of torch.nn.TransformerDecoder. A
+    stack without cross-attention, as `TransformerLM` has it, is made with
+    `TransformerDecoder.of(config, rng)`.
     """
 
     def __init__(
@@ -155,6 +162,12 @@ class TransformerDecoder(Stack):
         layer_norm_eps: float = 1e-5,
         rng: Rng = None,
     ):
+        """num_layers: at least 0; d_model: the width of rows, the memory's too; num_heads: a
+        divisor of it; d_ff, activation, norm_first, final_norm, layer_norm_eps and rng: as in
+        `TransformerEncoder`.
+
+        Raises TypeError or ValueError, naming the argument.
+        """
         this = "TransformerDecoder"
         config = plain_stack(
             num_layers,
@@ -272,9 +285,9 @@ class TransformerDecoder(Stack):
         lengths and memory_lengths (B,) count the real positions. mask broadcasts to (B, H, T, T)
         and comes on top of causality; memory_mask broadcasts to (B, H, T, S); both are bool or
         float as in `TransformerEncoder`. memory is None for a stack without cross-attention. With
-        return_attention, also the lists of each layer's self-attention weights (B, H, T, T) and
-        cross-attention weights (B, H, T, S), None without a memory; with return_hidden_states, also
-        the list of rows as in `TransformerEncoder`. All results are float32. Raises TypeError or
+        return_attention, also the lists of each layer's self-attention weights (B, H, T, T) and, if
+        there is a memory, cross-attention weights (B, H, T, S); with return_hidden_states, also the
+        list of rows as in `TransformerEncoder`. All results are float32. Raises TypeError or
         ValueError, naming the argument.
         """
         this = "TransformerDecoder"

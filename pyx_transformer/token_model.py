@@ -16,9 +16,11 @@ from pyx_transformer.parameters import Layer, Rng, Uninitialised, as_generator, 
 from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import os
+    from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import Self
 
 AXES = {"src": "S", "tgt": "T"}
 
@@ -36,7 +38,12 @@ class TokenModel(Layer):
 
     config: Any
     output_projection: Linear
-    save: ClassVar[Callable[..., None]]  # see saving.py
+
+    if TYPE_CHECKING:  # see saving.py
+
+        def save(self, directory: str | os.PathLike[str], *, dtype: str = ...) -> None: ...
+        @classmethod
+        def load(cls, path: str | os.PathLike[str]) -> Self: ...
 
     def __init__(self, config: Any, rng: Rng):
         this = type(self).__name__

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, overload
 
 import numpy as np
 
@@ -24,7 +24,7 @@ from pyx_transformer.token_model import TokenModel
 from pyx_transformer.tokenizers.protocol import Vocabulary
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import Unpack
@@ -62,8 +62,8 @@ class HiddenStates(NamedTuple):
 class Transformer(TokenModel):
     """Embeddings, positions, encoder, decoder and output projection: the model of the paper.
 
-    Vaswani et al., 2017, section 3; or what else its config describes. Initialised from rng as its
-    layers are. Raises TypeError or ValueError for what is no config or no rng.
+    Vaswani et al., 2017, section 3; or what else its config describes. model(src, tgt) gives the
+    logits, `generate` what the model makes of src; `Transformer.load` opens one that there is.
 
     State-dict keys: encoder.*, decoder.* (PyTorch's), src_embedding.weight, tgt_embedding.weight,
     output_projection.weight, output_projection.bias; src_positions.weight and tgt_positions.weight
@@ -85,6 +85,10 @@ class Transformer(TokenModel):
     src_vocabulary, tgt_vocabulary = Vocabulary(), Vocabulary()
 
     def __init__(self, config: TransformerConfig, *, rng: Rng = None):
+        """config: its sizes, or its layers; rng: what the weights are drawn from, as in `Linear`.
+
+        Raises TypeError or ValueError for what is no config or no rng.
+        """
         super().__init__(config, rng)
         self.src_tokenizer: Tokenizer | None = None
         self.tgt_tokenizer: Tokenizer | None = None
@@ -297,7 +301,9 @@ class Transformer(TokenModel):
 
         return generation.memory_estimate(self, self.encoder, batch, src_len, max_length, beam_size)
 
-    def forward(self, batch, parameters: PassParameters, dropout):
+    def forward(
+        self, batch: Any, parameters: PassParameters, dropout: Any
+    ) -> tuple[Floats, Callable[[Floats], None]]:
         """The decoder's rows of a training `Batch`; back takes their gradient and gives nothing."""
         run = TrainingPass(parameters, dropout, batch.input_sequences)
         rows, embed_back = self.side("tgt").forward(batch.inputs, run)
@@ -314,7 +320,7 @@ class Transformer(TokenModel):
 
         return rows, back
 
-    def ties(self):
+    def ties(self) -> dict[str, str]:
         ties = {}
         if self.config.share_embeddings:
             ties["tgt_embedding.weight"] = "src_embedding.weight"

@@ -19,6 +19,7 @@ from pyx_transformer.checkpoints import safetensors, sides
 from pyx_transformer.checkpoints.fields import read_values
 from pyx_transformer.checkpoints.tensors import check_size
 from pyx_transformer.config import (
+    EncoderConfig,
     TokenConfig,
     TransformerConfig,
     TransformerLMConfig,
@@ -35,6 +36,8 @@ from pyx_transformer.transformer import Transformer
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
 SHIPPED_NAMES = ("en-ja",)
 Model = Transformer | TransformerLM | EncoderModel
+Stack = TransformerEncoder | TransformerDecoder
+Place: TypeAlias = "str | os.PathLike[str]"
 Names: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
 ARCHITECTURES: dict[str, type[Model]] = {
     "Transformer": Transformer,
@@ -78,18 +81,20 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
 
 
 @overload
-def load(
-    path: str | os.PathLike[str], config: TokenConfig | None = None, names: Names | None = None
-) -> Model: ...
+def load(path: Place, config: None = None, names: None = None) -> Model: ...
 @overload
+def load(path: Place, config: TransformerConfig, names: Names | None = None) -> Transformer: ...
+@overload
+def load(path: Place, config: TransformerLMConfig, names: Names | None = None) -> TransformerLM: ...
+@overload
+def load(path: Place, config: EncoderConfig, names: Names | None = None) -> EncoderModel: ...
+@overload
+def load(path: Place, config: StackConfig, names: Names | None = None) -> Stack: ...
 def load(
-    path: str | os.PathLike[str], config: StackConfig, names: Names | None = None
-) -> TransformerEncoder | TransformerDecoder: ...
-def load(
-    path: str | os.PathLike[str],
+    path: Place,
     config: TokenConfig | StackConfig | None = None,
     names: Names | None = None,
-) -> Model | TransformerEncoder | TransformerDecoder:
+) -> Model | Stack:
     """Read the model that `save` wrote, one in Hugging Face's layout, CTranslate2's or Marian's, or
     the one of that name that comes with the package; with a config, weights alone.
 
@@ -100,7 +105,9 @@ def load(
     In CTranslate2's layout the weights are model.bin, and config.json, which may be absent, has no
     model_type. Those of int8 and int16 become float32. Ids of sources are those that the encoder
     reads: they carry what CTranslate2 adds where add_source_bos or add_source_eos says so.
-    "en-ja" translates English into Japanese; a directory of that name goes before it.
+    "en-ja" translates English into Japanese; a directory of that name goes before it. Where one
+    kind of model is expected, `Transformer.load`, `TransformerLM.load` or `EncoderModel.load` opens
+    it as that.
 
     With a config path is a file of weights, or a folder with one: of safetensors, of torch.save or
     of numpy.savez, such as the state dict of a torch.nn.Transformer. config is that of a

@@ -14,7 +14,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_ids, as_string
 from pyx_transformer.tokenizers.pieces import MOST_IDS, lengths_of_pair
-from pyx_transformer.tokenizers.protocol import Reading, as_settings, told
+from pyx_transformer.tokenizers.protocol import Reading, Sized, as_settings, told
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,7 @@ AT_ONCE = 1 << 10  # texts: what the package makes of one takes 20 times the mem
 CHARSMAP = re.compile(rb'"precompiled_charsmap"\s*:\s*"([^"\\]*)"')
 
 
-class FastTokenizer:
+class FastTokenizer(Sized):
     """What a tokenizer.json says, read when it is first used.
 
     content: the bytes of such a file, or what makes a tokenizer of the package, given the package.

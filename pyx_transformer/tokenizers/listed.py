@@ -11,7 +11,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_ids, as_string, as_texts
 from pyx_transformer.tokenizers.english import english
-from pyx_transformer.tokenizers.protocol import Reading
+from pyx_transformer.tokenizers.protocol import Reading, Sized
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,7 +21,7 @@ LANGUAGES = ("", "en", "ja")  # of words
 LIST = "vocabulary.txt"  # ends the name of a file of tokens
 
 
-class Plain:
+class Plain(Sized):
     """What reads a text as its tokens and nothing else: a model adds the start of a target itself.
 
     The unknown token is 0, 1 begins a sequence and 2 ends it, as `TransformerConfig` has it unless
@@ -37,7 +37,13 @@ class Plain:
     prompts: ClassVar[dict[str, str]] = {}
 
     def read(
-        self, texts, pairs=None, *, language=None, longest=None, with_offsets=False
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        *,
+        language: str | None = None,
+        longest: int | None = None,
+        with_offsets: bool = False,
     ) -> Reading:
         """The ids of texts. Raises ValueError for pairs, languages, offsets."""
         this = type(self).__name__
@@ -60,6 +66,11 @@ class Listed(Plain):
     """A tokenizer whose vocabulary is a list of tokens, of which the first three are special."""
 
     def __init__(self, vocabulary: Sequence[str]):
+        """vocabulary: the token of every id, the first three being SPECIAL.
+
+        Raises TypeError for what is no list of strings, ValueError where it does not begin so or
+        holds a token twice.
+        """
         name = type(self).__name__
         self.vocabulary = as_texts(name, "vocabulary", vocabulary)
         if tuple(self.vocabulary[:3]) != SPECIAL:
@@ -93,18 +104,18 @@ class Listed(Plain):
 
 
 class Words(Listed):
-    """What stands between white space.
-
-    language: "" leaves texts as they are; "en" first lower-cases them and sets punctuation and
-    contractions apart, as in "i don 't know ."; "ja" writes tokens without spaces between them.
-
-    Raises ValueError where vocabulary does not begin with SPECIAL or holds a token twice, TypeError
-    or ValueError for any other language.
-    """
+    """What stands between white space."""
 
     kind = "words"
 
     def __init__(self, vocabulary: Sequence[str], language: str = ""):
+        """vocabulary: the token of every id, the first three being SPECIAL. language: "" leaves
+        texts as they are; "en" first lower-cases them and sets punctuation and contractions apart,
+        as in "i don 't know ."; "ja" writes tokens without spaces between them.
+
+        Raises ValueError where vocabulary does not begin with SPECIAL or holds a token twice,
+        TypeError or ValueError for any other language.
+        """
         super().__init__(vocabulary)
         self.language = _checks.as_choice("Words", "language", language, LANGUAGES)
 
@@ -129,10 +140,7 @@ class Words(Listed):
 
 
 class Characters(Listed):
-    """Single characters; in the vocabulary a line break is written as backslash and n.
-
-    Raises ValueError where vocabulary does not begin with SPECIAL or holds a character twice.
-    """
+    """Single characters; in the vocabulary a line break is written as backslash and n."""
 
     kind = "characters"
 

@@ -13,7 +13,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_ids, as_string, as_texts
 from pyx_transformer.tokenizers.listed import LIST, as_lines
-from pyx_transformer.tokenizers.protocol import Frame, Languages, Reading, as_settings, told
+from pyx_transformer.tokenizers.protocol import Frame, Languages, Reading, Sized, as_settings, told
 from pyx_transformer.tokenizers.trained import MODEL, imported
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ SENTINEL = re.compile(r"<extra_id_\d+>")  # T5's
 QUOTES_OR_ANY = re.compile("``|''|.", re.DOTALL)
 
 
-class Pieces:
+class Pieces(Sized):
     """Pieces of a SentencePiece model, whose ids are their places in `vocabulary`.
 
     model: the bytes of its file. vocabulary: a token per id, "" for an id that stands for nothing,

@@ -7,13 +7,16 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pyx_transformer import _checks
+from pyx_transformer._keys import shortened
+from pyx_transformer._reprs import called, counted, described
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-@dataclass
+@described
+@dataclass(repr=False)
 class Reading:
     """Texts as a model reads them, a list entry for each: ids (T,) int64 with special tokens.
 
@@ -29,7 +32,8 @@ class Reading:
     cut: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class Languages:
     """The languages of a model: the token of each by its code.
 
@@ -66,7 +70,8 @@ class Languages:
         return self.tokens[code]
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class Frame:
     """The special tokens around a text: begin, end, and between those of a pair, whose second text
     has tokens of type 1 if types."""
@@ -199,6 +204,20 @@ class Tokenizer(Protocol):
     def files(self) -> dict[str, bytes]:
         """What is saved, by the endings of the files' names, and with `settings` is all there is to
         know."""
+
+
+class Sized:
+    """What shows how many tokens it has or, where that cannot be told, why."""
+
+    vocab_size: Any
+
+    def __repr__(self) -> str:
+        try:
+            words = [counted(self.vocab_size, "token")]
+        except (ImportError, ValueError) as error:
+            words = [shortened(str(error))]
+        language = getattr(self, "language", "")
+        return called(self, words, {"language": language} if language else None)
 
 
 METHODS = ("encode", "read", "decode", "files")

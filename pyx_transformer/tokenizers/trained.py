@@ -31,15 +31,15 @@ REFUSALS = {
 
 
 class SentencePiece(Plain):
-    """Pieces of words, with a model that `sentencepiece` trained (Kudo and Richardson 2018).
-
-    model: the bytes of its file, whose special ids are 0, 1 and 2 (see the module). Raises
-    ValueError where it is none or has others, ImportError where the package is missing.
-    """
+    """Pieces of words, with a model that `sentencepiece` trained (Kudo and Richardson 2018)."""
 
     kind = "sentencepiece"
 
     def __init__(self, model: bytes):
+        """model: the bytes of its file, whose special ids are 0, 1 and 2.
+
+        Raises ValueError where it is none or has others, ImportError where the package is missing.
+        """
         self.model = bytes(_checks.as_kind("SentencePiece", "model", model, bytes, bytearray))
         self._processor = imported().SentencePieceProcessor()
         try:
