@@ -139,20 +139,20 @@ def test_resuming_a_finished_run_logs_its_test_once(folder, capsys):
     assert read(folder / "run/log.jsonl") == before
 
 
-def assert_held(part, values):
+def assert_held(part, value, name=""):
     """A config, or a part of it, has the values of a table, those in tables of the table too."""
-    for name, value in values.items():
-        held = getattr(part, name)
-        if isinstance(value, dict):
-            assert_held(held, value)
-        elif isinstance(value, list):
-            for one, its_values in zip(held, value, strict=True):
-                assert_held(one, its_values)
-        else:
-            assert (name, held) == (name, value)
+    if isinstance(value, dict):
+        for inner, its_value in value.items():
+            assert_held(getattr(part, inner), its_value, inner)
+    elif isinstance(value, list):
+        for one, its_value in zip(part, value, strict=True):
+            assert_held(one, its_value, name)
+    else:
+        assert (name, part) == (name, value)
 
 
 RECIPES = sorted((REPOSITORY / "bench" / "recipes").glob("*.toml"))
+RECIPES += sorted((REPOSITORY / "pyx_transformer" / "recipes").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -161,6 +161,23 @@ def test_recipes_in_the_repository_are_whole(path):
     if "start" not in recipe.model:
         assert_held(recipe.config(*(101 for _ in recipe.sides)), recipe.model)
     assert recipe.training.steps > recipe.training.warmup
-    head = path.read_text(encoding="utf-8").split("\n[data]")[0].replace("\n# ", " ")
-    assert re.search(r" Data: \S+", head)
-    assert "relative to the folder that the command runs in" in head
+    origin = " ".join(recipe.data["origin"].split())
+    assert re.search(r"github\.com/\S+|bench/recipes/\S+\.py", origin)
+    assert re.search(r"public domain|CC BY|BSD|No licence is stated|under its licence", origin)
+
+
+def test_a_missing_file_is_told_with_its_origin(folder, capsys):
+    """Of any part, before there is a tokenizer."""
+    (folder / "train.de").unlink()
+    said = refused(train(), capsys, f"recipe: [data] train_target: train.de is missing in {folder}")
+    assert said.endswith(f"{folder}\n")
+    origin = 'origin = """\nsentences of\n  a small task"""'
+    content = RECIPE.replace(
+        "[data]", f'[data]\ntest_source = "no.en"\ntest_target = "a"\n{origin}'
+    )
+    (folder / "recipe.toml").write_text(content.replace('"train.de"', '"train.en"'))
+    says = (
+        f"test_source: no.en is missing in {folder}; where it comes from: sentences of a small task"
+    )
+    refused(train(), capsys, says)
+    refused(train("data.origin=3"), capsys, "[data] origin is 3, expected a text")

@@ -6,6 +6,7 @@ torch.optim.AdamW.
 
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,11 +17,14 @@ import pyx_transformer as pt
 from pyx_transformer.parameters import Parameters
 from pyx_transformer.training import Examples, TrainingOptions, train
 from pyx_transformer.training.gradients import add_gradients
+from pyx_transformer.training.recipe import load_recipe
 
 torch = pytest.importorskip("torch", reason="needs PyTorch to compare with")
 sys.path.append(str(REPOSITORY))  # last: the installed package still comes first
 
-from bench.torch_translator import Translator  # noqa: E402 - only now is it found
+from bench.recipes.torch_twin import inputs_of, labels_of  # noqa: E402 - only now is it found
+from bench.torch_language_model import LanguageModel  # noqa: E402
+from bench.torch_translator import Translator  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*nested.?tensor")
 SMOOTHING = 0.1
@@ -170,3 +174,41 @@ def test_the_first_20_losses_of_a_run(name, tmp_path, monkeypatch):
     assert 0 < clipped < options.steps
     assert len(sizes) > 3
     assert entries[-1]["loss"] < entries[0]["loss"] - 0.5
+
+
+def test_a_language_model_has_the_same_gradients():
+    """Where heads share keys, and sequences are longer than windows."""
+    recipe = load_recipe(
+        REPOSITORY / "bench/recipes/tinyshakespeare.toml",
+        {"model.decoder.d_model": 48, "model.decoder.num_layers": 2, "training.seed": 3},
+    )
+    config = recipe.config(23)
+    layer = config.decoder.layers[0]
+    attention, feed_forward = layer.sub_layers
+    block = replace(attention.block, num_kv_heads=2, window=(5, 0))
+    layers = (replace(layer, sub_layers=(replace(attention, block=block), feed_forward)),)
+    config = replace(config, decoder=replace(config.decoder, layers=layers))
+    ours = pt.TransformerLM(config, rng=1)
+    theirs = LanguageModel(config).train()
+    theirs.load(ours.state_dict())
+    rng = np.random.default_rng(0)
+    targets = [token_ids(rng, 23, 1 + i * 5 % 17) for i in range(12)]
+    examples = Examples(None, targets, start_id=1, end_id=2)
+    numbers = np.arange(12)
+    parameters = Parameters(ours)
+    batch = examples.batch(numbers)
+    tokens = len(batch.targets)
+    loss = add_gradients(ours, parameters, batch, tokens=tokens, label_smoothing=0.0)
+    labels = labels_of(examples, numbers)
+    logits = theirs(*inputs_of(examples, numbers))
+    torch_loss = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), labels.flatten(), ignore_index=-1
+    )
+    torch_loss.backward()
+    assert int((labels >= 0).sum()) == tokens
+    assert math.isclose(loss / tokens, torch_loss.item(), rel_tol=1e-6)
+    gradients = parameters.state_dict(parameters.gradients)
+    for key, parameter in theirs.our_parameters(gradients).items():
+        expected = parameter.grad.numpy()
+        scale = max(np.abs(expected).max(), 1e-2)
+        np.testing.assert_allclose(gradients[key], expected, rtol=0, atol=1e-5 * scale)

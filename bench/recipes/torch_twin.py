@@ -1,12 +1,14 @@
-"""The run of a translation recipe in PyTorch, for comparison. From the repository's root:
+"""The run of a recipe in PyTorch, for comparison. From the repository's root:
 
     python bench/recipes/torch_twin.py bench/recipes/en_ja.toml runs/en_ja_torch
     pyx-transformer evaluate --model runs/en_ja_torch/model SOURCE TARGET --beam-size 5
+    python bench/recipes/torch_twin.py bench/recipes/tinyshakespeare.toml runs/shakespeare_torch
 
-torch.nn.Transformer of the recipe's sizes, from the same weights, on the same batches in the same
-order, with AdamW, the same schedule, clipping and average of the weights. Its dropout is its own:
-on attention weights and hidden activations too. The weights go into a model of this library, which
-validates and translates as after a run of its own.
+A model of the recipe's sizes, from the same weights, on the same batches in the same order, with
+AdamW, the same schedule, clipping and average of the weights. A translator is torch.nn.Transformer,
+whose dropout is its own: on attention weights and hidden activations too; that of a language model
+is ours. The weights go into a model of this library, which validates and translates as after a run
+of its own.
 """
 
 import argparse
@@ -16,25 +18,46 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from pyx_transformer.pipelines.texts import padded
 from pyx_transformer.training.optimizer import as_schedule
 from pyx_transformer.training.recipe import load_recipe
-from pyx_transformer.training.validation import validate
+from pyx_transformer.training.validation import reachable, validate
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
+from bench.torch_language_model import LanguageModel
 from bench.torch_translator import Translator
+
+
+def inputs_of(examples, numbers):
+    """What a twin is called with, as tensors: of a translator sources, targets and where sources
+    are padded, else targets."""
+    tgt = padded([[examples.start_id, *examples.targets[i]] for i in numbers], 0)
+    if examples.sources is None:
+        return [tgt]
+    src = padded([examples.sources[i] for i in numbers], -1)
+    return [src.clamp(0), tgt, src < 0]
+
+
+def labels_of(examples, numbers):
+    """The token after each of the targets' (B, T), -1 behind the end."""
+    return padded([[*examples.targets[i], examples.end_id] for i in numbers], -1)
+
+
+def padded(sequences, fill):
+    """(B, T), filled up to the longest."""
+    tensors = [torch.tensor(ids) for ids in sequences]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=fill)
 
 
 def run(recipe, folder, threads):
     torch.set_num_threads(threads)
     torch.manual_seed(recipe.training.seed)
     options, model = recipe.training, recipe.build()
-    examples, dev = recipe.examples(model, "train"), recipe.examples(model, "dev")
+    examples, dev = recipe.split(model)
+    metric = "bleu" if model.has_encoder else "loss"
     state = model.state_dict()
-    twin = Translator(model.config, options.dropout)
+    twin = (Translator if model.has_encoder else LanguageModel)(model.config, options.dropout)
     twin.load(state)
     optimizer = torch.optim.AdamW(
         twin.parameters(),
@@ -58,16 +81,10 @@ def run(recipe, folder, threads):
             )
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            src, src_lengths = padded([examples.sources[i] for i in numbers])
-            tgt, _ = padded([[examples.start_id, *examples.targets[i]] for i in numbers])
-            labels = np.full(tgt.shape, -1)
-            for row, i in zip(labels, numbers, strict=True):
-                row[: len(examples.targets[i]) + 1] = [*examples.targets[i], examples.end_id]
             twin.train()
             optimizer.zero_grad()
-            padding = np.arange(src.shape[1]) >= src_lengths[:, None]
-            logits = twin(*map(torch.from_numpy, (src, tgt, padding)))
-            loss = cross_entropy(logits.flatten(0, 1), torch.from_numpy(labels).flatten())
+            logits = twin(*inputs_of(examples, numbers))
+            loss = cross_entropy(logits.flatten(0, 1), labels_of(examples, numbers).flatten())
             loss.backward()
             if options.max_norm:
                 torch.nn.utils.clip_grad_norm_(twin.parameters(), options.max_norm)
@@ -78,13 +95,15 @@ def run(recipe, folder, threads):
                     average[key].lerp_(parameter, 1 - kept)
             if step % options.validate_every == 0 or step == options.steps:
                 model.load_state_dict({key: value.numpy() for key, value in average.items()})
-                figures = validate(model, dev, with_bleu=True, max_length=options.max_length)
+                length = reachable(model, options.max_length)
+                figures = validate(model, dev, with_bleu=metric == "bleu", max_length=length)
                 entry = {"step": step, "seconds": time.monotonic() - begun, "validation": figures}
                 with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
                 print(entry, flush=True)
-                if figures["bleu"] > best:
-                    best = figures["bleu"]
+                value = figures[metric] if metric == "bleu" else -figures[metric]
+                if value > best:
+                    best = value
                     model.save(folder / "model")
             if step == options.steps:
                 break

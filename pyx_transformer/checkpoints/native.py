@@ -34,7 +34,7 @@ from pyx_transformer.token_model import TokenModel
 from pyx_transformer.transformer import Transformer
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models"
-SHIPPED_NAMES = ("en-ja",)
+SHIPPED_NAMES = ("en-ja", "shakespeare")
 Model = Transformer | TransformerLM | EncoderModel
 Stack = TransformerEncoder | TransformerDecoder
 Place: TypeAlias = "str | os.PathLike[str]"
@@ -105,7 +105,8 @@ def load(
     In CTranslate2's layout the weights are model.bin, and config.json, which may be absent, has no
     model_type. Those of int8 and int16 become float32. Ids of sources are those that the encoder
     reads: they carry what CTranslate2 adds where add_source_bos or add_source_eos says so.
-    "en-ja" translates English into Japanese; a directory of that name goes before it. Where one
+    "en-ja" translates English into Japanese, "shakespeare" continues texts in the manner of his
+    plays; a directory of that name goes before it. Where one
     kind of model is expected, `Transformer.load`, `TransformerLM.load` or `EncoderModel.load` opens
     it as that.
 

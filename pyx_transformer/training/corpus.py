@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -63,8 +64,9 @@ def read(who: str, model: Model, *paths: str | os.PathLike) -> Corpus:
     """What files hold for a model: a translator's source and target, a classifier's text and
     labels, or the text of another.
 
-    Each line is an example; but of characters a file that stands alone is one text, cut into as
-    many tokens as config.max_length. A translation whose first token is forced begins with it.
+    Each line is an example; but of characters a file that stands alone is one text, cut into parts
+    of at most config.max_length tokens: see `parts_of`. A translation whose first token is forced
+    begins with it.
     Raises ValueError, as `who`, for a missing tokenizer, naming file and line for a text without
     tokens or with more than learned positions reach, or a label that there is not, and what reading
     does.
@@ -104,11 +106,27 @@ def of_text(path: Path, tokenizer: Tokenizer, config: TokenConfig, more: int):
     """The ids of the examples of a file that stands alone, each read with `more` tokens."""
     if tokenizer.kind != "characters":
         return encoded(path, read_lines(path), tokenizer, config, more)
-    ids = tokenizer.encode(read_text(path, may_be_pipe=True))
-    if not len(ids):
+    parts = parts_of(read_text(path, may_be_pipe=True), max(config.max_length - more, 1))
+    if not parts:
         raise ValueError(f"{path} is empty, expected a text")
-    size = max(config.max_length - more, 1)
-    return [ids[i : i + size] for i in range(0, len(ids), size)]
+    return [tokenizer.encode(part) for part in parts]
+
+
+def parts_of(text: str, size: int) -> list[str]:
+    """A text in parts of at most so many characters, without the line breaks around them.
+
+    A part ends at the last empty line that it reaches, or else at the last line's end, or else
+    anywhere: so what begins and ends an example is what begins and ends a paragraph.
+    """
+    parts, end = [], 0
+    while first := re.compile(r"[^\n]").search(text, end):
+        begin = first.start()
+        end = begin + size
+        if end < len(text):
+            found = (text.rfind(sign, begin, end + len(sign)) for sign in ("\n\n", "\n"))
+            end = next((place for place in found if place > 0), end)
+        parts.append(text[begin:end].rstrip("\n"))
+    return parts
 
 
 def language_of(path: Path, tokenizer: Tokenizer) -> str | None:

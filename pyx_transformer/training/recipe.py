@@ -1,10 +1,12 @@
 """A training run as a TOML file.
 
 [data] names files: train_source, train_target, train_labels and the same of dev and test, relative
-to the folder that the command runs in. Sources and targets make a translator, targets alone a
-language model, sources alone an encoder that learns to tell masked tokens, sources and labels, one
-per line, a classifier of texts. Without dev files, dev_share is the share of the training examples,
-the last ones, that is not trained on but validated with. [text] holds fields of `TextOptions`.
+to the folder that the command runs in or, of a recipe that comes with the package, to the recipe's.
+Sources and targets make a translator, targets alone a language model, sources alone an encoder that
+learns to tell masked tokens, sources and labels, one per line, a classifier of texts. origin says
+where the files come from, under what licence and what is in them: told where one is missing.
+Without dev files, dev_share is the share of the training examples, the last ones, that is not
+trained on but validated with. [text] holds fields of `TextOptions`.
 [model] holds those of the model's config, descriptions being tables; the sizes of vocabularies come
 from the tokenizers, and so does the token of masks, which is the one after theirs. In place of all
 that, `start` of [model] is a model for `load`, which is trained further with its own tokenizers;
@@ -27,10 +29,11 @@ from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
 from pyx_transformer.tokenizers.listed import LANGUAGES
-from pyx_transformer.training import corpus
+from pyx_transformer.training import corpus, recipe_files
 from pyx_transformer.training.log import Log
 from pyx_transformer.training.options import TrainingOptions
 from pyx_transformer.training.ranks import Ranks
+from pyx_transformer.training.recipe_files import DEV_SHARE, FILES, KINDS, ORIGIN
 from pyx_transformer.training.telling import Telling
 from pyx_transformer.training.trainer import LOG, Trained, train
 from pyx_transformer.training.validation import reachable, validate
@@ -38,17 +41,12 @@ from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from pyx_transformer.checkpoints.native import Model
     from pyx_transformer.tokenizers.protocol import Tokenizer
     from pyx_transformer.training.corpus import Corpus
     from pyx_transformer.training.validation import Figures
 
-PARTS = ("train", "dev", "test")
-KINDS = ("source", "target", "labels")
-FILES = tuple(f"{part}_{kind}" for part in PARTS for kind in KINDS)
-DEV_SHARE = "dev_share"
 START = "start"
 OF_START = ("mask_id",)  # what may be said of a model that there is
 UNKNOWN_SIZE = 2**30  # of vocabularies that are to be made
@@ -148,10 +146,7 @@ class Recipe:
         with ranks.together():
             folder = as_path("train", "folder", folder)
             model = self.build()
-            examples = self.examples(model, "train")
-            dev = self.examples(model, "dev") if self.has("dev") else None
-            if DEV_SHARE in self.data:
-                examples, dev = examples.split(self.data[DEV_SHARE])
+            examples, dev = self.split(model)
             test = self.examples(model, "test") if self.has("test") else None
         options = {"resume": resume, "progress": progress, "report": report, "comm": comm}
         run = train(model, examples, dev, self.training, folder, **options)
@@ -183,7 +178,8 @@ class Recipe:
 
     def build(self) -> Model:
         """The model with its tokenizers: the one to start from, or a new one whose weights are
-        drawn from training.seed."""
+        drawn from training.seed. Raises as `recipe_files.check` does."""
+        recipe_files.check(self.data)
         if START in self.model:
             return self._opened(self.model[START])
         tokenizers = self._tokenizers()
@@ -264,8 +260,16 @@ class Recipe:
         """Whether the recipe names files of the part "train", "dev" or "test"."""
         return bool(sides_of(self.data, part))
 
+    def split(self, model: Model) -> tuple[Corpus, Corpus | None]:
+        """The examples to train on, and those to validate with, where there are any."""
+        examples = self.examples(model, "train")
+        if DEV_SHARE in self.data:
+            return examples.split(self.data[DEV_SHARE])
+        return examples, self.examples(model, "dev") if self.has("dev") else None
+
     def examples(self, model: Model, part: str) -> Corpus:
-        """Those of a part that the recipe has."""
+        """Those of a part that the recipe has. Raises as `recipe_files.check` does."""
+        recipe_files.check(self.data)
         return corpus.read(
             "recipe", model, *(self.data[name] for name in files_of(self.data, part))
         )
@@ -290,7 +294,8 @@ def texts_of(path: str, kind: str) -> list[str]:
 
 
 def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = None) -> Recipe:
-    """The recipe of a TOML file; changes, such as {"training.steps": 10}, come on top.
+    """The recipe of a TOML file, or the one of that name that comes with the package, "reverse";
+    changes, such as {"training.steps": 10}, come on top.
 
     Raises FileNotFoundError or IsADirectoryError, ImportError where Python has no reader of TOML,
     and ValueError, naming the file, where it is malformed, a key does not exist or a value cannot
@@ -298,8 +303,7 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = Non
     """
     values = {}
     if path is not None:
-        path = as_path("recipe", "path", path)
-        values = parsed(path)
+        values = recipe_files.read(path)
     try:
         changes = {} if changes is None else _checks.as_kind("recipe", "changes", changes, dict)
         for key, value in changes.items():
@@ -314,32 +318,12 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = Non
         raise ValueError(f"recipe {path}: {error}" if path else f"recipe: {error}") from error
 
 
-def parsed(path: Path) -> dict:
-    """The tables of a TOML file."""
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib  # type: ignore[no-redef, unused-ignore]
-        except ImportError as error:
-            raise ImportError(
-                "recipe: the package tomli is missing: pip install 'pyx-transformer[train]'"
-            ) from error
-    content = read_text(path, may_be_pipe=True)
-    try:
-        return tomllib.loads(content)
-    except ValueError as error:  # a number of thousands of digits is no TOMLDecodeError
-        raise ValueError(f"recipe {path} is not TOML: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"recipe {path} is not TOML: it is nested too deeply") from error
-
-
 def as_recipe(values: dict) -> Recipe:
     """The recipe with these tables. Raises ValueError for keys that do not exist or are missing."""
     model = {name for kind in MODELS.values() for name in kind.config_type.names()} - OF_TOKENIZERS
     is_new = START not in table(values, "model")
     sections = {
-        "data": {*FILES, DEV_SHARE},
+        "data": {*FILES, DEV_SHARE, ORIGIN},
         "text": names_of(TextOptions),
         "model": model | {START} if is_new else {START, *OF_START},
         "training": names_of(TrainingOptions),
@@ -384,6 +368,8 @@ def check_data(data: dict) -> None:
     for name in FILES:
         if name in data:
             check_path("[data]", name, data[name])
+    if not isinstance(data.get(ORIGIN, ""), str):
+        raise ValueError(f"[data] {ORIGIN} is {_checks.brief(data[ORIGIN])}, expected a text")
     if DEV_SHARE in data:
         _checks.as_number("[data]", DEV_SHARE, data[DEV_SHARE], minimum=0, below=1)
         if sides_of(data, "dev"):
