@@ -13,7 +13,7 @@
     peers       the other libraries; graphs and translators are the models for some of them
 
     recipes/    training runs as TOML files, the scripts beside them, and scripts that run models
-                which lie in packages of others
+                which lie in packages of others; torch_language_model is PyTorch's for one of them
 
 A further benchmark is a further module with a `BENCHMARK`, and its name in `__main__`.
 """
