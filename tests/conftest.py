@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import quick
 import safetensors.numpy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,6 +30,21 @@ def _prefer_the_installed_package():
 _prefer_the_installed_package()
 
 from pyx_transformer import _runtime  # noqa: E402 - only now is it the right one
+
+
+def pytest_ignore_collect(collection_path, config):
+    """With `-m quick` leave out the other files: to import them takes longer than a test does."""
+    is_other = collection_path.name.startswith("test_") and collection_path.name not in quick.FILES
+    return True if is_other and config.getoption("markexpr") == "quick" else None
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        is_used = parameters.get("kernels") in (None, _runtime.kernels.ISA_NAME)
+        if item.path.name in quick.FILES and is_used:
+            item.add_marker("quick")
 
 
 @pytest.fixture(autouse=True, scope="session")

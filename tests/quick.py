@@ -1,0 +1,16 @@
+"""What `python -m pytest -m quick` runs: files of every part of the package, which take less than a
+minute on two cores together (`.ci/run` holds them to it), and of tests of every instruction set
+those of the one that is used here.
+"""
+
+QUICK = {
+    "the order of the source": ("layering", "public_names"),
+    "kernels": ("ops", "attention", "training_kernels"),
+    "layers and models": ("layers", "stacks", "transformer"),
+    "generation": ("generation", "search"),
+    "training": ("optimizer", "training", "training_resume"),
+    "checkpoints": ("files", "state_dicts", "families"),
+    "text": ("text", "tokenizers", "translator"),
+    "commands": ("cli", "commands", "plots"),
+}
+FILES = {f"test_{name}.py" for names in QUICK.values() for name in names}
