@@ -106,9 +106,8 @@ def load(
     model_type. Those of int8 and int16 become float32. Ids of sources are those that the encoder
     reads: they carry what CTranslate2 adds where add_source_bos or add_source_eos says so.
     "en-ja" translates English into Japanese, "shakespeare" continues texts in the manner of his
-    plays; a directory of that name goes before it. Where one
-    kind of model is expected, `Transformer.load`, `TransformerLM.load` or `EncoderModel.load` opens
-    it as that.
+    plays; a directory of that name goes before it. Where one kind of model is expected,
+    `Transformer.load`, `TransformerLM.load` or `EncoderModel.load` opens it as that.
 
     With a config path is a file of weights, or a folder with one: of safetensors, of torch.save or
     of numpy.savez, such as the state dict of a torch.nn.Transformer. config is that of a
