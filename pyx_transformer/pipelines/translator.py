@@ -138,9 +138,10 @@ class Translator:
         it finds unless given: encoder, decoder and cross-attention of every layer and head.
 
         A row of the decoder is named after the token that is written there, the end included, and
-        attends to those before it. settings: as for `translate`, of the translation that is found.
-        Raises as `translate` does, and ValueError for a text without tokens, or of more than a page
-        has room for.
+        attends to those before it. A translation has spaces between its words where the tokenizer's
+        tokens are words, in Japanese too. settings: as for `translate`, of the translation that is
+        found. Raises as `translate` does, and ValueError for a text without tokens, or of more than
+        a page has room for.
         """
         this = "attention"
         text = as_string(this, "text", text)
