@@ -15,7 +15,7 @@ import warnings
 
 import pyx_transformer as pt
 from pyx_transformer import _ctrl_c, commands
-from pyx_transformer.commands.arguments import OPTION_OF, note
+from pyx_transformer.commands.arguments import OPTION_OF, note, path
 
 # What begins the errors of the functions behind a command, where that is not its own name.
 FUNCTIONS = {
@@ -131,13 +131,32 @@ def add_explain(added):
     command.add_argument(
         "--part", type=int, choices=range(1, 8), help="print only this part; default: all"
     )
+    command.add_argument(
+        "--html",
+        type=path,
+        metavar="FILE",
+        help="write a page to look at, with pictures and all parts in each language, --lang first",
+    )
+    command.add_argument(
+        "--sentence",
+        metavar="TEXT",
+        help="the English sentence whose translation the page shows; default: one of a cat",
+    )
     command.set_defaults(run=_explain)
 
 
 def _explain(arguments):
-    from pyx_transformer.explain import explain
+    from pyx_transformer.explain import explain, write_html
 
-    print(explain(arguments.lang, arguments.part))
+    if arguments.html is None:
+        if arguments.sentence is not None:
+            raise ValueError("--sentence is for a page, expected --html too")
+        print(explain(arguments.lang, arguments.part))
+        return
+    if arguments.part is not None:
+        raise ValueError("--part is for text, expected none with --html")
+    settings = {} if arguments.sentence is None else {"sentence": arguments.sentence}
+    write_html(arguments.html, language=arguments.lang, **settings)
 
 
 def add_config(added):

@@ -1,23 +1,28 @@
 """The Transformer of "Attention Is All You Need" in seven parts, with real arrays flowing through.
 
-    explain -> one function per part -> _Page (layout), explain_text (sentences)
+    explain, explain_html -> tell -> one function per part -> a layout of explain_layouts
+                                                           -> explain_text (sentences)
 
-Each part prints its formula, what it is for, and its arrays, and returns the arrays that the next
-parts take in: `explain` reads like the forward pass of the paper. Every number is computed by the
-library while it prints; nothing but the inputs is written down. Sentences are looked up by key, so
-the structure and the numbers are the same in every language.
+Each part tells its formula, what it is for, and its arrays, and returns the arrays that the next
+parts take in: `tell` reads like the forward pass of the paper. Every number is computed by the
+library while it is told; nothing but the inputs is written down. Sentences are looked up by key, so
+the structure and the numbers are the same in every language. A layout prints what it is told, or
+makes a page of it; what has to be looked at, pictures and charts, is in the page only.
 """
 
 from __future__ import annotations
 
-from itertools import zip_longest
-from textwrap import indent
+import os
 
 import numpy as np
 
 import pyx_transformer as pt
 from pyx_transformer import _checks
+from pyx_transformer._files import replace_files
+from pyx_transformer.explain_layouts import Html, Layout, Text
 from pyx_transformer.explain_text import SENTENCES
+from pyx_transformer.pages.document import check_page
+from pyx_transformer.pipelines import Translator
 
 SEED = 2017
 SOURCE = ("I", "love", "NLP")
@@ -45,6 +50,13 @@ HEAD_SIZES = (4, 16, 64, 256, 1024)
 NUM_QUERIES = NUM_KEYS = 1024
 KEYS_PER_SOFTMAX = 16
 
+# The picture of positions.
+MOST_POSITIONS, WIDTH = 48, 64
+
+# What the page shows a trained model with.
+MODEL = "en-ja"
+SENTENCE = "The cat is sleeping on my bed."
+
 
 def explain(language: str = "en", part: int | None = None) -> str:
     """The text of `pyx-transformer explain`, in "en" or "zh": all seven parts, or only part 1 to 7.
@@ -56,11 +68,52 @@ def explain(language: str = "en", part: int | None = None) -> str:
     if part is not None:
         part = _checks.as_integer("explain", "part", part, minimum=1, maximum=7)
 
+    layout = Text(SENTENCES[language])
+    tell(layout)
+    return layout.text(part)
+
+
+def explain_html(sentence: str = SENTENCE, language: str = "en") -> str:
+    """The page of `pyx-transformer explain --html`: all seven parts in every language, one file of
+    HTML that asks the network for nothing.
+
+    It begins with what every head of the shipped translator attends to as it translates `sentence`
+    to Japanese. language: "en" or "zh", the one that is shown first. Raises TypeError or ValueError
+    for a language that does not exist, and what `Translator.attention` does.
+    """
+    _checks.as_choice("explain_html", "language", language, SENTENCES)
+    layout = Html(SENTENCES)
+    translator = Translator(MODEL)
+    view = translator.attention(sentence)
+    (translation,) = translator.translate([sentence])
+    config = translator.model.config
+    layout.trained(
+        view,
+        sentence=sentence,
+        translation=translation,
+        encoder_layers=config.encoder.num_layers,
+        decoder_layers=config.decoder.num_layers,
+        heads=view["cross"].weights.shape[1],
+        d_model=config.d_model,
+    )
+    tell(layout)
+    return layout.page(language)
+
+
+def write_html(
+    path: str | os.PathLike[str], sentence: str = SENTENCE, language: str = "en"
+) -> None:
+    """Write the page of `explain_html` to a file whose name ends in .html. Raises as that does,
+    ValueError for another ending, and OSError where no file can be written."""
+    found = check_page("write_html", path)
+    replace_files(found.parent, {found.name: explain_html(sentence, language).encode()})
+
+
+def tell(page: Layout) -> None:
+    """The seven parts, one after another."""
     rng = np.random.default_rng(SEED)
     encoder = pt.TransformerEncoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)
     decoder = pt.TransformerDecoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)
-
-    page = _Page(SENTENCES[language])
     q, k, v = _projections(page)
     _scaled_dot_product(page, q, k, v)
     _division_by_sqrt_d_k(page)
@@ -69,7 +122,6 @@ def explain(language: str = "en", part: int | None = None) -> str:
     y = _residual_and_norm(page, encoder, attention, x)
     memory = _feed_forward(page, encoder, y)
     _encoder_and_decoder(page, encoder, decoder, x, memory)
-    return page.text(part)
 
 
 def _projections(page):
@@ -103,9 +155,13 @@ def _scaled_dot_product(page, q, k, v):
     tutorial_q = tutorial_v = pt.ops.linear(X, X)
     tutorial_k = pt.ops.linear(X, X + np.float32(0.2))
     _, softmax_of_its_scores = _attend(tutorial_q, tutorial_k, tutorial_v)
-    page.arrays(("Q' = V' = X X^T", tutorial_q), ("K' = X (X + 0.2)^T", tutorial_k))
-    page.arrays(("A'", TUTORIAL_WEIGHTS), ("softmax(Q' K'^T / sqrt(3))", softmax_of_its_scores))
-    page.arrays(("A' V'", pt.ops.linear(TUTORIAL_WEIGHTS, tutorial_v.T)))
+    page.beside(
+        (("Q = V", q, SOURCE), ("Q' = V' = X X^T", tutorial_q)),
+        (("K", k, SOURCE), ("K' = X (X + 0.2)^T", tutorial_k)),
+        (("A", a, SOURCE, SOURCE), ("A'", TUTORIAL_WEIGHTS)),
+        (None, ("softmax(Q' K'^T / sqrt(3))", softmax_of_its_scores)),
+        (("Z", z, SOURCE), ("A' V'", pt.ops.linear(TUTORIAL_WEIGHTS, tutorial_v.T))),
+    )
 
 
 def _attend(q, k, v):
@@ -138,8 +194,11 @@ def _division_by_sqrt_d_k(page):
             pt.ops.softmax(scores.reshape(-1, KEYS_PER_SOFTMAX)).max(axis=-1).mean()
             for scores in (s, t)
         ]
-        rows.append((str(d_k), *(f"{number:.4f}" for number in variances + largest)))
+        rows.append((d_k, *map(float, variances + largest)))
     page.table(("d_k", "var(s)", "var(t)", "w of s", "w of t"), rows)
+    _, of_s, of_t, largest_of_s, largest_of_t = zip(*rows, strict=True)
+    page.chart("scaling.variances", {"s": of_s, "t": of_t}, HEAD_SIZES, logarithmic=True)
+    page.chart("scaling.largest", {"s": largest_of_s, "t": largest_of_t}, HEAD_SIZES)
     page.say("scaling.result")
 
 
@@ -186,6 +245,7 @@ def _positions(page, attention):
     x = embeddings + positions
     page.say("positions.input", length=len(SOURCE), d_model=D_MODEL)
     page.arrays(("PE", positions, ("0", "1", "2")), ("X", x, SOURCE))
+    page.picture("positions.picture", pt.sinusoidal_positions(MOST_POSITIONS, WIDTH))
     page.say("positions.without")
     page.arrays(
         ("MultiHead(E)", attention(embeddings[None])[0], SOURCE),
@@ -286,7 +346,7 @@ def _encoder_and_decoder(page, encoder, decoder, x, memory):
 
 
 def _by_head(weights, rows, columns):
-    """The attention weights of each head, (H, T, S) in all, as entries for `_Page.arrays`."""
+    """The attention weights of each head, (H, T, S) in all, as entries for `Layout.arrays`."""
     return [(f"A of head {i}", a, rows, columns) for i, a in enumerate(weights, 1)]
 
 
@@ -301,57 +361,3 @@ def _weights_below(prefix, module):
 
 def _largest_difference(a, b):
     return f"{np.abs(a - b).max():.6f}"
-
-
-class _Page:
-    """Lays parts out as plain text of 80 columns: titles, formulas, sentences, arrays, tables."""
-
-    def __init__(self, sentences):
-        self._sentences = sentences
-        self._parts = []
-
-    def part(self, key, *formulas):
-        """Open the next part with its title, its formulas and what it is for."""
-        self._parts.append([])
-        self._underlined(f"{len(self._parts)}. {self._sentences[key + '.title']}", "=")
-        self._write(self._sentences["formula"], indent("\n".join(formulas), "  "))
-        self._write(self._sentences["purpose"], indent(self._sentences[key + ".purpose"], "  "))
-
-    def heading(self, key):
-        self._underlined(self._sentences[key], "-")
-
-    def say(self, key, **values):
-        self._write(self._sentences[key].format(**values))
-
-    def arrays(self, *arrays):
-        """Print arrays side by side, each given as (name, 2-d array[, row labels[, columns]])."""
-        blocks = [_array_block(*array) for array in arrays]
-        widths = [max(map(len, block)) for block in blocks]
-        rows = zip_longest(*blocks, fillvalue="")
-        self._write(*("  " + "    ".join(map(str.ljust, row, widths)).rstrip() for row in rows))
-
-    def table(self, header, rows):
-        self._write(*("".join(f"{cell:>14}" for cell in row) for row in (header, *rows)))
-
-    def text(self, part=None):
-        """Everything so far, or part number `part` alone, counted from 1."""
-        parts = self._parts if part is None else [self._parts[part - 1]]
-        return "\n".join(line for lines in parts for line in lines)
-
-    def _underlined(self, title, rule):
-        self._write(title, rule * 80)
-
-    def _write(self, *lines):
-        self._parts[-1] += [*lines, ""]
-
-
-def _array_block(name, array, rows=(), columns=()):
-    """The lines of one array: its name and shape, then labelled rows of 4 decimals."""
-    rounded = np.round(array.astype(np.float64), 4) + 0.0  # + 0.0 makes -0.0 plain 0.0
-    margin = max(map(len, rows), default=0)
-    lines = [f"{name} {array.shape}"]
-    if columns:
-        lines.append(" " * margin + "".join(f"{label:>8}" for label in columns))
-    for label, numbers in zip_longest(rows, rounded, fillvalue=""):
-        lines.append(f"{label:<{margin}}" + "".join(f" {number:7.4f}" for number in numbers))
-    return lines

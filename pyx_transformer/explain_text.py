@@ -111,6 +111,28 @@ the rows before it do not change.""",
     "stacks.probabilities": """\
 One more projection and softmax turn each row into probabilities for the next
 word. Training will have to raise P[<s>, ich], P[ich, mag] and P[mag, NLP]:""",
+    "page.title": "The Transformer, step by step",
+    "page.what": """\
+Seven parts, from the three projections to the whole encoder and decoder. Every
+number here was computed by the library's own kernels as this page was made.
+Point at a number to see all of its digits.""",
+    "page.end": "Made by pyx-transformer explain --html.",
+    "trained.title": "First, one at work",
+    "trained.what": """\
+The translator that ships with the library turns "{sentence}" into
+"{translation}". It is small: {encoder_layers} encoder layers,
+{decoder_layers} decoder layers, {heads} heads each, d_model = {d_model}. Point at a word, or go
+through them with the arrow keys, to see how much it takes from each of the
+others; choose a layer and a head.""",
+    "beside.right": "Right, by the method above",
+    "beside.circulated": "In circulation",
+    "scaling.variances": "Variance of the scores, before (s) and after (t) the division",
+    "scaling.largest": "Largest weight of the softmax, of s and of t",
+    "positions.picture": """\
+The whole pattern for {length} places and d_model = {d_model}: blue is above 0, orange below.
+The first columns turn fast, the last ones hardly at all:""",
+    "positions.rows": "place",
+    "positions.columns": "column",
 }
 
 CHINESE = {
@@ -206,6 +228,26 @@ pt.TransformerEncoder 使用第 3 至第 6 部分的权重，把第 4 部分的 
     "stacks.probabilities": """\
 再做一次投影和 softmax，每一行就成为下一个词的概率。训练要提高的正是
 P[<s>, ich]、P[ich, mag] 和 P[mag, NLP]：""",
+    "page.title": "逐步讲解 Transformer",
+    "page.what": """\
+全文共七部分，从三个投影一直到完整的编码器与解码器。这里的每一个数都是在生成
+本页时由本库自己的计算内核算出的。指向一个数，可以看到它的全部位数。""",
+    "page.end": "由 pyx-transformer explain --html 生成。",
+    "trained.title": "先看一个正在工作的模型",
+    "trained.what": """\
+随库附带的翻译模型把“{sentence}”译成“{translation}”。它很小：
+{encoder_layers} 个编码器层，{decoder_layers} 个解码器层，每层 {heads} 个头，
+d_model = {d_model}。指向一个词，或者用方向键逐词移动，可以看到它从其他
+各词那里各取多少；也可以选择层和头。""",
+    "beside.right": "按上述方法得到的正确结果",
+    "beside.circulated": "流传的数值",
+    "scaling.variances": "分数的方差：除之前（s）与除之后（t）",
+    "scaling.largest": "softmax 的最大权重：s 与 t",
+    "positions.picture": """\
+{length} 个位置、d_model = {d_model} 时的完整图案：蓝色大于 0，橙色小于 0。前面的列转得快，
+后面的列几乎不动：""",
+    "positions.rows": "位置",
+    "positions.columns": "列",
 }
 
 SENTENCES = {"en": ENGLISH, "zh": CHINESE}

@@ -3,7 +3,6 @@
 // Put what can be chosen in the place of the pictures of each `.attention` of the page.
 {
   const MOST_CELLS = 6000; // of a table; what has more is a picture
-  const STRONG = 0.6; // a weight on which letters are light
 
   function floats(text) {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -23,7 +22,6 @@
 
   function paint(cell, weight) {
     cell.style.setProperty("--weight", weight);
-    cell.classList.toggle("strong", weight > STRONG);
     cell.title = String(weight);
   }
 

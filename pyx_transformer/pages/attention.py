@@ -17,7 +17,7 @@ from pyx_transformer import plots
 from pyx_transformer._checks import as_choice, as_float32, as_kind
 from pyx_transformer._files import as_path, replace_files
 from pyx_transformer._kinds import as_list, as_string, as_texts
-from pyx_transformer.pages.document import data, document, said
+from pyx_transformer.pages.document import check_folder, data, document, said
 from pyx_transformer.pages.pictures import Labelled
 from pyx_transformer.plots.labels import label
 
@@ -211,10 +211,7 @@ def check_path(function: str, path: str | os.PathLike[str]) -> Path:
             f"{function}: path is {os.fspath(path)!r}, expected a name that ends in .html, or in "
             f"{', '.join(PICTURES)} for a picture"
         )
-    if found.is_dir():
-        raise IsADirectoryError(f"{function}: {found} is a folder, expected a file to write")
-    if not found.parent.is_dir():
-        raise FileNotFoundError(f"{function}: {found} cannot be written: there is no such folder")
+    check_folder(function, found)
     return found
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+from pyx_transformer._files import as_path
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 # Nothing but what is in the page: a browser refuses all else.
@@ -74,3 +78,23 @@ def switch(chosen: str) -> str:
         for code, name in LANGUAGES.items()
     )
     return f'<fieldset class="choice languages">{buttons}</fieldset>'
+
+
+def check_page(function: str, path: str | os.PathLike[str]) -> Path:
+    """Where a page can be written. Raises ValueError for an ending but .html, and OSError where it
+    is a folder, or lies in none."""
+    found = as_path(function, "path", path)
+    if found.suffix.lower() != ".html":
+        raise ValueError(
+            f"{function}: path is {os.fspath(path)!r}, expected a name that ends in .html"
+        )
+    check_folder(function, found)
+    return found
+
+
+def check_folder(function: str, path: Path) -> None:
+    """Raise IsADirectoryError or FileNotFoundError where no file can be written there."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{function}: {path} is a folder, expected a file to write")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{function}: {path} cannot be written: there is no such folder")
