@@ -26,6 +26,7 @@ LONGEST_SIDE = (1 << 16) - 1  # that matplotlib can draw
 CELL = 0.18
 NARROWEST, LOWEST = 1.15, 0.75
 BETWEEN, ABOVE = 0.25, 0.32
+BESIDE = 0.7  # the colour bar with its labels
 AROUND = 3.0  # for labels, names and the colour bar, at most
 LABEL_SIZE, TITLE_SIZE = 8, 10  # in points, 72 to the inch
 COLUMN = 0.6 / 72  # of a point of size, the width of a letter in inches
@@ -80,7 +81,7 @@ def plot_attention(
     rows, columns = ([label(token) for token in tokens] for tokens in (rows, columns))
     grid = _Grid.of(weights.shape)
     _check_size(this, weights.shape, grid)
-    room = int(max(grid.width, AROUND) / (TITLE_SIZE * COLUMN))
+    room = int(max(grid.width + BESIDE, AROUND) / (TITLE_SIZE * COLUMN))
     lines = [wrapped(seen(line), room) for line in title.splitlines()]
     fonts, missing = fonts_for([*rows, *columns, *names, *lines])
     with drawn(path, fonts, figsize=(grid.width, grid.height)) as figure:
