@@ -97,8 +97,9 @@ class SentencePiece(Plain):
         return {MODEL: self.model}
 
 
-def trained(texts: list[str], size: int) -> bytes:
-    """The model of so many pieces of texts, by byte-pair encoding; no text is left out.
+def trained(texts: list[str], size: int, *, at_most: bool = False) -> bytes:
+    """The model of so many pieces of texts, by byte-pair encoding; no text is left out. With
+    at_most there are fewer where texts do not suffice for more.
 
     Raises ValueError where the texts do not suffice, or one is too long, ImportError where the
     package is missing.
@@ -118,6 +119,7 @@ def trained(texts: list[str], size: int) -> bytes:
                 max_sentence_length=LONGEST_TEXT,
                 model_writer=model,
                 vocab_size=size,
+                hard_vocab_limit=not at_most,
                 model_type="bpe",
                 character_coverage=1.0,
                 unk_id=0,

@@ -293,17 +293,21 @@ def texts_of(path: str, kind: str) -> list[str]:
     return corpus.read_lines(file)
 
 
-def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = None) -> Recipe:
+def load_recipe(path: str | os.PathLike | None, changes: dict[str, object] | None = None) -> Recipe:
     """The recipe of a TOML file, or the one of that name that comes with the package, "reverse";
-    changes, such as {"training.steps": 10}, come on top.
+    changes, such as {"training.steps": 10}, come on top, and of None are all there is.
 
     Raises FileNotFoundError or IsADirectoryError, ImportError where Python has no reader of TOML,
     and ValueError, naming the file, where it is malformed, a key does not exist or a value cannot
     be.
     """
-    values = {}
-    if path is not None:
-        values = recipe_files.read(path)
+    if path is None:
+        return recipe_of({}, changes, "recipe")
+    return recipe_of(recipe_files.read(path), changes, f"recipe {path}")
+
+
+def recipe_of(values: dict[str, Any], changes: dict[str, object] | None, where: str) -> Recipe:
+    """The recipe of these tables with changes, as of `where`: see `load_recipe`."""
     try:
         changes = {} if changes is None else _checks.as_kind("recipe", "changes", changes, dict)
         for key, value in changes.items():
@@ -315,7 +319,7 @@ def load_recipe(path: str | os.PathLike, changes: dict[str, object] | None = Non
             inner[name] = value
         return as_recipe(values)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"recipe {path}: {error}" if path else f"recipe: {error}") from error
+        raise ValueError(f"{where}: {error}") from error
 
 
 def as_recipe(values: dict) -> Recipe:

@@ -24,7 +24,7 @@ class Telling:
         """What is trained on what, from a step on."""
         config: Any = model.config
         sizes = [getattr(config, f"{side}_vocab_size", None) for side in ("src", "tgt")]
-        tokens = " and ".join(f"{size:,}" for size in sizes if size is not None)
+        tokens = " and ".join(f"{size:,}" for size in dict.fromkeys(sizes) if size is not None)
         what = "" if validation is None else f", {len(validation):,} to validate with"
         self._print(
             f"{type(model).__name__} of {model.num_parameters:,} parameters, {tokens} tokens; "
