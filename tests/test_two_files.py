@@ -66,7 +66,7 @@ def test_three_calls_make_a_translator(files, capsys):
     assert run.best == -min(losses)
     examples = recipe.examples(run.model, "train").split(0.1)[1]
     assert examples.references == Path("train.de").read_text("utf-8").splitlines()[-20:]
-    plots.plot_curves(run, "curve.png")
+    plots.plot_curves(run.entries, "curve.png")
     assert Path("curve.png").stat().st_size > 1000
 
 
