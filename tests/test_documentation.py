@@ -19,17 +19,18 @@ PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 TEXTS = {page.relative_to(REPOSITORY).as_posix(): page.read_text("utf-8") for page in PAGES}
 
 
-def blocks(language):
-    """The blocks of all pages in a language, with names."""
-    return [
-        pytest.param(block, id=f"{page}-{number}")
-        for page, text in TEXTS.items()
-        for number, block in enumerate(re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S))
-        if block not in stand_ins.ENGINES.values()
-    ]
+def blocks(language, text):
+    """The blocks of a page in a language; those of engines are run by test_engines.py."""
+    found = re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+    return [block for block in found if block not in stand_ins.ENGINES.values()]
 
 
-SCRIPTS, COMMANDS = blocks("python"), blocks("sh")
+SCRIPTS = {page: found for page, text in TEXTS.items() if (found := blocks("python", text))}
+COMMANDS = [
+    pytest.param(block, id=f"{page}-{number}")
+    for page, text in TEXTS.items()
+    for number, block in enumerate(blocks("sh", text))
+]
 
 
 def weights_alone(path, data):
@@ -78,11 +79,25 @@ def recipe(path, data):
     )
 
 
+def pair(count):
+    """Makes so many lines of English, and their translations beside them."""
+
+    def make(path, data):
+        for side in ("en", "ja"):
+            texts = (data / f"tanaka-en-ja/train.{side}").read_text("utf-8").splitlines()
+            own = path.with_suffix(f".{side}")
+            own.write_text("".join(f"{text}\n" for text in texts[:count]), "utf-8")
+
+    return make
+
+
 # What blocks name, and what makes each in a folder.
 STAND_INS = {
     "in.txt": lines,
     "lines.txt": lines,
     "recipe.toml": recipe,
+    "test.en": pair(20),
+    "train.en": pair(300),
     "opus-mt-en-jap": stand_ins.translator,
     "TinyLlama-1.1B": stand_ins.language_model,
     "all-MiniLM-L6-v2": stand_ins.encoder,
@@ -109,12 +124,13 @@ OF_MPI = {
 def make_what_is_named(block, folder, data):
     """Stand-ins for what a block names, in a folder."""
     for name, make in STAND_INS.items():
-        if re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", block):
+        is_named = re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", block)
+        if is_named and not (folder / name).exists():
             make(folder / name, data)
 
 
 def test_there_are_blocks():
-    assert len(SCRIPTS) >= 12 and len(COMMANDS) >= 8
+    assert len(SCRIPTS) >= 6 and len(COMMANDS) >= 8
     shown = TEXTS["docs/how-to/scale.md"]
     assert all(f"```python\n{script}```" in shown for script in stand_ins.ENGINES.values())
 
@@ -123,13 +139,16 @@ def test_readme_is_short():
     assert len(TEXTS["README.md"].split()) <= 1500
 
 
-@pytest.mark.parametrize("block", SCRIPTS)
-def test_script_runs(block, tmp_path, monkeypatch, capsys, shared_data):
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_scripts_run(page, tmp_path, monkeypatch, capsys, shared_data):
+    """One after the other, as somebody types them in."""
     monkeypatch.chdir(tmp_path)
-    make_what_is_named(block, tmp_path, shared_data)
-    exec(compile(block, "a block of the documentation", "exec"), {})
-    printed = capsys.readouterr()
-    assert printed.out or printed.err
+    names = {}
+    for number, script in enumerate(SCRIPTS[page]):
+        make_what_is_named(script, tmp_path, shared_data)
+        exec(compile(script, f"{page}, script {number}", "exec"), names)
+        printed = capsys.readouterr()
+        assert printed.out or printed.err, script
 
 
 @pytest.mark.parametrize("block", COMMANDS)
