@@ -198,6 +198,7 @@ def test_train_evaluate_and_load(folder, capsys):
     loss = evaluate(model, "train.en")["loss"]
     assert capsys.readouterr().out == f"loss {loss:.4f}\n"
     assert loss == best
+    assert evaluate(model, (folder / "train.en").read_text("utf-8").splitlines())["loss"] == loss
     model.save("again")
     again = pt.load("again")
     assert (again.config, bits(again)) == (model.config, bits(model))

@@ -48,6 +48,33 @@ def test_bleu_is_that_of_the_translations(folder):
     assert "|tok:none|" in figures[-1]["bleu_signature"]
 
 
+def test_lists_are_as_good_as_files(folder):
+    """The figures are the same, and errors name the place in a list."""
+    run(RECIPE.replace("steps = 120", "steps = 20"), folder)
+    model = pt.load("run/model")
+    sources, targets = (list(side) for side in zip(*PAIRS, strict=True))
+    wanted = validation.evaluate(model, "train.en", "train.de")
+    assert wanted["bleu"] > 0
+    assert validation.evaluate(model, sources, tuple(targets)) == wanted
+    assert validation.evaluate("run/model", iter(sources), "train.de") == wanted
+    with pytest.warns(UserWarning, match="^source has 1 unknown word: text 2$"):
+        validation.evaluate(model, ["i know .", "you know who"], targets[:2])
+    for given, error, says in (
+        (
+            (sources, targets[:2]),
+            ValueError,
+            "evaluate: source has 5 texts, expected 2 because",
+        ),
+        (("train.en", targets[:2]), ValueError, "train.en has 5 lines, expected 2 because target"),
+        ((["a", " "], ["b", "c"]), ValueError, r"evaluate: source\[1\] is empty, expected a sent"),
+        (([], []), ValueError, "evaluate: source is empty, expected at least one text"),
+        ((["a"], [3]), TypeError, r"evaluate: target\[0\] is 3, expected a string"),
+        ((3, ["a"]), TypeError, "evaluate: source is 3, expected a list of texts"),
+    ):
+        with pytest.raises(error, match=says):
+            validation.evaluate(model, *given)
+
+
 @pytest.mark.parametrize("asked", ["auto", "none", "char"])
 def test_text_without_spaces_is_measured_by_characters(asked, folder, capsys):
     """Unless something else is asked for: as words, sentences without spaces have no BLEU."""

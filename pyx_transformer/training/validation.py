@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyx_transformer import _checks, ops
+from pyx_transformer.checkpoints import load
 from pyx_transformer.generation.scoring import score_rows
 from pyx_transformer.metrics import (
     BLEU_TOKENIZERS,
@@ -80,43 +81,49 @@ def validate(
 
 
 def evaluate(
-    model: Model,
-    source: str | os.PathLike,
-    target: str | os.PathLike | None = None,
+    model: Model | str | os.PathLike[str],
+    source: corpus.Given,
+    target: corpus.Given | None = None,
     *,
     with_bleu: bool = True,
     bleu_tokenizer: str = "auto",
     **settings,
 ) -> Figures:
-    """The figures of a translator on a file of sentences and that of their translations, of a
-    classifier on a file of texts and that of their labels, or of a language model or an encoder on
-    its text: see `validate`. Warns of unknown words in a translator's source.
+    """The figures of a translator on sentences and their translations, of a classifier on texts and
+    their labels, or of a language model or an encoder on its text: see `validate`.
 
-    Raises ValueError where files or settings are missing or too many for that kind of model, or
-    cannot be read by it, ImportError where BLEU is asked for and sacrebleu missing, and what
-    reading the files and `model.generate` raise.
+    model: one, or what `pt.load` opens. source, target: lists of texts, or the paths of files with
+    one in each line. Warns of unknown words in a translator's source.
+
+    Raises ValueError where texts or settings are missing or too many for that kind of model, or
+    cannot be read by it, TypeError for what is neither a path nor a list of texts, ImportError
+    where BLEU is asked for and sacrebleu missing, and what `pt.load`, reading the files and
+    `model.generate` raise.
     """
+    if isinstance(model, (str, os.PathLike)):
+        model = load(model)
     _checks.as_kind("evaluate", "model", model, TokenModel)
     _checks.as_flag("evaluate", "with_bleu", with_bleu)
     _checks.as_choice("evaluate", "bleu_tokenizer", bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))
     if isinstance(model, Transformer):
         if target is None:
-            raise ValueError("evaluate: target is missing, expected the file of the translations")
+            raise ValueError("evaluate: target is missing, expected the translations")
         if with_bleu:
             require_bleu()
         examples = corpus.read("evaluate", model, source, target)
         assert isinstance(examples, Examples) and examples.sources is not None
         src_tokenizer = tokenizer_of("evaluate", model, "src_tokenizer")
-        if unknown := told_unknown(src_tokenizer, examples.sources, "line"):
-            warnings.warn(f"{source} has {unknown}", stacklevel=2)
+        is_file = isinstance(source, (str, os.PathLike))
+        if unknown := told_unknown(src_tokenizer, examples.sources, "line" if is_file else "text"):
+            warnings.warn(f"{source if is_file else 'source'} has {unknown}", stacklevel=2)
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
         others = {"bleu_tokenizer": asked, **settings}
-        files, kind = [source], f"a {type(model).__name__}, whose loss on one text is all there is"
+        given, kind = [source], f"a {type(model).__name__}, whose loss on one text is all there is"
         if corpus.has_labels(model):
             if target is None:
-                raise ValueError("evaluate: target is missing, expected the file of the labels")
-            files, kind = [source, target], "a classifier"
+                raise ValueError("evaluate: target is missing, expected the labels")
+            given, kind = [source, target], "a classifier"
         else:
             others = {"target": target, **others}
         for name, value in others.items():
@@ -124,7 +131,7 @@ def evaluate(
                 raise ValueError(
                     f"evaluate: {name} was given, expected none because the model is {kind}"
                 )
-        examples = corpus.read("evaluate", model, *files)
+        examples = corpus.read("evaluate", model, *given)
     examples.check("evaluate", model)
     return validate(model, examples, with_bleu=with_bleu, bleu_tokenizer=bleu_tokenizer, **settings)
 
