@@ -121,9 +121,7 @@ Point at a number to see all of its digits.""",
     "trained.what": """\
 The translator that ships with the library turns "{sentence}" into
 "{translation}". It is small: {encoder_layers} encoder layers,
-{decoder_layers} decoder layers, {heads} heads each, d_model = {d_model}. Point at a word, or go
-through them with the arrow keys, to see how much it takes from each of the
-others; choose a layer and a head.""",
+{decoder_layers} decoder layers, {heads} heads each, d_model = {d_model}.""",
     "beside.right": "Right, by the method above",
     "beside.circulated": "In circulation",
     "scaling.variances": "Variance of the scores, before (s) and after (t) the division",
@@ -237,8 +235,7 @@ P[<s>, ich]、P[ich, mag] 和 P[mag, NLP]：""",
     "trained.what": """\
 随库附带的翻译模型把“{sentence}”译成“{translation}”。它很小：
 {encoder_layers} 个编码器层，{decoder_layers} 个解码器层，每层 {heads} 个头，
-d_model = {d_model}。指向一个词，或者用方向键逐词移动，可以看到它从其他
-各词那里各取多少；也可以选择层和头。""",
+d_model = {d_model}。""",
     "beside.right": "按上述方法得到的正确结果",
     "beside.circulated": "流传的数值",
     "scaling.variances": "分数的方差：除之前（s）与除之后（t）",

@@ -19,6 +19,7 @@ from pyx_transformer._files import as_path, replace_files
 from pyx_transformer._kinds import as_list, as_string, as_texts
 from pyx_transformer.pages.document import check_folder, data, document, said
 from pyx_transformer.pages.pictures import Labelled
+from pyx_transformer.plots.figures import FORMATS
 from pyx_transformer.plots.labels import label
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ WORDS = {
     "kind": {"en": "Attention", "zh": "注意力"},
     "layer": {"en": "Layer", "zh": "层"},
     "head": {"en": "Head", "zh": "头"},
+    "live": {
+        "en": "Point at a word, or go through them with the arrow keys, to see how much it takes "
+        "from each of the others. Choose a layer and a head.",
+        "zh": "指向一个词，或者用方向键逐词移动，可以看到它从其他各词那里各取多少。"
+        "还可以选择层和头。",
+    },
     "rows": {"en": "This word …", "zh": "这个词……"},
     "columns": {"en": "… attends to", "zh": "……关注"},
     "numbers": {"en": "All numbers of this head", "zh": "这个头的全部数值"},
@@ -43,7 +50,6 @@ WORDS = {
         "也可以指向某个词。",
     },
 }
-PICTURES = (".png", ".svg", ".pdf")
 # Of all maps: 22 MB of the page, which are as exact as they are.
 MOST_NUMBERS = 4_000_000
 HEIGHT = 720  # of a page in a notebook, in dots
@@ -138,6 +144,7 @@ class AttentionView:
         return f"""\
 <section class="attention" id="{identity}">
 <div class="live" hidden>
+<p class="caption">{texts["live"]}</p>
 <div class="choices">
 <fieldset class="choice kinds"><legend>{texts["kind"]}</legend>{kinds}</fieldset>
 <fieldset class="choice layers"><legend>{texts["layer"]}</legend></fieldset>
@@ -197,19 +204,22 @@ class AttentionView:
             return
         names = tuple(one.name for one in self.maps)
         one = self[as_choice(this, "name", names[-1] if name is None else name, names)]
-        plots.plot_attention(one.weights, one.columns, one.rows, path, title=self.title)
+        axes = ("source", "target") if one.name == "cross" else ("attended to", "attends")
+        plots.plot_attention(
+            one.weights, one.columns, one.rows, path, title=self.title, axis_names=axes
+        )
 
 
 def check_path(function: str, path: str | os.PathLike[str]) -> Path:
     """Where a view can be written. Raises ValueError for an ending that is none of a page or a
     picture, and OSError or ImportError, before there is anything to write."""
     found = as_path(function, "path", path)
-    if found.suffix.lower() in PICTURES:
+    if found.suffix.lower() in FORMATS:
         plots.require(found)
     elif found.suffix.lower() != ".html":
         raise ValueError(
             f"{function}: path is {os.fspath(path)!r}, expected a name that ends in .html, or in "
-            f"{', '.join(PICTURES)} for a picture"
+            f"{', '.join(FORMATS)} for a picture"
         )
     check_folder(function, found)
     return found

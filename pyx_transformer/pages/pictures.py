@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer.plots.labels import width
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -23,14 +25,14 @@ LETTER = 6.2  # how wide a letter of its labels is; those of Chinese are twice a
 def png(values: NDArray[np.floating], largest: float = 1.0) -> str:
     """The address of a picture of values (T, S): a dot of each, the less transparent the nearer its
     size comes to `largest`, and of one colour above 0 and another below."""
-    height, width = values.shape
-    dots = np.empty((height, width, 4), np.uint8)
+    rows, columns = values.shape
+    dots = np.empty((rows, columns, 4), np.uint8)
     dots[..., :3] = np.where(values[..., None] < 0, NEGATIVE, POSITIVE)
     dots[..., 3] = np.rint(np.clip(np.abs(values) / (largest or 1.0), 0, 1) * 255)
-    lines = np.zeros((height, 1 + 4 * width), np.uint8)  # each begins with a 0: it has no filter
-    lines[:, 1:] = dots.reshape(height, -1)
+    lines = np.zeros((rows, 1 + 4 * columns), np.uint8)  # each begins with a 0: it has no filter
+    lines[:, 1:] = dots.reshape(rows, -1)
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)),
         (b"IDAT", zlib.compress(lines.tobytes(), 9)),
         (b"IEND", b""),
     )
@@ -48,7 +50,7 @@ class Labelled:
     def __init__(self, identity: str, rows: Sequence[str], columns: Sequence[str]):
         self._identity = identity
         self._shape = len(rows), len(columns)
-        self._left, self._top = (10 + LETTER * max(map(breadth, side)) for side in (rows, columns))
+        self._left, self._top = (10 + LETTER * max(map(width, side)) for side in (rows, columns))
         self._labels = "".join(
             [self._label(-6, (i + 0.72) * CELL, "end", row) for i, row in enumerate(rows)]
             + [
@@ -63,19 +65,14 @@ class Labelled:
 
     def svg(self, values: NDArray[np.floating], name: str) -> str:
         """The picture of values (T, S)."""
-        height, width = (CELL * count for count in self._shape)
+        down, across = (CELL * count for count in self._shape)
         labels = f'<use href="#{self._identity}"/>'
         if self._labels:
             labels, self._labels = f'<g id="{self._identity}">{self._labels}</g>', ""
-        box = (-self._left, -self._top, self._left + width + 2, self._top + height + 2)
+        box = (-self._left, -self._top, self._left + across + 2, self._top + down + 2)
         return (
             f'<svg class="picture" role="img" aria-label="{escape(name)}" '
             f'viewBox="{" ".join(f"{side:g}" for side in box)}" width="{box[2]:g}">{labels}'
-            f'<image width="{width}" height="{height}" preserveAspectRatio="none" '
-            f'href="{png(values)}"/><rect width="{width}" height="{height}"/></svg>'
+            f'<image width="{across}" height="{down}" preserveAspectRatio="none" '
+            f'href="{png(values)}"/><rect width="{across}" height="{down}"/></svg>'
         )
-
-
-def breadth(text: str) -> int:
-    """How many letters of Latin a text is as wide as, nearly."""
-    return sum(2 if one >= "\u2e80" else 1 for one in text)
