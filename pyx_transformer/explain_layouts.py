@@ -130,6 +130,15 @@ def _array_block(name, array, rows=(), columns=()):
     return lines
 
 
+def _formula(line):
+    """A line of a formula: what is behind a name and a colon, or below such, stands in a column."""
+    name, colon, formula = line.partition(":  ")
+    if not colon:
+        name, formula = "", line
+    column = f"<span>{name}{colon.strip()}</span> " if colon or line.startswith(" ") else ""
+    return f"<div>{column}{typeset(' '.join(formula.split()))}</div>"
+
+
 class Html:
     """A page in all languages, of which it shows one. sentences: those of each language."""
 
@@ -149,7 +158,7 @@ class Html:
             self._write("</section>")
         title = self._said(key + ".title")
         self._titles.append((key, title))
-        lines = "".join(f"<div>{typeset(' '.join(line.split()))}</div>" for line in formulas)
+        lines = "".join(map(_formula, formulas))
         self._write(
             f'<section class="part" id="{key}">\n<h2><b>{len(self._titles)}</b> {title}</h2>',
             f'<div class="formulas">{lines}</div>',
@@ -206,7 +215,8 @@ class Html:
 <footer>{self._paragraph("page.end")}</footer>
 </main>"""
         title = self._sentences[language]["page.title"]
-        return document(title, body, ("page", "attention", "explain"), language)
+        names = ("attention", "explain")
+        return document(title, body, names, names, language)
 
     def _said(self, key):
         return said(

@@ -11,8 +11,8 @@ PATHS = {name: shutil.which(name) for name in ("chromium", "chromedriver")}
 
 
 @contextmanager
-def browser(*, scripts=True, dark=False, width=1200):
-    """A browser of windows of that width, which the system says are dark, or runs no scripts."""
+def browser(*, scripts=True):
+    """A browser, which may run no scripts."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="needs selenium")
     from selenium.webdriver.chrome.service import Service
 
@@ -22,7 +22,8 @@ def browser(*, scripts=True, dark=False, width=1200):
     options.binary_location = PATHS["chromium"]
     options.add_argument("--headless=new")
     options.add_argument("--disable-dev-shm-usage")
-    options.add_argument(f"--window-size={max(width, 500)},900")
+    options.add_argument("--hide-scrollbars")
+    options.add_argument("--window-size=1200,900")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")
     if not scripts:
@@ -31,13 +32,23 @@ def browser(*, scripts=True, dark=False, width=1200):
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     driver = webdriver.Chrome(options=options, service=Service(PATHS["chromedriver"]))
     try:
-        sizes = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
-        driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
         yield driver
     finally:
         driver.quit()
+
+
+@contextmanager
+def seen_on(driver, width, dark=False):
+    """Windows of that width, which are dark if the system says so."""
+    sizes = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", sizes)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
+    try:
+        yield
+    finally:
+        driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
 def open_page(driver, path):

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from browser import assert_quiet, browser, open_page
+from browser import assert_quiet, browser, open_page, seen_on
 from directories import TINY, library
 
 import pyx_transformer as pt
@@ -147,13 +147,13 @@ def test_a_large_map_is_a_picture(rng, page, tmp_path):
 
 
 @pytest.mark.parametrize("dark", (False, True))
-def test_it_fits_a_telephone(view, dark, tmp_path):
+def test_it_fits_a_telephone(view, dark, page, tmp_path):
     view.save(tmp_path / "page.html")
-    with browser(width=360, dark=dark) as driver:
-        open_page(driver, tmp_path / "page.html")
-        assert driver.execute_script("return document.documentElement.scrollWidth") == 360
+    with seen_on(page, width=360, dark=dark):
+        open_page(page, tmp_path / "page.html")
+        assert page.execute_script("return document.documentElement.scrollWidth") == 360
         ground = "return getComputedStyle(document.documentElement).backgroundColor"
-        shade = sum(map(int, re.findall(r"\d+", driver.execute_script(ground))[:3])) / 3
+        shade = sum(map(int, re.findall(r"\d+", page.execute_script(ground))[:3])) / 3
         assert shade < 60 if dark else shade > 200
 
 

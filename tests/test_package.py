@@ -97,8 +97,14 @@ def test_sources_of_the_kernels_are_not_installed():
     if INSTALLED == SOURCE:
         pytest.skip("an editable installation uses the source folder")
     files = [path.relative_to(INSTALLED) for path in INSTALLED.rglob("*") if path.is_file()]
-    names = {path.suffix for path in files if path.parts[0] != "models"}
+    names = {path.suffix for path in files if path.parts[0] not in ("models", "pages")}
     assert names <= {".py", ".pyc", ".pyi", ".so", ".typed"}
+
+
+def test_styles_and_scripts_of_pages_are_installed():
+    wanted = {path.name for path in (SOURCE / "pages").iterdir() if path.is_file()}
+    assert {".css", ".js", ".py"} == {Path(name).suffix for name in wanted}
+    assert wanted <= {path.name for path in (INSTALLED / "pages").iterdir()}
 
 
 def test_stub_of_the_kernels_matches_them(kernels):

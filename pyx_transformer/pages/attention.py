@@ -129,7 +129,7 @@ class AttentionView:
         """The whole page."""
         title = escape(self.title)
         body = f"<main><h1><bdi>{title}</bdi></h1>\n{self.fragment(('en',))}</main>"
-        return document(self.title, body, ("page", "attention"))
+        return document(self.title, body, ("attention",), ("attention",))
 
     def fragment(self, languages: Sequence[str], identity: str = "attention") -> str:
         """The view as a part of a page in these languages, which has the styles and the script

@@ -35,23 +35,28 @@ HEAD = """\
 """
 
 
-def document(title: str, body: str, names: Iterable[str], language: str = "en") -> str:
-    """A page of a body, with the styles and the scripts of this folder that have these names."""
-    found = [(asset(f"{name}.css"), asset(f"{name}.js")) for name in names]
+def document(
+    title: str,
+    body: str,
+    styles: Iterable[str] = (),
+    scripts: Iterable[str] = (),
+    language: str = "en",
+) -> str:
+    """A page of a body, with `page.css` and the styles and scripts of this folder that have these
+    names."""
     return HEAD.format(
         language=language,
         policy=POLICY,
         title=escape(title),
-        styles="".join(style for style, _ in found),
+        styles="".join(asset(f"{name}.css") for name in ("page", *styles)),
         body=body,
-        scripts="".join(f"<script>\n{script}</script>\n" for _, script in found if script),
+        scripts="".join(f"<script>\n{asset(f'{name}.js')}</script>\n" for name in scripts),
     )
 
 
 def asset(name: str) -> str:
-    """The text of a file of this folder, "" where there is none of that name."""
-    path = files("pyx_transformer.pages") / name
-    return path.read_text("utf-8") if path.is_file() else ""
+    """The text of a file of this folder."""
+    return (files("pyx_transformer.pages") / name).read_text("utf-8")
 
 
 def data(value: Any) -> str:

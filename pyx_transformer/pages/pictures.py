@@ -33,7 +33,7 @@ def png(values: NDArray[np.floating], largest: float = 1.0) -> str:
     lines[:, 1:] = dots.reshape(rows, -1)
     parts = (
         (b"IHDR", struct.pack(">IIBBBBB", columns, rows, 8, 6, 0, 0, 0)),
-        (b"IDAT", zlib.compress(lines.tobytes(), 9)),
+        (b"IDAT", zlib.compress(lines.tobytes())),
         (b"IEND", b""),
     )
     content = b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -15,13 +15,15 @@ CODE = re.compile(
 NOT_CODE = {"d_model"}
 SIGNS = {"&lt;-": "←", " * ": " · ", " - ": " − ", "q.k": "q·k"}
 GREEK = {"gamma": "γ", "beta": "β", "eps": "ε"}
-# Between these a line break is none: Chinese has no spaces.
-CHINESE = "\u2e80-\u9fff\uff00-\uffef\u2018-\u201d"
+# A line break is none between letters of Chinese, and beside its signs.
+SIGN = "\u2018-\u201d\u3000-\u303f\uff00-\uff65"
+LETTER = "\u3400-\u9fff"
+BREAK = re.compile(rf"(?<=[{LETTER}])\n(?=[{LETTER}])|(?<=[{SIGN}])\n|\n(?=[{SIGN}])")
 
 
 def sentence(text: str) -> str:
     """A paragraph that was broken into lines, as HTML."""
-    text = re.sub(rf"(?<=[{CHINESE}])\n|\n(?=[{CHINESE}])", "", text).replace("\n", " ")
+    text = BREAK.sub("", text).replace("\n", " ")
     parts, end = [], 0
     for found in CODE.finditer(text):
         if found[0] not in NOT_CODE:
@@ -33,6 +35,8 @@ def sentence(text: str) -> str:
 def typeset(text: str) -> str:
     """A formula, or a text with formulas in it, as HTML."""
     text = escape(text, quote=False)
+    # No line ends within a product.
+    text = re.sub(r"(?<![A-Za-z])([A-Z]'?) (?=[A-Z(](?![a-z]))", "\\1\u00a0", text)
     text = re.sub(r"sqrt\((\w+)\)", r"√\1", text).replace("sqrt(", "√(")
     text = re.sub(r"(?<![A-Za-z])([A-Za-z]|head)_([A-Za-z0-9]+)", r"<i>\1</i><sub>\2</sub>", text)
     text = re.sub(r"\^(?:\(([^()]*)\)|([A-Za-z0-9]))", lambda m: f"<sup>{m[1] or m[2]}</sup>", text)
