@@ -256,12 +256,12 @@ def test_the_shipped_translator(tmp_path):
     translator = pt.Translator("en-ja")
     text = "I love my cat."
     view = translator.attention(text)
-    (best,) = translator.hypotheses([text], beam_size=4, return_attention=True)[0]
-    written = [*translator.target.tokens(best.hypothesis.sequence), "</s>"]
+    (best,) = translator.translate([text], return_attention=True)
+    written = best.tokens
     assert view["cross"].rows == view["decoder"].rows == written
-    assert view["cross"].columns == view["encoder"].rows == translator.source_tokens([text])[0]
+    assert view["cross"].columns == view["encoder"].rows == best.source_tokens
     assert view["decoder"].columns == ["<s>", *written[:-1]]
-    np.testing.assert_array_equal(view["cross"].weights, best.hypothesis.attention)
+    np.testing.assert_array_equal(view["cross"].weights, best.attention)
     again = translator.attention(text, " ".join(written[:-1]))
     for one in view.maps:
         np.testing.assert_array_equal(again[one.name].weights, one.weights)
