@@ -95,12 +95,12 @@ def test_a_word_shows_what_it_attends_to(view, page, tmp_path):
     def assert_points_at(row):
         attended = page.find_elements("css selector", ".words.columns .word")
         said = [np.float32(word.get_attribute("title")) for word in attended]
-        np.testing.assert_array_equal(said, one.weights[0, 0, row])
+        np.testing.assert_array_equal(said, one.weights[-1, 0, row])
         chosen = page.find_elements("css selector", ".words.rows .chosen")
         assert [word.text for word in chosen] == [one.rows[row]]
         strongest = page.find_element("css selector", ".strongest").text
         assert strongest.startswith(f"{one.rows[row]} → ")
-        assert f"{one.weights[0, 0, row].max():.4f}" in strongest
+        assert f"{one.weights[-1, 0, row].max():.4f}" in strongest
 
     assert_points_at(0)
     ActionChains(page).move_to_element(words[3]).perform()
@@ -122,7 +122,7 @@ def test_choices_are_made_with_the_keyboard(view, page, tmp_path):
     press(page, "TAB")
     for _ in range(3):
         press(page, "ARROW_RIGHT")
-    np.testing.assert_array_equal(shown(page), view["decoder"].weights[1, 3])
+    np.testing.assert_array_equal(shown(page), view["decoder"].weights[0, 3])
 
 
 def test_words_of_arabic_run_from_right_to_left(rng, page, tmp_path):

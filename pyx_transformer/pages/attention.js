@@ -39,9 +39,8 @@
       this.section = section;
       this.maps = JSON.parse(section.querySelector(".data").textContent);
       for (const map of this.maps) map.weights = floats(map.weights);
-      this.layer = this.head = this.row = 0;
-      section.querySelector(".static").remove();
-      this.find(".live").hidden = false;
+      this.layer = Infinity; // the last one
+      this.head = this.row = 0;
       for (const input of section.querySelectorAll(".kinds input")) {
         input.addEventListener("change", () => this.choose(Number(input.value)));
       }
@@ -50,6 +49,8 @@
       const dark = matchMedia("(prefers-color-scheme: dark)");
       dark.addEventListener("change", () => this.showHeads());
       this.choose(Number(this.find(".kinds input:checked").value));
+      this.find(".live").hidden = false;
+      this.find(".static").remove();
     }
 
     find(selector) {
