@@ -1,16 +1,18 @@
-"""`save` and `load` as methods of every whole model, set from above: it knows nothing of files."""
+"""`save` and `load` as methods of every whole model and stack, set from above: they know nothing of
+files."""
 
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from pyx_transformer.stack import Stack
 from pyx_transformer.token_model import TokenModel
 
-M = TypeVar("M", bound=TokenModel)
+M = TypeVar("M", bound="TokenModel | Stack")
 
 
-def save(self: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+def save(self: Any, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
     """Write config.json, model.safetensors and what goes with it: see `checkpoints.save`."""
     from pyx_transformer import checkpoints
 
@@ -18,7 +20,7 @@ def save(self: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "f
 
 
 def load(cls: type[M], path: str | os.PathLike[str]) -> M:
-    """The model of this kind that `save` wrote, or that `pt.load` opens otherwise.
+    """What `save` wrote of this kind, or `pt.load` opens otherwise.
 
     Raises what that does, and TypeError for a model of another kind.
     """
@@ -33,5 +35,6 @@ def load(cls: type[M], path: str | os.PathLike[str]) -> M:
     return model
 
 
-TokenModel.save = save  # type: ignore[method-assign]
-TokenModel.load = classmethod(load)  # type: ignore[method-assign, assignment]
+for kind in (TokenModel, Stack):
+    kind.save = save  # type: ignore[method-assign]
+    kind.load = classmethod(load)  # type: ignore[method-assign, assignment]

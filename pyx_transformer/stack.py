@@ -18,6 +18,8 @@ from pyx_transformer.sequences import KeysValues, Sequences
 from pyx_transformer.sub_layers import StackLayer, TrainingPass, in_turn
 
 if TYPE_CHECKING:
+    import os
+
     from numpy.typing import NDArray
     from typing_extensions import Self
 
@@ -39,6 +41,12 @@ class Stack(Layer):
 
     takes_memory: ClassVar[bool] = True
     switches: ClassVar = {"norm.weight": "final_norm"}
+
+    if TYPE_CHECKING:  # see saving.py
+
+        def save(self, directory: str | os.PathLike[str], *, dtype: str = ...) -> None: ...
+        @classmethod
+        def load(cls, path: str | os.PathLike[str]) -> Self: ...
 
     @classmethod
     def of(cls, config: StackConfig, rng: Rng = None) -> Self:

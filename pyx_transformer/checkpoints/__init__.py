@@ -16,6 +16,6 @@ fields         the values of somebody else's config.json
 sides          vocabularies and tokenizers of a model's sides as files
 """
 
-from pyx_transformer.checkpoints.native import is_shipped, load, save
+from pyx_transformer.checkpoints.native import is_shipped, load, load_model, save
 
-__all__ = ["is_shipped", "load", "save"]
+__all__ = ["is_shipped", "load", "load_model", "save"]

@@ -1,8 +1,9 @@
 """The library's own format: a directory with config.json, model.safetensors and texts of the sides.
 
 config.json holds the fields of the `TransformerConfig` and, for other than a `Transformer`,
-"architecture", the name of the class. generation.json, which may be absent, holds the model's
-`GenerationOptions`. `sides` says how vocabularies and tokenizers are stored.
+"architecture", the name of the class; of a stack alone, `TransformerEncoder` or
+`TransformerDecoder`, those of its `StackConfig`. generation.json, which may be absent, holds the
+model's `GenerationOptions`. `sides` says how vocabularies and tokenizers are stored.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from pyx_transformer._checks import as_choice, as_kind, brief
+from pyx_transformer._fields import as_values, from_values
 from pyx_transformer._files import as_path, read_text, replace_files
 from pyx_transformer.checkpoints import safetensors, sides
 from pyx_transformer.checkpoints.fields import read_values
@@ -29,6 +31,7 @@ from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.generation import GenerationOptions
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.parameters import UNINITIALISED
+from pyx_transformer.sizes import num_parameters
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
 from pyx_transformer.token_model import TokenModel
 from pyx_transformer.transformer import Transformer
@@ -39,10 +42,15 @@ Model = Transformer | TransformerLM | EncoderModel
 Stack = TransformerEncoder | TransformerDecoder
 Place: TypeAlias = "str | os.PathLike[str]"
 Names: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
-ARCHITECTURES: dict[str, type[Model]] = {
+STACKS: dict[str, type[Stack]] = {
+    "TransformerEncoder": TransformerEncoder,
+    "TransformerDecoder": TransformerDecoder,
+}
+ARCHITECTURES: dict[str, type[Model | Stack]] = {
     "Transformer": Transformer,
     "TransformerLM": TransformerLM,
     "EncoderModel": EncoderModel,
+    **STACKS,
 }
 CONFIG = "config.json"
 GENERATION = "generation.json"
@@ -50,12 +58,14 @@ WEIGHTS = "model.safetensors"
 NPZ = ".npz"
 CTRANSLATE2 = "model.bin"
 # One of these is in each config.json of transformers' and of the library's own.
-OF_CONFIGS = ("model_type", "src_vocab_size", "tgt_vocab_size")
+OF_CONFIGS = ("model_type", "src_vocab_size", "tgt_vocab_size", "architecture")
 
 
-def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
-    """Write a model. All files are written beside their places, then renamed into them; a failure
-    leaves the model that was there before.
+def save(
+    model: TokenModel | Stack, directory: str | os.PathLike[str], *, dtype: str = "float32"
+) -> None:
+    """Write a model, or a stack alone. All files are written beside their places, then renamed into
+    them; a failure leaves the model that was there before.
 
     dtype: "float32"; or "int8" for a file of about a quarter of the size, in which each row of a
     matrix is whole numbers from -127 to 127 times a scale, and what is no matrix is float32.
@@ -63,13 +73,13 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
     path, and TypeError or ValueError for a vocabulary that is no list of lines or does not fit the
     config, generation_options of one call, or a matrix that is not finite and int8.
     """
-    as_kind("save", "model", model, TokenModel)
+    as_kind("save", "model", model, TokenModel, *STACKS.values())
     directory = as_path("save", "directory", directory)
     as_choice("save", "dtype", dtype, ("float32", "int8"))
     files = {
         WEIGHTS: safetensors.contents(model.state_dict(), dtype),
         CONFIG: as_config_text(model).encode(),
-        **sides.files_of(model),
+        **(sides.files_of(model) if isinstance(model, TokenModel) else {}),
     }
     options = getattr(model, "generation_options", None)
     if options is not None:
@@ -81,7 +91,7 @@ def save(model: TokenModel, directory: str | os.PathLike[str], *, dtype: str = "
 
 
 @overload
-def load(path: Place, config: None = None, names: None = None) -> Model: ...
+def load(path: Place, config: None = None, names: None = None) -> Model | Stack: ...
 @overload
 def load(path: Place, config: TransformerConfig, names: Names | None = None) -> Transformer: ...
 @overload
@@ -95,8 +105,9 @@ def load(
     config: TokenConfig | StackConfig | None = None,
     names: Names | None = None,
 ) -> Model | Stack:
-    """Read the model that `save` wrote, one in Hugging Face's layout, CTranslate2's or Marian's, or
-    the one of that name that comes with the package; with a config, weights alone.
+    """Read the model or the stack that `save` wrote, a model in Hugging Face's layout,
+    CTranslate2's or Marian's, or the one of that name that comes with the package; with a config,
+    weights alone.
 
     In Hugging Face's layout config.json has a model_type, one of those that
     `checkpoints.families` knows, and the weights are model.safetensors or pytorch_model.bin, or
@@ -106,8 +117,8 @@ def load(
     model_type. Those of int8 and int16 become float32. Ids of sources are those that the encoder
     reads: they carry what CTranslate2 adds where add_source_bos or add_source_eos says so.
     "en-ja" translates English into Japanese, "shakespeare" continues texts in the manner of his
-    plays; a directory of that name goes before it. Where one kind of model is expected,
-    `Transformer.load`, `TransformerLM.load` or `EncoderModel.load` opens it as that.
+    plays; a directory of that name goes before it. Where one kind of model is expected, its class
+    opens it as that: `Transformer.load`, `TransformerEncoder.load`.
 
     With a config path is a file of weights, or a folder with one: of safetensors, of torch.save or
     of numpy.savez, such as the state dict of a torch.nn.Transformer. config is that of a
@@ -149,9 +160,10 @@ def load(
 
         return hugging_face.load(directory, values)
     architecture, built = as_config(directory / CONFIG, values)
-    state = safetensors.read_tensors(directory / WEIGHTS)
-    check_size(f"load: {directory / WEIGHTS}", state, built.num_parameters, CONFIG)
-    model = architecture(built, rng=UNINITIALISED)
+    state, is_stack = safetensors.read_tensors(directory / WEIGHTS), architecture in STACKS.values()
+    expected = num_parameters(built) if is_stack else built.num_parameters
+    check_size(f"load: {directory / WEIGHTS}", state, expected, CONFIG)
+    model = (architecture.of if is_stack else architecture)(built, rng=UNINITIALISED)
     try:
         model.load_state_dict(state)
     except (TypeError, ValueError) as error:
@@ -164,7 +176,20 @@ def load(
             model.generation_options = GenerationOptions.from_json(text)
         except ValueError as error:
             raise ValueError(f"load: {options}: {error}") from error
-    sides.load_sides(model, directory)
+    if not is_stack:
+        sides.load_sides(model, directory)
+    return model
+
+
+def load_model(function: str, path: Place) -> Model:
+    """What `load` opens, but for stacks. Raises what it does, and TypeError for those."""
+    model = load(path)
+    if isinstance(model, (TransformerEncoder, TransformerDecoder)):
+        name = type(model).__name__
+        raise TypeError(
+            f"{function}: {path} is a {name} alone, expected a model with embeddings; {name}.load "
+            "opens it"
+        )
     return model
 
 
@@ -201,12 +226,13 @@ def is_shipped(name: str | os.PathLike[str]) -> bool:
     return isinstance(name, str) and name in SHIPPED_NAMES and not Path(name).is_dir()
 
 
-def as_config_text(model: TokenModel) -> str:
+def as_config_text(model: Any) -> str:
     """The model's config as JSON, with its architecture where that is not the usual one."""
-    name = type(model).__name__
+    name, config = type(model).__name__, model.config
     if name == "Transformer":
-        return model.config.to_json()
-    return json.dumps({"architecture": name, **model.config.to_values()}, indent=2) + "\n"
+        return config.to_json()
+    values = as_values(config) if isinstance(config, StackConfig) else config.to_values()
+    return json.dumps({"architecture": name, **values}, indent=2) + "\n"
 
 
 def as_config(path: Path, values: dict[str, Any]):
@@ -217,7 +243,9 @@ def as_config(path: Path, values: dict[str, Any]):
         if not isinstance(name, str) or name not in ARCHITECTURES:
             known = ", ".join(ARCHITECTURES)
             raise ValueError(f"architecture is {brief(name)}, expected one of {known}")
-        architecture = ARCHITECTURES[name]
+        if name in STACKS:
+            return STACKS[name], as_stack_config(name, values)
+        architecture: Any = ARCHITECTURES[name]
         config = architecture.config_type
         if architecture is TransformerLM and "src_vocab_size" in values:
             # A file from before language models had a config of their own.
@@ -226,3 +254,11 @@ def as_config(path: Path, values: dict[str, Any]):
         return architecture, config.from_values(f"{config.__name__}.from_json", values)
     except ValueError as error:
         raise ValueError(f"load: {path}: {error}") from error
+
+
+def as_stack_config(name: str, values: dict[str, Any]) -> StackConfig:
+    """The description of a stack of that class. Raises ValueError for what is none."""
+    config: StackConfig = from_values(StackConfig, values, name)
+    if config.has_memory and not STACKS[name].takes_memory:
+        raise ValueError(f"{name}: layers have a cross-attention, expected none")
+    return config

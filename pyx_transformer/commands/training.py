@@ -213,11 +213,12 @@ def add_evaluate(commands):
 
 
 def _evaluate(arguments):
+    from pyx_transformer.checkpoints import load_model
     from pyx_transformer.metrics import require_bleu
     from pyx_transformer.training.validation import evaluate
 
     settings = given(arguments, "beam_size", "max_length", "length_penalty")
-    model = pt.load(arguments.model)
+    model = load_model("evaluate", arguments.model)
     with_bleu = isinstance(model, pt.Transformer)
     try:
         if with_bleu:

@@ -12,7 +12,7 @@ from pyx_transformer.pipelines.sentence_modules import FILES, model_folder, read
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.checkpoints.native import Model, Stack
 
 # What a folder of a pooling or a dense map holds.
 OF_MODULES = ("config.json", "model.safetensors", "pytorch_model.bin")
@@ -20,7 +20,7 @@ OF_MODULES = ("config.json", "model.safetensors", "pytorch_model.bin")
 
 def convert(
     source: str | os.PathLike[str], target: str | os.PathLike[str], *, dtype: str = "float32"
-) -> Model:
+) -> Model | Stack:
     """Read a model of any layout, write it to another directory as `save` does, with what
     sentence-transformers wrote beside it, and return it.
 

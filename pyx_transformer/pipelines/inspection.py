@@ -13,9 +13,10 @@ from pyx_transformer.checkpoints.fields import Fields, read_values
 from pyx_transformer.checkpoints.models import new_model
 from pyx_transformer.checkpoints.tensors import compared
 from pyx_transformer.checkpoints.tokenizer_files import read as read_tokenizers
-from pyx_transformer.description import FeedForwardConfig
+from pyx_transformer.description import FeedForwardConfig, StackConfig
 from pyx_transformer.pipelines.opened import pipeline_of
 from pyx_transformer.pipelines.sentence_modules import MODULES, model_folder, read_modules
+from pyx_transformer.token_model import TokenModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from pyx_transformer.checkpoints.tensors import StoredTensors
     from pyx_transformer.config import TokenConfig
-    from pyx_transformer.description import StackConfig
     from pyx_transformer.tokenizers.protocol import Tokenizer
 
 # The commands for what a pipeline does.
@@ -86,18 +86,23 @@ def of_hugging_face(directory: Path, values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def described(model: Any, config: TokenConfig) -> dict[str, Any]:
-    """The sizes of a model."""
+def described(model: Any, config: TokenConfig | StackConfig) -> dict[str, Any]:
+    """The sizes of a model, or of a stack alone."""
+    if isinstance(config, StackConfig):
+        stacks, longest = {"stack": config}, math.inf
+    else:
+        stacks, longest = {name: getattr(config, name) for name in config.stacks}, config.longest
     sizes = {getattr(config, f"{side}_vocab_size", None) for side in ("src", "tgt")} - {None}
     parameters = model.num_parameters
+    ties = model.ties() if isinstance(model, TokenModel) else {}
     return {
         "model": type(model).__name__,
-        **{name: sizes_of(getattr(config, name)) for name in config.stacks},
+        **{name: sizes_of(stack) for name, stack in stacks.items()},
         "vocabulary": sorted(sizes),
-        "longest": None if config.longest == math.inf else int(config.longest),
+        "longest": None if longest == math.inf else int(longest),
         "parameters": parameters,
         "memory": f"{4 * parameters / 1e6:.1f} MB of weights",
-        "tied": [f"{key} is {stored}" for key, stored in model.ties().items()],
+        "tied": [f"{key} is {stored}" for key, stored in ties.items()],
     }
 
 

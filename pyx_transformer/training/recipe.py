@@ -24,7 +24,7 @@ import numpy as np
 
 from pyx_transformer import _checks, text
 from pyx_transformer._files import as_path, read_text
-from pyx_transformer.checkpoints import load
+from pyx_transformer.checkpoints import load_model
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.metrics import require_bleu
@@ -192,7 +192,7 @@ class Recipe:
     def _opened(self, path: str) -> Model:
         """The model to start from. Raises ValueError where it is another kind of model, or has no
         tokenizer."""
-        where, model = f"recipe: [model] {START}: {path}", load(path)
+        where, model = f"recipe: [model] {START}: {path}", load_model("recipe", path)
         of_labels = " with a classifier"
         found = type(model).__name__ + of_labels * corpus.has_labels(model)
         expected = self.kind.__name__ + of_labels * self.has_labels

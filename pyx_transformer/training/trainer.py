@@ -66,7 +66,7 @@ class Trained(Progress):
     @cached_property
     def model(self) -> Model:
         """The best model, read from the folder once. Raises what `pt.load` does."""
-        return checkpoints.load(self.folder / MODEL)
+        return checkpoints.load_model("train", self.folder / MODEL)
 
     @property
     def entries(self) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyx_transformer import _checks, ops
-from pyx_transformer.checkpoints import load
+from pyx_transformer.checkpoints import load_model
 from pyx_transformer.generation.scoring import score_rows
 from pyx_transformer.metrics import (
     BLEU_TOKENIZERS,
@@ -101,7 +101,7 @@ def evaluate(
     `model.generate` raise.
     """
     if isinstance(model, (str, os.PathLike)):
-        model = load(model)
+        model = load_model("evaluate", model)
     _checks.as_kind("evaluate", "model", model, TokenModel)
     _checks.as_flag("evaluate", "with_bleu", with_bleu)
     _checks.as_choice("evaluate", "bleu_tokenizer", bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))
