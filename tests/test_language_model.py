@@ -298,7 +298,7 @@ def test_unknown_architectures(name, tmp_path):
         pt.load(tmp_path)
     assert str(error.value) == (
         f"load: {path}: architecture is {name!r}, expected one of Transformer, TransformerLM, "
-        "EncoderModel"
+        "EncoderModel, TransformerEncoder, TransformerDecoder"
     )
 
 
