@@ -288,7 +288,7 @@ def test_one_architecture_saved_over_another(tgt, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["transformerlm", "", None, 3, ["TransformerLM"], {}, "TransformerEncoder"], ids=repr
+    "name", ["transformerlm", "", None, 3, ["TransformerLM"], {}, "Encoder"], ids=repr
 )
 def test_unknown_architectures(name, tmp_path):
     language_model().save(tmp_path)
