@@ -1,4 +1,19 @@
-"""The Transformer of "Attention Is All You Need" on CPUs: NumPy in and out, Cython inside."""
+"""The Transformer of "Attention Is All You Need" on CPUs: NumPy in and out, Cython inside.
+
+What people do with it, a call for each (import pyx_transformer as pt); a model is a folder that
+`pt.load` opens, or the name of one that comes with the package:
+
+    translate   pt.Translator("en-ja").translate(["i love music ."])
+    generate    pt.TextGenerator("shakespeare").generate(["ROMEO:"], max_length=80)
+    embed       pt.SentenceEncoder("all-MiniLM-L6-v2").encode(["It is sunny."])
+                (pt.CrossEncoder ranks, pt.TextClassifier and pt.TokenClassifier label)
+    train       pt.training.recipe_for("train.en", "train.de").run("runs/en-de").model
+    study       pt.Translator("en-ja").attention("i love music .").save("attention.html")
+
+Below them, of token ids and arrays: whole models (`Transformer`, `TransformerLM`, `EncoderModel`),
+stacks (`TransformerEncoder`, `TransformerDecoder`), layers, and functions (`pt.ops`). The command
+`pyx-transformer` does the same for files.
+"""
 
 import importlib
 from typing import TYPE_CHECKING

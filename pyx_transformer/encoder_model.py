@@ -37,7 +37,9 @@ class EncoderModel(TokenModel):
     """Embeddings with token types and a norm, a stack that sees both ways, a pooler, a head.
 
     Devlin et al., 2019 (BERT). `encode` gives the last rows, model(src) the head's logits;
-    `EncoderModel.load` opens one that there is.
+    `EncoderModel.load` opens one that there is. All of it is of token ids:
+    `pt.SentenceEncoder(model).encode(texts)` is of texts, and of a head for labels
+    `pt.TextClassifier`, `pt.TokenClassifier` or `pt.CrossEncoder`.
 
     State-dict keys: encoder.* (for plain layers those of torch.nn.TransformerEncoder),
     src_embedding.weight; src_positions.weight where positions are learned, src_embedding_norm.*,
@@ -51,6 +53,7 @@ class EncoderModel(TokenModel):
     """
 
     config_type = EncoderConfig
+    of_texts = "SentenceEncoder"
     has_encoder, has_decoder = True, False
     switches: ClassVar = {"pooler.weight": "pooler"}
     config: EncoderConfig

@@ -35,7 +35,8 @@ class TransformerLM(TokenModel):
     """Embedding, positions, a causal stack without cross-attention, and output projection.
 
     Radford et al., 2018 and 2019 (GPT). model(tgt) gives the logits, `generate` what follows a
-    prompt; `TransformerLM.load` opens one that there is.
+    prompt; `TransformerLM.load` opens one that there is. All of it is of token ids:
+    `pt.TextGenerator(model).generate(texts)` is of texts.
 
     State-dict keys: decoder.* (for plain layers those of torch.nn.TransformerEncoder),
     tgt_embedding.weight, output_projection.weight, output_projection.bias; tgt_positions.weight
@@ -48,6 +49,7 @@ class TransformerLM(TokenModel):
     """
 
     config_type = TransformerLMConfig
+    of_texts = "TextGenerator"
     has_encoder, has_decoder = False, True
     switches: ClassVar = {"output_projection.bias": "output_bias"}
     config: TransformerLMConfig
@@ -145,6 +147,7 @@ class TransformerLM(TokenModel):
         **settings: Unpack[GenerationSettings],
     ) -> Generation:
         """Hypotheses that begin with prompt (B, T) token ids, real up to prompt_lengths (B,).
+        `pt.TextGenerator(model).generate(texts)` does it for texts.
 
         prompt may also be a list of sequences of different lengths.
         Before the prompt comes config.start_id; a prompt may then be empty. It is read in one pass,

@@ -33,6 +33,7 @@ class TokenModel(Layer):
     """
 
     config_type: ClassVar[type[TokenConfig]]
+    of_texts: ClassVar[str]  # what does its work with texts
     has_encoder: ClassVar[bool]  # whether it reads a source
     has_decoder: ClassVar[bool]  # whether it gives the next token of a target
 
@@ -99,6 +100,11 @@ class TokenModel(Layer):
     ) -> tuple[NDArray[np.int64], Sequences]:
         """Checked ids (B, length), or a list of sequences of different lengths, as rows (N,), and
         their Sequences; name is src, tgt or, of a target, another that the caller knows it by."""
+        if is_text(ids):
+            raise TypeError(
+                f"{function}: {name} is {_checks.brief(ids)}, expected token ids; "
+                f"pt.{self.of_texts} takes texts"
+            )
         side = name if name in AXES else "tgt"
         table = self.side(side).tokens.weight.shape
         if lengths is None and is_ragged(ids) and batch in ("B", len(ids)):
@@ -189,3 +195,10 @@ def as_ragged_ids(
         for b, row in enumerate(rows):
             _checks.as_token_ids(function, f"{name}[{b}]", row, table_shape)
     return ids, np.array([len(row) for row in rows], np.int64)
+
+
+def is_text(ids: object) -> bool:
+    """Whether this is a text, or a list with texts, in the place of ids."""
+    return isinstance(ids, str) or (
+        isinstance(ids, (list, tuple)) and any(isinstance(one, str) for one in ids)
+    )

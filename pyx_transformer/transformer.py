@@ -63,7 +63,8 @@ class Transformer(TokenModel):
     """Embeddings, positions, encoder, decoder and output projection: the model of the paper.
 
     Vaswani et al., 2017, section 3; or what else its config describes. model(src, tgt) gives the
-    logits, `generate` what the model makes of src; `Transformer.load` opens one that there is.
+    logits, `generate` what the model makes of src; `Transformer.load` opens one that there is. All
+    of it is of token ids: `pt.Translator(model).translate(texts)` is of texts.
 
     State-dict keys: encoder.*, decoder.* (PyTorch's), src_embedding.weight, tgt_embedding.weight,
     output_projection.weight, output_projection.bias; src_positions.weight and tgt_positions.weight
@@ -77,6 +78,7 @@ class Transformer(TokenModel):
     """
 
     config_type = TransformerConfig
+    of_texts = "Translator"
     has_encoder = has_decoder = True
     switches: ClassVar = {"output_projection.bias": "output_bias"}
     config: TransformerConfig
@@ -245,6 +247,7 @@ class Transformer(TokenModel):
         **settings: Unpack[GenerationSettings],
     ) -> Generation:
         """Hypotheses for src (B, S) token ids, real up to src_lengths (B,): greedy unless asked.
+        `pt.Translator(model).translate(texts)` does it for texts.
 
         src may also be a list of sequences of different lengths. Memory follows the tokens that
         there are: see max_batch_tokens.

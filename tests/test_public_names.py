@@ -1,6 +1,7 @@
 """The names of the package: all there, listed, and known to type checkers."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,37 @@ def test_names_loaded_later_are_imported_for_type_checkers():
         for alias in node.names
     }
     assert imported == pt._LATER | dict.fromkeys(pt._MODULES, "")
+
+
+def test_help_begins_with_calls_that_there_are():
+    """A line for each of the five things."""
+    lines = [line.split() for line in pt.__doc__.splitlines() if line.startswith("    ")]
+    kinds = [words[0] for words in lines if not words[0].startswith("(")]
+    assert kinds == ["translate", "generate", "embed", "train", "study"]
+    for names in re.findall(r"pt((?:\.\w+)+)", pt.__doc__):
+        found = pt
+        for name in names[1:].split("."):
+            found = getattr(found, name)
+    calls = [" ".join(words[1:]) for words in lines if words[0] in ("translate", "study")]
+    for call, expected in zip(calls, ("音楽", "AttentionView"), strict=True):
+        assert expected in repr(eval(call.removesuffix('.save("attention.html")'), {"pt": pt}))
+
+
+@pytest.mark.parametrize("texts", ["a", ["a", "b"], ("a",)])
+def test_texts_in_place_of_ids_are_sent_to_what_takes_them(texts):
+    small = {"d_model": 8, "num_heads": 2}
+    translator = pt.Transformer(pt.TransformerConfig(9, 9, **small))
+    generator = pt.TransformerLM(pt.TransformerLMConfig(9, **small))
+    encoder = pt.EncoderModel(pt.EncoderConfig(9, **small))
+    for call, name in (
+        (translator.generate, "pt.Translator"),
+        (translator.encode, "pt.Translator"),
+        (generator.generate, "pt.TextGenerator"),
+        (generator, "pt.TextGenerator"),
+        (encoder.encode, "pt.SentenceEncoder"),
+    ):
+        with pytest.raises(TypeError, match=f"expected token ids; {name} takes texts"):
+            call(texts)
 
 
 def test_other_names_do_not_exist():

@@ -131,3 +131,5 @@ def test_what_cannot_be_trained_on_is_told(files):
         recipe_for(*files, {"training.step": 5})
     with pytest.raises(TypeError, match="recipe_for: changes is 3, expected"):
         recipe_for(*files, 3)
+    with pytest.raises(TypeError, match=r"train: examples is 'train\.en', .* `recipe_for` and"):
+        train(new_model(), "train.en", None, OPTIONS, "run")

@@ -90,7 +90,7 @@ def train(
     comm: Any = None,
 ) -> Trained:
     """Train a model, in place, and return what the run has come to: the best `model`, read from the
-    folder, the log's `entries`, where it ended.
+    folder, the log's `entries`, where it ended. Of files `recipe_for` and `load_recipe` do it.
 
     Without `validation` examples the last weights count as the best. `resume` goes on from the
     folder's checkpoint, if there is one, and ends with the same bits as a run that was never
@@ -173,6 +173,11 @@ class Trainer:
         """Raise what `train` does for its arguments."""
         model, examples, validation = self.model, self.examples, self.validation
         _checks.as_kind("train", "model", model, TokenModel)
+        if isinstance(examples, (str, os.PathLike)):
+            raise TypeError(
+                f"train: examples is {_checks.brief(examples)}, expected Examples, Texts or "
+                "Labelled; `recipe_for` and `load_recipe` take files"
+            )
         _checks.as_kind("train", "examples", examples, Examples, Texts, Labelled)
         if validation is not None:
             _checks.as_kind("train", "validation", validation, Examples, Texts, Labelled)
