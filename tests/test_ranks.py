@@ -47,6 +47,7 @@ def trained(count, folder, **settings):
     """A run of mpi_run.py, which has to succeed."""
     done = started(count, folder, **settings)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the best model is in") == 1  # the first tells how it goes
     return digests(folder)
 
 

@@ -13,6 +13,7 @@ from models import assert_same_bits, lively, num_threads, small_model
 
 import pyx_transformer as pt
 from pyx_transformer import text
+from pyx_transformer.batch import Translate
 
 TEXTS = [
     "i know him well .",
@@ -271,6 +272,7 @@ def test_a_translation_is_a_string():
     assert isinstance(one, str) and one.text == one and type(one.text) is str
     assert {one.text: 1}[one] == 1 and f"{one}!" == one.text + "!" and repr(one) == repr(one.text)
     assert json.loads(json.dumps([one])) == [one.text]
+    assert [*map(type, Translate(own.model)([one, "i"]))] == [str, str]
     for again in (pickle.loads(pickle.dumps(one)), copy.deepcopy(one)):
         assert again == one and type(again) is pt.GeneratedText
         for name in ("score", "finished", "tokens", "source_tokens"):
