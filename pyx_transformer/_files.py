@@ -6,8 +6,10 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pyx_transformer._checks import brief
 
@@ -74,6 +76,33 @@ def as_text(name: str, content: bytes) -> str:
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{name}, line {number} is not UTF-8: {error.reason}") from error
+
+
+def check_target(path: Path, name: str) -> None:
+    """Raise IsADirectoryError or FileNotFoundError, as the argument `name`, where no file can be
+    written."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{name} is {path}, a folder, expected a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{name}: there is no folder {path.parent}")
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which is at `path` once it is whole; after an exception all is as it was.
+
+    A device or a pipe is written to as it is.
+    """
+    if path.exists() and not path.is_file():
+        with open(path, "wb") as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=STAGED) as staged:
+        with open(Path(staged, path.name), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(file.name, path)
 
 
 def replace_files(directory: Path, files: dict[str, bytes], removed: Iterable[str] = ()) -> None:

@@ -15,7 +15,7 @@ import warnings
 
 import pyx_transformer as pt
 from pyx_transformer import _ctrl_c, commands
-from pyx_transformer.commands.arguments import OPTION_OF, note, path
+from pyx_transformer.commands.arguments import OPTION_OF, add_command, note, one_line, path
 
 # What begins the errors of the functions behind a command, where that is not its own name.
 FUNCTIONS = {
@@ -28,6 +28,15 @@ FUNCTIONS = {
     "tag": ("TokenClassifier",),
 }
 INTERRUPTED = 128 + 2  # as a shell has it of a process that SIGINT ended
+EPILOG = """\
+pyx-transformer COMMAND --help says what each of them does, with examples.
+
+Results are on standard output, all else is on standard error. Exit status:
+  0    all was done
+  1    not all results were read, as by `head`, or the terminal cannot show them
+  2    it was asked wrongly, or failed; one line on standard error says why
+  130  it was interrupted (Ctrl-C)
+"""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -81,6 +90,8 @@ def _run(argv):
         note(in_options(said, arguments), command)
         return 2
     except KeyboardInterrupt as error:
+        if sys.stderr.isatty():  # behind the ^C that it shows
+            print(file=sys.stderr)
         note(str(error) or "interrupted", command)
         return INTERRUPTED
     return 0
@@ -94,17 +105,15 @@ def in_options(message: str, arguments: argparse.Namespace) -> str:
     return message
 
 
-def one_line(error: Exception | str) -> str:
-    """What an error or a warning says, without line breaks."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _OneLineErrors(
-        prog="pyx-transformer", description="The Transformer on a CPU, in Cython."
+        prog="pyx-transformer",
+        description="The Transformer on a CPU: translate, generate, embed, label, train, study.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"pyx-transformer {pt.__version__}")
-    added = parser.add_subparsers(dest="command", metavar="command", required=True)
+    added = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in ADDED:
         add(added)
     return parser
@@ -119,8 +128,18 @@ class _OneLineErrors(argparse.ArgumentParser):
 
 def add_explain(added):
     """Declare `explain`."""
-    command = added.add_parser(
-        "explain", help="print the Transformer step by step, with real arrays"
+    command = add_command(
+        added,
+        "explain",
+        "print the Transformer step by step, with real arrays",
+        """
+        Print the seven parts of the Transformer, each with its formula, what it is for, and real
+        arrays that flow through this library's own kernels.
+        """,
+        """
+        pyx-transformer explain | less
+        pyx-transformer explain --lang zh --part 2
+        """,
     )
     command.add_argument(
         "--lang",
@@ -161,7 +180,19 @@ def _explain(arguments):
 
 def add_config(added):
     """Declare `config`."""
-    command = added.add_parser("config", help="print the instruction set and the threads in use")
+    command = add_command(
+        added,
+        "config",
+        "print the instruction set and the threads in use",
+        """
+        Print what the kernels run on: the instruction set that was chosen, those that there are,
+        and how many threads there may be.
+        """,
+        """
+        pyx-transformer config
+        PYX_TRANSFORMER_NUM_THREADS=1 pyx-transformer config
+        """,
+    )
     command.set_defaults(run=_config)
 
 

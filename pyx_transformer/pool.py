@@ -69,7 +69,7 @@ def run(
     vectors this, or with .npy an array (lines, dimension) float32. workers: processes; they share
     out the CPUs, unless PYX_TRANSFORMER_NUM_THREADS or OMP_NUM_THREADS says how many threads each
     has. resume: go on from what a run that was stopped has left, if it has. report(done, lines) is
-    called after each chunk.
+    called at the beginning and after each chunk.
 
     Raises FileExistsError where there is something to go on from and resume is False, ValueError
     where that is of another run, or naming the line where a text cannot be read, BlockingIOError
@@ -99,6 +99,8 @@ def run(
     size = min(max(math.ceil(lines / (CHUNKS_EACH * workers)), FEWEST), MOST)
     with Parts(target, about, lines, size, resume=resume) as parts:
         done = parts.done
+        if report is not None:
+            report(done, lines)
         for number, content in computed(job, form, source, parts, workers):
             parts.write(number, content)
             done += parts.count(number)

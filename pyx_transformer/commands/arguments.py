@@ -1,4 +1,4 @@
-"""What subcommands share: notes beside the results, arguments, and texts from them."""
+"""What subcommands share: notes beside the results, arguments, and runs with --workers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import textwrap
-import time
+from functools import partial
 
 # What errors of Python functions are about, as the commands have it.
 OPTION_OF = {
@@ -29,16 +29,37 @@ OPTION_OF = {
     "top_p": "--top-p",
 }
 
-SECONDS_BETWEEN_NOTES = 5.0
 MOST_FAILURES = 20  # that are told one by one
 
 
 def note(text: str, command: str = "") -> None:
     """Say something beside the results, on standard error. Where that is full they still come."""
+    line = f"{f'pyx-transformer {command}'.rstrip()}: {text}"
+    bars = sys.modules.get("tqdm")
     try:
-        print(f"{f'pyx-transformer {command}'.rstrip()}: {text}", file=sys.stderr, flush=True)
+        if bars is not None:  # one may be on the terminal
+            bars.tqdm.write(line, file=sys.stderr)
+            sys.stderr.flush()
+        else:
+            print(line, file=sys.stderr, flush=True)
     except OSError:  # Python flushes it once more as it ends; that must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def one_line(error: Warning | Exception | str) -> str:
+    """What an error or a warning says, without line breaks."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def add_command(commands, name: str, summary: str, description: str, examples: str):
+    """Declare a command, with what its help says."""
+    return commands.add_parser(
+        name,
+        help=summary,
+        description=textwrap.dedent(description).strip(),
+        epilog="examples:\n" + textwrap.indent(textwrap.dedent(examples).strip(), "  "),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def path(text: str) -> str:
@@ -46,6 +67,11 @@ def path(text: str) -> str:
     if text in ("", "-"):
         raise argparse.ArgumentTypeError(f"is {text or 'empty'}, expected a path")
     return text
+
+
+def stream(text: str) -> str:
+    """The name of a file, or - for a standard stream, as an argument."""
+    return text if text == "-" else path(text)
 
 
 def add_search(command, beams):
@@ -63,15 +89,40 @@ def add_search(command, beams):
     )
 
 
-def add_workers(command, target="OUT"):
-    """Declare what takes a file through a pool of processes, in place of texts."""
+def add_texts(command, name: str, what: str):
+    """Declare the texts that a command reads, and where its results go."""
+    command.add_argument(
+        "texts",
+        nargs="*",
+        metavar=name,
+        help=f"{what}; default, or -: the lines of --input",
+    )
+    command.add_argument(
+        "--input",
+        type=stream,
+        metavar="FILE",
+        help=f"read {what} from FILE, one per line; default, or -: standard input, each line being "
+        "answered as it comes",
+    )
+    command.add_argument(
+        "--output",
+        type=stream,
+        metavar="FILE",
+        help="write the results to FILE, which appears when it is whole, and after Ctrl-C is as it "
+        "was; default, or -: standard output, which gets them as they are found, and after Ctrl-C "
+        "has those",
+    )
+
+
+def add_workers(command, target="FILE"):
+    """Declare what takes a file through a pool of processes."""
     command.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help=f"the two TEXTs are files, IN and {target}, and N processes write a line of {target} "
-        "for each of IN, or a JSON object where its name ends in .jsonl; they share out the CPUs "
-        "unless OMP_NUM_THREADS says how many threads each has; default: TEXTs are texts",
+        help=f"N processes take --input to --output {target}, a line for each line, or a JSON "
+        "object where its name ends in .jsonl; they share out the CPUs unless OMP_NUM_THREADS says "
+        "how many threads each has; default: this process does it",
     )
     command.add_argument(
         "--resume",
@@ -89,31 +140,44 @@ def add_workers(command, target="OUT"):
 
 def run_in_pool(arguments, make, others=()):
     """What `add_workers` declares. make: the job with its settings, given on_error; others: names
-    of arguments that are for texts only."""
+    of arguments that such a run cannot have."""
+    from contextlib import ExitStack
+
+    from pyx_transformer.pipelines.progress import progress
     from pyx_transformer.pool import run
 
-    for name in others:
+    for name in ("texts", *others):
         if getattr(arguments, name):
-            raise ValueError(
-                f"--{name.replace('_', '-')} is for texts, expected none with --workers"
-            )
-    if len(arguments.texts) != 2:
-        raise ValueError(
-            f"{len(arguments.texts)} files were given, expected two with --workers: what to read "
-            "and what to write"
-        )
+            option = "TEXT" if name == "texts" else f"--{name.replace('_', '-')}"
+            raise ValueError(f"{option} was given, expected none with --workers")
+    for name in ("input", "output"):
+        if getattr(arguments, name) in (None, "-"):
+            raise ValueError(f"--{name} is missing, expected a file because of --workers")
     job = make(on_error=arguments.on_error or "raise")
-    pace = Pace(arguments.command)
-    try:
-        failures = run(
-            job,
-            *arguments.texts,
-            workers=arguments.workers,
-            resume=bool(arguments.resume),
-            report=pace.report,
-        )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted; --resume goes on") from None
+    told = None
+    with ExitStack() as stack:
+
+        def report(done, lines):
+            nonlocal told
+            if told is None:
+                bar = progress(lines, "line", begun=done, say=partial(note, command=command))
+                told = done, stack.enter_context(bar)
+            before, tell = told
+            tell(done - before)
+            told = done, tell
+
+        command = arguments.command
+        try:
+            failures = run(
+                job,
+                arguments.input,
+                arguments.output,
+                workers=arguments.workers,
+                resume=bool(arguments.resume),
+                report=report,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; --resume goes on") from None
     for failure in failures[:MOST_FAILURES]:
         note(f"line {failure.line} is empty: {failure.reason}")
     if len(failures) > MOST_FAILURES:
@@ -124,33 +188,7 @@ def check_alone(arguments):
     """Raise ValueError for what belongs to --workers without it."""
     for name in ("resume", "on_error"):
         if getattr(arguments, name) is not None:
-            raise ValueError(f"--{name.replace('_', '-')} is for files, expected --workers too")
-
-
-class Pace:
-    """Tells how far a run is, how fast, and how long it may take, every few seconds."""
-
-    def __init__(self, command: str):
-        self._command = command
-        self._begun = self._told = time.monotonic()
-        self._first: int | None = None
-
-    def report(self, done: int, lines: int) -> None:
-        """Tell it, where it is time to; at the end in any case."""
-        now = time.monotonic()
-        if self._first is None:  # what was there already is no work
-            self._first, self._begun = done, now
-            return
-        if done < lines and now - self._told < SECONDS_BETWEEN_NOTES:
-            return
-        self._told = now
-        rate = (done - self._first) / max(now - self._begun, 1e-9)
-        left = round((lines - done) / max(rate, 1e-9))
-        note(
-            f"{done:,} of {lines:,} lines, {rate:,.1f} a second, "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
-            self._command,
-        )
+            raise ValueError(f"--{name.replace('_', '-')} was given, expected --workers too")
 
 
 def add_languages(command):
@@ -170,28 +208,11 @@ def given(arguments, *names):
     return {name: value for name, value in values.items() if value is not None}
 
 
-def texts_of(arguments, verb, one):
-    """The texts that arguments are or, of -, the lines of standard input; "text" or "line".
-
-    Tells what they may have been taken for.
-    """
-    if arguments == ["-"]:
-        return lines_of_stdin(), "line"
-    if "-" in arguments:
-        raise ValueError("- is among other texts, expected it alone: the lines of standard input")
-    for text in arguments:
+def note_taken_for(texts: list[str], verb: str, one: str) -> None:
+    """Tell what texts may have been taken for: to `verb` them, or `one`."""
+    for text in texts:
         if os.path.isfile(text):
-            note(f"{text} is taken as a text; to {verb} the lines of the file: - < {text}")
-    if len(arguments) > 1 and not any(len(text.split()) > 1 for text in arguments):
-        words = textwrap.shorten(" ".join(arguments), 60, placeholder=" ...")
-        note(f'{len(arguments)} texts of one word each; to {verb} {one}: "{words}"')
-    return arguments, "text"
-
-
-def lines_of_stdin():
-    from pyx_transformer._files import as_text
-
-    if sys.stdin is None:
-        raise ValueError("standard input is closed, expected sentences there or as TEXT")
-    text = as_text("standard input", sys.stdin.buffer.read())
-    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+            note(f"{text} is taken as a text; to {verb} the lines of the file: --input {text}")
+    if len(texts) > 1 and not any(len(text.split()) > 1 for text in texts):
+        words = textwrap.shorten(" ".join(texts), 60, placeholder=" ...")
+        note(f'{len(texts)} texts of one word each; to {verb} {one}: "{words}"')

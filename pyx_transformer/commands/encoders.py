@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import io
 import json
 from functools import partial
 
 from pyx_transformer.commands.arguments import (
+    add_command,
+    add_texts,
     add_workers,
     check_alone,
     given,
     path,
     run_in_pool,
-    texts_of,
 )
+from pyx_transformer.commands.lines import answer, everything, numbered, results, texts_of
 
-FORMATS = ("npy", "jsonl")
+FORMATS = (".npy", ".jsonl")
 
 
 def add_embed(commands):
     """Declare `embed`."""
-    command = commands.add_parser("embed", help="texts to vectors")
-    _add_texts(command)
-    command.add_argument(
-        "--output",
-        type=path,
-        metavar="FILE",
-        help="a .npy file of all vectors, (N, dimension) float32, or a .jsonl file; default: JSON "
-        "lines on standard output",
+    command = add_command(
+        commands,
+        "embed",
+        "texts to vectors",
+        """
+        Print a JSON object for each text, with the text and its embedding, or write all vectors to
+        a file: (N, dimension) float32 as .npy, or the same objects as .jsonl.
+        """,
+        """
+        pyx-transformer embed --model all-MiniLM-L6-v2 "It is sunny." "It rains."
+        pyx-transformer embed --model all-MiniLM-L6-v2 --input lines.txt --output vectors.npy
+        pyx-transformer embed --model e5-small --prompt "query: " --normalize --dimension 128 -
+        """,
     )
+    _add_texts(command)
     command.add_argument(
         "--normalize",
         action="store_true",
@@ -44,18 +53,12 @@ def add_embed(commands):
         "--pooling",
         help="cls, mean, max, last, weighted_mean or mean_sqrt_len; default: the folder's, or mean",
     )
-    add_workers(command, "OUT.npy or OUT.jsonl")
+    add_workers(command, "FILE.npy or FILE.jsonl")
     command.set_defaults(run=_embed)
 
 
 def _add_texts(command):
-    command.add_argument(
-        "texts", nargs="*", metavar="TEXT", help="default, or -: the lines of standard input"
-    )
-    _add_model(command)
-
-
-def _add_model(command):
+    add_texts(command, "TEXT", "texts")
     command.add_argument("--model", required=True, type=path, help="a folder")
     command.add_argument(
         "--max-batch-tokens", type=int, metavar="N", help="tokens at a time; default: 4096"
@@ -63,11 +66,9 @@ def _add_model(command):
 
 
 def _embed(arguments):
-    import io
-
     import numpy as np
 
-    from pyx_transformer._files import as_path, replace_files
+    from pyx_transformer._files import as_path, check_target, whole_file
     from pyx_transformer.pipelines import SentenceEncoder
 
     settings = given(arguments, "normalize", "truncate_dim", "prompt", "max_batch_tokens")
@@ -75,47 +76,61 @@ def _embed(arguments):
         from pyx_transformer.batch import Embed
 
         make = partial(Embed, arguments.model, pooling=arguments.pooling, **settings)
-        run_in_pool(arguments, make, ("output",))
+        run_in_pool(arguments, make)
         return
     check_alone(arguments)
-    output = None if arguments.output is None else as_path("embed", "output", arguments.output)
-    if output is not None:
-        if output.suffix.removeprefix(".") not in FORMATS:
+    output = None
+    if arguments.output not in (None, "-"):
+        output = as_path("embed", "--output", arguments.output)
+        if output.suffix not in FORMATS:
             raise ValueError(f"--output is {arguments.output}, expected a .npy or .jsonl file")
-        if output.is_dir():
-            raise IsADirectoryError(f"--output is {arguments.output}, a folder, expected a file")
-        if not output.parent.is_dir():
-            raise FileNotFoundError(f"--output: there is no folder {output.parent}")
+        check_target(output, "--output")
     encoder = SentenceEncoder(arguments.model, pooling=arguments.pooling)
-    texts, _ = texts_of(arguments.texts or ["-"], "embed", "one text")
-    vectors = encoder.encode(texts, **settings)
-    if output is not None and output.suffix == ".npy":
-        content = io.BytesIO()
-        np.save(content, vectors)
-        replace_files(output.parent, {output.name: content.getvalue()})
+    vectors = [encoder.encode([], **settings)]  # what cannot be is told before there is a text
+
+    def work(texts, _):
+        found = encoder.encode(texts, **settings)
+        if output is not None and output.suffix == ".npy":
+            vectors.append(found)
+            return
+        for text, vector in zip(texts, found, strict=True):
+            yield as_line({"text": text, "embedding": vector.tolist()})
+
+    if output is None or output.suffix == ".jsonl":
+        with results(arguments) as out, texts_of(arguments, "embed", "one text") as source:
+            answer(source, work, out)
         return
-    lines = (
-        json.dumps({"text": text, "embedding": vector.tolist()}, ensure_ascii=False)
-        for text, vector in zip(texts, vectors, strict=True)
-    )
-    if output is not None:
-        replace_files(output.parent, {output.name: "".join(f"{line}\n" for line in lines).encode()})
-        return
-    for line in lines:
-        print(line)
+    with whole_file(output) as file, texts_of(arguments, "embed", "one text") as source:
+        answer(source, work, io.StringIO())
+        np.save(file, np.concatenate(vectors))
+
+
+def as_line(values: dict[str, object]) -> str:
+    """An object as a line of JSON."""
+    return json.dumps(values, ensure_ascii=False) + "\n"
 
 
 def add_rank(commands):
     """Declare `rank`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "rank",
-        help="order texts by how well they fit a query",
-        description="Print texts, the one that fits the query best first, each after its score and "
-        "a tab.",
+        "order texts by how well they fit a query",
+        """
+        Print texts, the one that fits the query best first, each after its score and a tab. All are
+        read before the first is printed.
+        """,
+        """
+        pyx-transformer rank --model ms-marco-MiniLM-L6-v2 "Who wrote Hamlet?" "It rains." "He did."
+        pyx-transformer rank --model ms-marco-MiniLM-L6-v2 --top-k 3 "Who?" --input lines.txt
+        """,
     )
     command.add_argument("query", metavar="QUERY", help="what to look for")
     _add_texts(command)
     command.add_argument("--top-k", type=int, metavar="N", help="texts to print; default: all")
+    command.add_argument(
+        "--json", action="store_true", help="print a JSON object for each: text, score"
+    )
     command.set_defaults(run=_rank)
 
 
@@ -123,23 +138,38 @@ def _rank(arguments):
     from pyx_transformer.pipelines import CrossEncoder
 
     encoder = CrossEncoder(arguments.model)
-    texts, _ = texts_of(arguments.texts or ["-"], "rank", "one text")
-    for one in encoder.rank(
-        arguments.query, texts, **given(arguments, "top_k", "max_batch_tokens")
-    ):
-        print(f"{one.score:.6f}\t{one.text}")
+    settings = given(arguments, "top_k", "max_batch_tokens")
+    with results(arguments) as out, texts_of(arguments, "rank", "one text") as source:
+        texts = everything(source)
+        with numbered(source.unit, 0, len(texts)):
+            for one in encoder.rank(arguments.query, texts, **settings):
+                if arguments.json:
+                    out.write(as_line({"text": one.text, "score": one.score}))
+                else:
+                    out.write(f"{one.score:.6f}\t{one.text}\n")
 
 
 def add_classify(commands):
     """Declare `classify`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "classify",
-        help="label texts",
-        description="Print the label of each text, after its score and a tab with --scores.",
+        "label texts",
+        """
+        Print the label of each text, after its score and a tab with --scores.
+        """,
+        """
+        pyx-transformer classify --model my-classifier --scores "What a day!"
+        pyx-transformer classify --model my-classifier --input lines.txt --output labels.txt
+        """,
     )
     _add_texts(command)
-    command.add_argument("--scores", action="store_true", help="print the label's score before it")
-    command.add_argument(
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--scores", action="store_true", help="print the label's score before it")
+    form.add_argument(
+        "--json", action="store_true", help="print a JSON object for each: text, label, score"
+    )
+    form.add_argument(
         "--all", action="store_true", help="print the scores of all labels, a JSON object per text"
     )
     command.set_defaults(run=_classify)
@@ -149,24 +179,37 @@ def _classify(arguments):
     from pyx_transformer.pipelines import TextClassifier
 
     classifier = TextClassifier(arguments.model)
-    texts, _ = texts_of(arguments.texts or ["-"], "classify", "one text")
     settings = given(arguments, "max_batch_tokens")
-    if arguments.all:
-        for row in classifier.scores(texts, **settings):
-            values = dict(zip(classifier.labels, map(float, row), strict=True))
-            print(json.dumps(values, ensure_ascii=False))
-        return
-    for one in classifier.classify(texts, **settings):
-        print(f"{one.score:.6f}\t{one.label}" if arguments.scores else one.label)
+
+    def work(texts, _):
+        if arguments.all:
+            for row in classifier.scores(texts, **settings):
+                yield as_line(dict(zip(classifier.labels, map(float, row), strict=True)))
+            return
+        for text, one in zip(texts, classifier.classify(texts, **settings), strict=True):
+            if arguments.json:
+                yield as_line({"text": text, **one._asdict()})
+            else:
+                yield f"{one.score:.6f}\t{one.label}\n" if arguments.scores else f"{one.label}\n"
+
+    with results(arguments) as out, texts_of(arguments, "classify", "one text") as source:
+        answer(source, work, out)
 
 
 def add_tag(commands):
     """Declare `tag`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "tag",
-        help="label parts of texts",
-        description="Print a JSON object for each text: the text, and its spans with label, score, "
-        "start and end, counted in characters.",
+        "label parts of texts",
+        """
+        Print a JSON object for each text: the text, and its spans with label, score, start and end,
+        counted in characters.
+        """,
+        """
+        pyx-transformer tag --model my-tagger "Tom Smith went to Tokyo."
+        pyx-transformer tag --model my-tagger --aggregation first --input lines.txt
+        """,
     )
     _add_texts(command)
     command.add_argument(
@@ -183,8 +226,12 @@ def _tag(arguments):
     from pyx_transformer.pipelines import TokenClassifier
 
     classifier = TokenClassifier(arguments.model)
-    texts, _ = texts_of(arguments.texts or ["-"], "tag", "one text")
-    found = classifier.tag(texts, arguments.aggregation, **given(arguments, "max_batch_tokens"))
-    for text, spans in zip(texts, found, strict=True):
-        values = {"text": text, "spans": [span._asdict() for span in spans]}
-        print(json.dumps(values, ensure_ascii=False))
+    settings = given(arguments, "max_batch_tokens")
+
+    def work(texts, _):
+        found = classifier.tag(texts, arguments.aggregation, **settings)
+        for text, spans in zip(texts, found, strict=True):
+            yield as_line({"text": text, "spans": [span._asdict() for span in spans]})
+
+    with results(arguments) as out, texts_of(arguments, "tag", "one text") as source:
+        answer(source, work, out)

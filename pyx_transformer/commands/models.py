@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 
-from pyx_transformer.commands.arguments import path
+from pyx_transformer.commands.arguments import add_command, note, path
 
 
 def add_inspect(commands):
     """Declare `inspect`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "inspect",
-        help="say what is in a model's folder",
-        description="Say what a folder holds and what it can do, without reading its weights.",
+        "say what is in a model's folder",
+        """
+        Say what a folder holds and what it can do, without reading its weights.
+        """,
+        """
+        pyx-transformer inspect en-ja
+        pyx-transformer inspect all-MiniLM-L6-v2 --json
+        """,
     )
     command.add_argument("model", type=path, metavar="FOLDER", help="of any layout, or en-ja")
     command.add_argument("--json", action="store_true", help="print a JSON object")
@@ -34,12 +41,18 @@ def _inspect(arguments):
 
 def add_convert(commands):
     """Declare `convert`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "convert",
-        help="write a model in this package's own layout",
-        description="Read a model of any layout and write it in this package's own, its tokenizers "
-        "and what sentence-transformers wrote beside it included. It then loads with the same "
-        "bits.",
+        "write a model in this package's own layout",
+        """
+        Read a model of any layout and write it in this package's own, its tokenizers and what
+        sentence-transformers wrote beside it included. It then loads with the same bits.
+        """,
+        """
+        pyx-transformer convert opus-mt-en-jap mine
+        pyx-transformer convert opus-mt-en-jap small --dtype int8
+        """,
     )
     command.add_argument("source", type=path, metavar="IN", help="a folder of any layout, or en-ja")
     command.add_argument("target", type=path, metavar="OUT", help="the folder to write")
@@ -57,4 +70,4 @@ def _convert(arguments):
     from pyx_transformer.pipelines.conversion import convert
 
     model = convert(arguments.source, arguments.target, dtype=arguments.dtype)
-    print(f"{arguments.target}: a {type(model).__name__} of {model.num_parameters} parameters")
+    note(f"{arguments.target}: a {type(model).__name__} of {model.num_parameters} parameters")

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+
 import pyx_transformer as pt
-from pyx_transformer.commands.arguments import add_search, given, note, path
+from pyx_transformer.commands.arguments import add_command, add_search, given, note, path
 
 
 def add_vocab(commands):
     """Declare `vocab`."""
-    command = commands.add_parser("vocab", help="make a vocabulary from files of text")
+    command = add_command(
+        commands,
+        "vocab",
+        "make a vocabulary from files of text",
+        """
+        Make a vocabulary from files of text, a sentence per line, to be named in a recipe. Without
+        one, `train` makes its own from the texts that it trains on.
+        """,
+        """
+        pyx-transformer vocab train.en --size 8000 --output en.model
+        pyx-transformer vocab train.en --kind words --language en --min-count 2 --output words.txt
+        """,
+    )
     command.add_argument(
         "files", nargs="+", type=path, metavar="FILE", help="text, a sentence per line"
     )
@@ -55,26 +71,39 @@ def _vocab(arguments):
         language=arguments.language,
     )
     text.save(tokenizer, arguments.output)
-    print(f"{arguments.output}: {tokenizer.vocab_size} tokens")
+    note(f"{arguments.output}: {tokenizer.vocab_size} tokens")
 
 
 def add_train(commands):
     """Declare `train`."""
-    command = commands.add_parser(
+    command = add_command(
+        commands,
         "train",
-        help="train a model as a TOML file says",
-        description="Train a model as a TOML file says. At Ctrl-C the step is finished and a "
-        "checkpoint saved; a second one stops at once.",
+        "train a model as a recipe says",
+        """
+        Train a model as a recipe says: a TOML file, or the name of one that comes with the package
+        with its data (reverse). FOLDER gets model/, the best weights so far, log.jsonl, and
+        checkpoint.safetensors, from which --resume goes on. At Ctrl-C the step is finished and a
+        checkpoint saved; a second one stops at once.
+        """,
+        """
+        pyx-transformer train reverse --plot curve.png
+        pyx-transformer train recipe.toml --output runs/mine --set training.steps=1000
+        pyx-transformer train recipe.toml --output runs/mine --resume
+        pyx-transformer translate --model runs/mine/model "a sentence ."
+        """,
     )
     command.add_argument(
-        "recipe", nargs="?", type=path, help="a TOML file; without one, --set says it all"
+        "recipe",
+        nargs="?",
+        type=path,
+        help="a TOML file, or reverse; without one, --set says it all",
     )
     command.add_argument(
         "--output",
-        required=True,
         type=path,
         metavar="FOLDER",
-        help="where the model, the checkpoint and the log go",
+        help="where the model, the checkpoint and the log go; default: runs/ and the recipe's name",
     )
     command.add_argument(
         "--resume", action="store_true", help="go on from FOLDER's checkpoint, if there is one"
@@ -89,7 +118,7 @@ def add_train(commands):
     command.add_argument(
         "--plot",
         type=path,
-        metavar="PICTURE",
+        metavar="FILE",
         help="draw the curves of loss, validation and learning rate at the end: .png, .svg or .pdf",
     )
     command.set_defaults(run=_train)
@@ -109,36 +138,40 @@ def _train(arguments):
 
 def _train_together(arguments, ranks):
     from pyx_transformer import plots
+    from pyx_transformer.pipelines.inspection import inspect
     from pyx_transformer.training.recipe import load_recipe
     from pyx_transformer.training.trainer import MODEL
 
     if ranks.size > 1:
         ranks.share_cpus()
     with ranks.together():
+        if arguments.recipe is None and not arguments.set:
+            raise ValueError("recipe is missing, expected a TOML file, or reverse, or --set")
         recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
+        output = arguments.output or _default_output(arguments.recipe)
         if arguments.plot:
             plots.require(arguments.plot)
     try:
-        run = recipe.run(
-            arguments.output,
-            resume=arguments.resume,
-            progress=False,
-            report=_reporter(),
-            comm=ranks.comm,
-        )
+        run = recipe.run(output, resume=arguments.resume, comm=ranks.comm)
     except KeyboardInterrupt as error:
         raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
     if not ranks.is_first:
         return
     if arguments.plot:
         plots.plot_curves(run.entries, arguments.plot)
-    print(f"{run.step} steps; the best model is in {run.folder / MODEL}")
+    if commands := inspect(run.folder / MODEL)["commands"]:
+        note(f"try it: pyx-transformer {commands[0]} --model {run.folder / MODEL}")
+
+
+def _default_output(recipe):
+    """The folder of a run whose recipe has that name."""
+    if recipe is None:
+        raise ValueError("--output is missing, expected a folder because there is no recipe")
+    return os.path.join("runs", Path(recipe).stem)
 
 
 def _change(text):
     """A key and its value: a number, true or false, or else the text itself."""
-    import json
-
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
         raise ValueError(f"--set is {text!r}, expected TABLE.KEY=VALUE")
@@ -150,47 +183,22 @@ def _change(text):
         return key, value
 
 
-def _reporter():
-    """`_print_entry`, until there is nowhere to print: that ends no run."""
-    is_open = True
-
-    def report(entry):
-        nonlocal is_open
-        try:
-            if is_open:
-                _print_entry(entry)
-        except OSError:
-            is_open = False
-
-    return report
-
-
-def _print_entry(entry):
-    step = f"step {entry['step']}"
-    part = next((part for part in ("validation", "test") if part in entry), None)
-    if part is not None:
-        figures = "  ".join(
-            f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
-            for name, value in entry[part].items()
-        )
-        print(f"{step}  {part}: {figures}", flush=True)
-    elif "skipped" in entry:
-        note(
-            f"{step} skipped: loss {entry['loss']}, gradient norm {entry['gradient_norm']}; "
-            f"examples {entry['skipped']}"
-        )
-    else:
-        left = round(entry["seconds_left"])
-        print(
-            f"{step}  loss {entry['loss']:.4f}  {entry['tokens_per_second']:.0f} tokens/s  "
-            f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02} left",
-            flush=True,
-        )
-
-
 def add_evaluate(commands):
     """Declare `evaluate`."""
-    command = commands.add_parser("evaluate", help="score a model on a source and a target file")
+    command = add_command(
+        commands,
+        "evaluate",
+        "score a model on a source and a target file",
+        """
+        Print the figures of a model on files: of a translator the loss, BLEU, and how many
+        translations are the expected ones or cut off; of a classifier the loss and the share of
+        right labels; of others the loss.
+        """,
+        """
+        pyx-transformer evaluate --model runs/mine/model test.en test.de --beam-size 5
+        pyx-transformer evaluate --model runs/lm/model test.txt --json
+        """,
+    )
     command.add_argument("--model", required=True, type=path, help="a folder, or en-ja")
     command.add_argument(
         "source", type=path, help="sentences, one per line; of other than a translator, its text"
@@ -209,10 +217,12 @@ def add_evaluate(commands):
         help="what BLEU counts: none (words as they stand), 13a, intl, char or zh; default, auto: "
         "words, or the characters of text without spaces",
     )
+    command.add_argument("--json", action="store_true", help="print a JSON object")
     command.set_defaults(run=_evaluate)
 
 
 def _evaluate(arguments):
+    from pyx_transformer._run_log import finite
     from pyx_transformer.checkpoints import load_model
     from pyx_transformer.metrics import require_bleu
     from pyx_transformer.training.validation import evaluate
@@ -234,5 +244,8 @@ def _evaluate(arguments):
         bleu_tokenizer=arguments.bleu_tokenizer,
         **settings,
     )
+    if arguments.json:
+        print(json.dumps(finite(figures)))
+        return
     for name, value in figures.items():
         print(name, value if isinstance(value, str) else f"{value:.4f}")

@@ -112,14 +112,23 @@ def best_of(function: str, found: list[NBest], settings: Mapping[str, Any]) -> l
     return [one[0] for one in found]
 
 
-def told_unknown(tokenizer: Tokenizer, texts: Iterable[NDArray[np.int64]], unit: str) -> str:
-    """How many tokens of texts the vocabulary lacks, and in which texts; "" where it has all."""
+def unknown_in(
+    tokenizer: Tokenizer, texts: Iterable[NDArray[np.int64]], begin: int = 0
+) -> dict[int, int]:
+    """How many tokens the vocabulary lacks of those texts that have any, by the texts' numbers,
+    begin being the first one's."""
     unknown = tokenizer.unknown_id
-    counts = [] if unknown is None else [int((ids == unknown).sum()) for ids in texts]
-    if not any(counts):
-        return ""
-    words = "1 unknown word" if sum(counts) == 1 else f"{sum(counts)} unknown words"
-    return f"{words}: {numbered(unit, [i for i, count in enumerate(counts) if count])}"
+    if unknown is None:
+        return {}
+    counts = {number: int((ids == unknown).sum()) for number, ids in enumerate(texts, begin)}
+    return {number: count for number, count in counts.items() if count}
+
+
+def told_unknown(counts: Mapping[int, int], unit: str) -> str:
+    """How many unknown tokens there are, by the numbers of their texts from 0 on, and where."""
+    total = sum(counts.values())
+    words = "1 unknown word" if total == 1 else f"{total} unknown words"
+    return f"{words}: {numbered(unit, list(counts))}"
 
 
 def numbered(unit: str, indices: list[int]) -> str:

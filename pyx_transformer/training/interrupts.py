@@ -39,5 +39,6 @@ class Interrupts:
         if sys.stderr is None:
             return
         with contextlib.suppress(OSError, ValueError):  # closed, full, or no file
-            # Past its buffer: this may have come into a write to it.
-            os.write(sys.stderr.fileno(), ANSWER)
+            # Past its buffer: this may have come into a write to it. A terminal shows ^C before it.
+            number = sys.stderr.fileno()
+            os.write(number, b"\n" * os.isatty(number) + ANSWER)

@@ -12,6 +12,7 @@ import math
 import os
 import shutil
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -135,6 +136,7 @@ class Trainer:
         self.validation = validation
         self.options = options
         self.progress = Progress()
+        self.telling = None
         self.ranks = Ranks(comm)
         with self.ranks.together():
             self._check(resume, report, progress)
@@ -222,12 +224,12 @@ class Trainer:
     def run(self) -> Progress:
         """All steps that are left."""
         with self.ranks.until_one_ends():
-            with Interrupts() as interrupts:
+            with Interrupts() as interrupts, self.telling or nullcontext():
                 self._take_steps(interrupts)
             self._use_weights()
             if self.ranks.is_first and not (self.folder / MODEL).is_dir():
                 checkpoints.save(self.model, self.folder / MODEL)
-        if self.ranks.is_first and self.telling is not None:
+        if self.telling is not None:
             self.telling.end(self.progress.step, self.folder / MODEL)
         return self.progress
 
@@ -236,6 +238,8 @@ class Trainer:
         batches = self._batches()
         while progress.step < self.options.steps and not self._has_enough():
             entry = pace.timed(self._step, [next(batches) for _ in range(self.options.accumulate)])
+            if self.telling is not None:
+                self.telling.stepped(entry)
             if "skipped" in entry:
                 self._tell(entry)
                 entry = {name: value for name, value in entry.items() if name != "skipped"}

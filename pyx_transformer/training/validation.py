@@ -17,7 +17,7 @@ from pyx_transformer.metrics import (
     bleu_with_signature,
     require_bleu,
 )
-from pyx_transformer.pipelines.texts import options_of, told_unknown
+from pyx_transformer.pipelines.texts import options_of, told_unknown, unknown_in
 from pyx_transformer.token_model import TokenModel
 from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training import corpus
@@ -113,9 +113,10 @@ def evaluate(
         examples = corpus.read("evaluate", model, source, target)
         assert isinstance(examples, Examples) and examples.sources is not None
         src_tokenizer = tokenizer_of("evaluate", model, "src_tokenizer")
-        is_file = isinstance(source, (str, os.PathLike))
-        if unknown := told_unknown(src_tokenizer, examples.sources, "line" if is_file else "text"):
-            warnings.warn(f"{source if is_file else 'source'} has {unknown}", stacklevel=2)
+        if unknown := unknown_in(src_tokenizer, examples.sources):
+            is_file = isinstance(source, (str, os.PathLike))
+            said = told_unknown(unknown, "line" if is_file else "text")
+            warnings.warn(f"{source if is_file else 'source'} has {said}", stacklevel=2)
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
         others = {"bleu_tokenizer": asked, **settings}
