@@ -1,6 +1,8 @@
 """The recipe that comes with the package, with its data: words backwards."""
 
 import importlib.resources
+import sys
+from pathlib import Path
 
 import pytest
 from conftest import REPOSITORY
@@ -9,6 +11,7 @@ from small_task import refused
 import pyx_transformer as pt
 from pyx_transformer.cli import main
 from pyx_transformer.training.log import read
+from pyx_transformer.training.pictures import draw
 from pyx_transformer.training.recipe import load_recipe
 
 FOLDER = importlib.resources.files("pyx_transformer") / "recipes"
@@ -59,15 +62,33 @@ def test_it_is_found_by_its_name(folder, capsys):
         load_recipe("reverse")  # a file of that name goes before it
 
 
+FEW = {"training.steps": 40, "training.warmup": 10, "training.validate_every": 20}
+
+
 def test_it_trains(folder, capsys):
     """From its name to a model that has learned something, in a few of its steps."""
-    few = [f"training.{change}" for change in ("steps=40", "warmup=10", "validate_every=20")]
-    flags = [word for change in few for word in ("--set", change)]
+    flags = [word for name, value in FEW.items() for word in ("--set", f"{name}={value}")]
     assert main(["train", "reverse", "--output", "run", *flags]) == 0
-    figures = [one["validation"] for one in read(folder / "run/log.jsonl") if "validation" in one]
+    figures = [one["validation"] for one in read("run/log.jsonl") if "validation" in one]
     assert len(figures) == 2
     assert figures[1]["loss"] < figures[0]["loss"] < 4
     capsys.readouterr()
     assert main(["translate", "--model", "run/model", "sofamu"]) == 0
     model = pt.load("run/model")
     assert set(capsys.readouterr().out.strip()) <= set(model.tgt_vocabulary[3:])
+
+
+def test_its_pictures(folder, monkeypatch):
+    pytest.importorskip("matplotlib", reason="needs the extra `plot`")
+    recipe = load_recipe("reverse", FEW)
+    run = recipe.run("run", progress=False)
+    curves, page = draw(recipe, run)
+    assert (curves, page) == (Path("run/curves.png"), Path("run/attention.html"))
+    assert curves.read_bytes().startswith(b"\x89PNG")
+    text = sorted(lines("dev.words"), key=len)[100]
+    expected = pt.Translator(run.model).attention(text, max_length=recipe.training.max_length)
+    assert page.read_text(encoding="utf-8") == expected.html()
+    assert expected["cross"].columns == list(text)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.warns(UserWarning, match=r"no curves.png: .*matplotlib is missing: pip install"):
+        assert draw(recipe, run) == [page]

@@ -18,7 +18,7 @@ def words(count=COUNT):
     draw, found = random.Random(0), {}
     while len(found) < count:
         syllables = [
-            draw.choice("bdfgklmnprstvz") + draw.choice("aeiou") + draw.choice(["", "", "n"])
+            draw.choice("bcdfghjklmnpqrstvwxyz") + draw.choice("aeiou") + draw.choice(["", "", "n"])
             for _ in range(draw.randint(2, 5))
         ]
         found["".join(syllables)] = None
