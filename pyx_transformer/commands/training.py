@@ -83,11 +83,12 @@ def add_train(commands):
         """
         Train a model as a recipe says: a TOML file, or the name of one that comes with the package
         with its data (reverse). FOLDER gets model/, the best weights so far, log.jsonl, and
-        checkpoint.safetensors, from which --resume goes on. At Ctrl-C the step is finished and a
-        checkpoint saved; a second one stops at once.
+        checkpoint.safetensors, from which --resume goes on; at the end curves.png and, of a
+        translator, attention.html, what it attends to as it translates one text. At Ctrl-C the step
+        is finished and a checkpoint saved; a second one stops at once.
         """,
         """
-        pyx-transformer train reverse --plot curve.png
+        pyx-transformer train reverse
         pyx-transformer train recipe.toml --output runs/mine --set training.steps=1000
         pyx-transformer train recipe.toml --output runs/mine --resume
         pyx-transformer translate --model runs/mine/model "a sentence ."
@@ -119,7 +120,8 @@ def add_train(commands):
         "--plot",
         type=path,
         metavar="FILE",
-        help="draw the curves of loss, validation and learning rate at the end: .png, .svg or .pdf",
+        help="draw the curves of loss, validation and learning rate there: .png, .svg or .pdf; "
+        "default: FOLDER/curves.png",
     )
     command.set_defaults(run=_train)
 
@@ -139,6 +141,7 @@ def _train(arguments):
 def _train_together(arguments, ranks):
     from pyx_transformer import plots
     from pyx_transformer.pipelines.inspection import inspect
+    from pyx_transformer.training import pictures
     from pyx_transformer.training.recipe import load_recipe
     from pyx_transformer.training.trainer import MODEL
 
@@ -157,8 +160,8 @@ def _train_together(arguments, ranks):
         raise KeyboardInterrupt(f"{error}; --resume goes on" if error.args else "") from None
     if not ranks.is_first:
         return
-    if arguments.plot:
-        plots.plot_curves(run.entries, arguments.plot)
+    for file in pictures.draw(recipe, run, arguments.plot):
+        note(f"drawn: {file}")
     if commands := inspect(run.folder / MODEL)["commands"]:
         note(f"try it: pyx-transformer {commands[0]} --model {run.folder / MODEL}")
 

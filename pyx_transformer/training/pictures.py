@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from typing import TYPE_CHECKING
 
@@ -21,19 +22,20 @@ CURVES = "curves.png"
 ATTENTION = "attention.html"
 
 
-def draw(recipe: Recipe, run: Trained) -> list[Path]:
-    """Write curves.png and, of a translator, attention.html into the run's folder; what was
-    written.
+def draw(recipe: Recipe, run: Trained, curves: str | os.PathLike[str] | None = None) -> list[Path]:
+    """Write curves.png, or those curves, and, of a translator, attention.html into the run's
+    folder; what was written.
 
     The page has the attention of the best model to one text as it translates it: that of middle
     length of those to validate on, or else to train on. Warns where one of the two cannot be.
     """
-    curves, page, drawn = run.folder / CURVES, run.folder / ATTENTION, []
+    curves = run.folder / CURVES if curves is None else as_path("draw", "curves", curves)
+    page, drawn = run.folder / ATTENTION, []
     try:
         plots.plot_curves(run.entries, curves)
         drawn.append(curves)
     except ImportError as error:
-        warnings.warn(f"no {CURVES}: {error}", stacklevel=2)
+        warnings.warn(f"no {curves.name}: {error}", stacklevel=2)
     if isinstance(run.model, Transformer):
         name = "dev_source" if recipe.has("dev") else "train_source"
         texts = sorted(read_lines(as_path("draw", name, recipe.data[name])), key=len)
