@@ -23,7 +23,8 @@ class Screen:
     def __init__(self, number, process):
         self._number = number
         self.process = process
-        self.shown = ""
+        self.shown = ""  # since what was waited for
+        self.all = ""
 
     def type(self, keys):
         """Press these keys."""
@@ -49,9 +50,11 @@ class Screen:
 
     def _read(self):
         try:
-            return os.read(self._number, 1 << 16).decode()
+            content = os.read(self._number, 1 << 16).decode(errors="replace")
         except OSError:  # nobody has the other end any more
             return ""
+        self.all += content
+        return content
 
 
 def in_foreground(number):

@@ -1,6 +1,7 @@
 """The commands that make, train and use models, as a user types them."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -37,10 +38,13 @@ def trained(capsys):
 def test_train_evaluate_translate(capsys):
     assert main(["train", "recipe.toml", "--output", "run"]) == 0
     out, err = capsys.readouterr()
-    assert re.search(r"step 120  loss [\d.]+  \d+ tokens/s  0:00:00 left", out)
-    assert "step 60  validation: loss" in out
-    assert out.endswith("the best model is in run/model\n")
-    assert err == ""
+    assert out == ""  # what is made is in files
+    assert re.search(r"Transformer of 22,573 parameters, 11 and 13 tokens; 5 examples, 5 to v", err)
+    assert re.search(r"step 120 of 120  loss [\d.]+  [\d,]+ tokens/s  0:00:00 left", err)
+    assert "step 60 of 120  validation: loss" in err
+    assert "120 steps; the best model is in run/model\n" in err
+    tried = "pyx-transformer: try it: pyx-transformer translate --model run/model\n"
+    assert err.endswith(tried)
 
     assert main(["evaluate", "--model", "run/model", "train.en", "train.de"]) == 0
     figures = dict(line.split() for line in capsys.readouterr().out.splitlines())
@@ -95,7 +99,7 @@ def test_a_dash_is_standard_input(trained, monkeypatch, capsys):
     [
         (
             ["train.en"],
-            "train.en is taken as a text; to translate the lines of the file: - < train.en",
+            "train.en is taken as a text; to translate the lines of the file: --input train.en",
         ),
         (["i", "know", "."], 'one word each; to translate one sentence: "i know ."'),
         (["i know zzz .", "you sleep .", "xxx yyy"], "3 unknown words: texts 1, 3"),
@@ -169,7 +173,8 @@ def test_the_test_is_scored_at_the_end(folder, capsys):
     (folder / "recipe.toml").write_text(RECIPE.replace("[data]", files))
     assert main(["train", "recipe.toml", "--output", "run"]) == 0
     assert re.search(
-        r"step 120  test: .*exact_match 1  cut_off 0  bleu 100  bleu_sig", capsys.readouterr().out
+        r"step 120 of 120  test: .*exact_match 1, cut_off 0, bleu 100, bleu_sig",
+        capsys.readouterr().err,
     )
 
 
@@ -234,7 +239,7 @@ def test_vocab(folder, capsys):
     assert main(["vocab", "train.en", "--kind", "words", "--output", "v.txt"]) == 0
     lines = (folder / "v.txt").read_text().splitlines()
     assert lines[:4] == ["<unk>", "<s>", "</s>", "."]
-    assert capsys.readouterr().out == f"v.txt: {len(lines)} tokens\n"
+    assert capsys.readouterr() == ("", f"pyx-transformer: v.txt: {len(lines)} tokens\n")
     extra = ["--set", "text.source_vocabulary=v.txt", "--set", "training.steps=1"]
     assert main(["train", "recipe.toml", "--output", "run", *extra]) == 0
     assert (folder / "run/model/source_vocabulary.txt").read_text() == "\n".join(lines) + "\n"
@@ -349,6 +354,9 @@ def test_evaluating_in_python(trained, capsys):
     signature = figures.pop("bleu_signature")
     rows = "".join(f"{name} {value:.4f}\n" for name, value in figures.items())
     assert printed == f"{rows}bleu_signature {signature}\n"
+    arguments = ["evaluate", "--model", trained, "train.en", "train.de", "--beam-size", "2"]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**figures, "bleu_signature": signature}
     assert list(figures) == ["loss", "exact_match", "cut_off", "bleu"]
     assert "tok:none" in signature
     asked = evaluate(pt.load(trained), "train.en", "train.de", bleu_tokenizer="char")
@@ -383,7 +391,8 @@ def test_interrupting_a_run_leaves_its_checkpoint(folder, capsys, monkeypatch):
     monkeypatch.setattr(trainer.Trainer, "run", interrupted)
     arguments = ["train", "recipe.toml", "--output", "run", "--resume"]
     assert main(arguments) == 130
-    assert capsys.readouterr() == ("", "pyx-transformer train: interrupted\n")
+    out, err = capsys.readouterr()
+    assert out == "" and err.endswith("; no step is left\npyx-transformer train: interrupted\n")
     assert (folder / "run/checkpoint.safetensors").read_bytes() == before
 
 

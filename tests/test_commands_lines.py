@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from models import save_models_of_words
 from terminal import COMMAND, CTRL_C, CTRL_D, terminal
 
 import pyx_transformer as pt
@@ -307,7 +308,7 @@ def test_ctrl_c_leaves_a_file_as_it_was(folder):
         [sys.executable, "-c", SLOW, "0.5", "translate"],
     )
     end = time.monotonic() + 60
-    while len(os.listdir()) < 3:  # what is on its way is beside it
+    while not [*folder.glob(".saving.*/out.txt")]:  # what is on its way
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -346,12 +347,17 @@ def test_results_of_a_conversation_may_go_elsewhere(expected):
         assert screen.rest()[1] == 0
 
 
-def test_who_types_is_told_of_an_error_and_asked_again(expected):
-    with terminal(["translate", "--max-length", "3"], "in err") as screen:
+def test_who_types_is_told_of_an_error_and_asked_again(folder):
+    save_models_of_words(folder)
+    with terminal(["generate", "--model", "short", "--max-length", "1"], "in err") as screen:
         screen.until("> ")
-        screen.type(b"yes .\n\xff\n")
-        screen.until("translate: standard input, line 2 is not UTF-8")
-        assert screen.rest()[1] == 2
+        screen.type("a b\n" + "a b c d e f a b c d\n" + "c\n")
+        said = screen.until("\r\n> ", 60) + screen.until("\r\n> ")
+        assert "pyx-transformer: generate: line 2 has 10 tokens, expected at most 9" in said
+        screen.type(CTRL_D)
+        assert screen.rest()[1] == 0
+        found = screen.process.stdout.read().decode().splitlines()
+    assert found == pt.TextGenerator("short").generate(["a b", "c"], max_length=1)
 
 
 def test_ctrl_c_at_the_prompt():

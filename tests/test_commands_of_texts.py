@@ -13,12 +13,27 @@ import numpy as np
 import pytest
 from models import assert_same_bits, save_models_of_words
 from small_task import refused
+from terminal import CTRL_D, terminal
 
 import pyx_transformer as pt
 from pyx_transformer.cli import _parser, main
 from pyx_transformer.pipelines.inspection import inspect
 
 LINES = ["a b c", "d", "", "c b a a"]
+# The command with a generator that waits for Enter after each part of a text that it streams.
+PAUSING = """
+import sys
+from pyx_transformer.pipelines import TextGenerator
+real = TextGenerator.stream
+def stream(self, *arguments, **settings):
+    for part in real(self, *arguments, **settings):
+        yield part
+        print("...", end="", file=sys.stderr, flush=True)
+        sys.stdin.readline()
+TextGenerator.stream = stream
+from pyx_transformer.cli import main
+sys.exit(main())
+"""
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +139,6 @@ def test_a_file_is_whole_or_as_it_was(own, folder, capsys, monkeypatch):
     for name, says in (
         ("found.txt", "--output is found.txt, expected a .npy or .jsonl file"),
         ("no/found.npy", "--output: there is no folder no"),
-        ("-", "--output: is -, expected a path"),
         ("", "--output: is empty, expected a path"),
     ):
         refused([*arguments[:-1], name], capsys, says)
@@ -142,7 +156,9 @@ def test_rank(others, stdin, capsys):
     stdin(texts)
     assert printed([*arguments, "--top-k", "2", "--max-batch-tokens", "1"], capsys) == expected[:2]
     refused([*arguments, "a", "--top-k", "0"], capsys, "rank: --top-k is 0, expected at least 1")
-    refused([*arguments, "many animals " * 50], capsys, "rank: texts[0] has", "at most 64")
+    refused([*arguments, "many animals " * 50], capsys, "rank: text 1 has", "at most 64")
+    rows = [json.loads(line) for line in printed([*arguments, *texts, "--json"], capsys)]
+    assert [f"{row['score']:.6f}\t{row['text']}" for row in rows] == expected
 
 
 def test_classify(own, stdin, capsys):
@@ -153,6 +169,8 @@ def test_classify(own, stdin, capsys):
     stdin(LINES)
     lines = printed([*arguments, "--scores"], capsys)
     assert lines == [f"{one.score:.6f}\t{one.label}" for one in found]
+    rows = [json.loads(line) for line in printed([*arguments, *LINES, "--json"], capsys)]
+    assert rows == [{"text": text, **one._asdict()} for text, one in zip(LINES, found, strict=True)]
     lines = printed([*arguments, *LINES, "--all", "--max-batch-tokens", "1"], capsys)
     assert [json.loads(line) for line in lines] == [
         {"ja": float(row[0]), "nö": float(row[1])} for row in scores
@@ -207,34 +225,63 @@ def test_generate_a_part_at_a_time(others, own, capsys):
             assert main([*arguments, "--stream", prompt]) == 0
             (expected,) = generator.generate([prompt], max_length=9, **settings)
             assert capsys.readouterr() == (expected + "\n", "")
-    arguments = ["generate", "--model", str(own / "language"), "--stream"]
-    refused([*arguments, "a b", "c d"], capsys, "--stream shows one PROMPT, and 2 were given")
+    own_language = ["--model", str(own / "language"), "--max-length", "3"]
+    found = pt.TextGenerator(own / "language").generate(["a b", "c d"], max_length=3)
+    assert main(["generate", *own_language, "--stream", "a b", "c d"]) == 0
+    assert capsys.readouterr() == ("".join(f"{one}\n" for one in found), "")
+    for form in ("--json", "--scores"):
+        arguments = ["generate", *own_language, "--stream", form, "a b"]
+        refused(arguments, capsys, f"{form} and --stream were given, expected one of them")
 
 
 def test_parts_come_as_they_are_found(own):
     """Each is flushed, so that a pipe gets it before the next one is there."""
-    code = """
-import sys
-from pyx_transformer.pipelines import TextGenerator
-real = TextGenerator.stream
-def stream(self, *arguments, **settings):
-    for part in real(self, *arguments, **settings):
-        yield part
-        sys.stdin.readline()
-TextGenerator.stream = stream
-from pyx_transformer.cli import main
-sys.exit(main(["generate", "--model", sys.argv[1], "--stream", "--max-length", "3", "a b"]))
-"""
+    settings = ["--model", str(own / "language"), "--stream", "--max-length", "3", "a b"]
     child = subprocess.Popen(
-        [sys.executable, "-c", code, str(own / "language")],
+        [sys.executable, "-c", PAUSING, "generate", *settings],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     (expected,) = pt.TextGenerator(own / "language").generate(["a b"], max_length=3)
     shown = child.stdout.read(5)
     assert shown.decode() == expected[:5] and child.poll() is None
     rest, _ = child.communicate(b"\n\n\n", timeout=60)
     assert (shown + rest).decode() == expected + "\n" and child.returncode == 0
+
+
+def test_generate_as_json(own, stdin, capsys):
+    prompts = ["a b", "d"]
+    stdin(prompts)
+    arguments = ["generate", "--model", str(own / "language"), "--max-length", "3", "--json"]
+    assert main(arguments) == 0
+    rows = list(map(json.loads, capsys.readouterr().out.splitlines()))
+    found = pt.TextGenerator(own / "language").generate(prompts, max_length=3)
+    names = ("text", "score", "tokens", "source_tokens", "finished")
+    assert rows == [{name: getattr(one, name) for name in names} for one in found]
+    assert [row["source_tokens"] for row in rows] == [["a", "b"], ["d"]]
+
+
+def test_who_waits_at_a_terminal_sees_a_text_grow(own):
+    """Of the one prompt, or of those that are typed; what is asked for in another form is whole."""
+    settings = ["--model", str(own / "language"), "--max-length", "3"]
+    (expected,) = pt.TextGenerator(own / "language").generate(["a b"], max_length=3)
+    for arguments, stops in ((["a b"], 3), ([], 3), (["a b", "--scores"], 0), (["a b", "c"], 0)):
+        command = [sys.executable, "-c", PAUSING, "generate", *settings]
+        with terminal(arguments, command=command) as screen:
+            if not arguments:
+                screen.until("> ")
+                screen.type("a b\n")
+                screen.until("a b\r\n")
+            for _ in range(stops):
+                screen.until("...")
+                screen.type("\n")
+            if not arguments:
+                screen.until("> ")
+                screen.type(CTRL_D)
+            assert screen.rest()[1] == 0
+            assert screen.all.count("...") == stops
+            assert expected in screen.all.replace("...", "").replace("\r\n", "")
 
 
 @pytest.mark.parametrize(
@@ -309,16 +356,17 @@ def test_inspect(own, others, capsys):
 
 
 def test_convert(others, folder, capsys):
-    lines = printed(["convert", others("nllb"), "ours"], capsys)
-    model = pt.load("ours")
-    assert lines == [f"ours: a Transformer of {model.num_parameters} parameters"]
+    assert main(["convert", others("nllb"), "ours"]) == 0
+    said = f"ours: a Transformer of {pt.load('ours').num_parameters} parameters"
+    assert capsys.readouterr() == ("", f"pyx-transformer: {said}\n")
     arguments = ["translate", "--max-length", "5", "--src-lang", "eng_Latn", "--tgt-lang"]
     found = []
     for name in (others("nllb"), "ours"):
         assert main([*arguments, "fra_Latn", "--model", name, "i know him"]) == 0
         found.append(capsys.readouterr())
     assert found[0] == found[1]
-    printed(["convert", "ours", "small", "--dtype", "int8"], capsys)
+    assert main(["convert", "ours", "small", "--dtype", "int8"]) == 0
+    capsys.readouterr()
     sizes = [(folder / name / "model.safetensors").stat().st_size for name in ("ours", "small")]
     assert sizes[0] > 2 * sizes[1]
     refused(["convert", "ours", "ours"], capsys, "convert: target is ours, expected another folder")
@@ -368,7 +416,7 @@ def test_what_texts_may_have_been_taken_for(own, folder, capsys):
     (folder / "file").write_text("a b")
     arguments = ["classify", "--model", str(own / "classifier")]
     assert main([*arguments, "file"]) == 0
-    said = "file is taken as a text; to classify the lines of the file: - < file"
+    said = "file is taken as a text; to classify the lines of the file: --input file"
     assert capsys.readouterr().err == f"pyx-transformer: {said}\n"
     assert main([*arguments, "a", "b"]) == 0
     said = '2 texts of one word each; to classify one text: "a b"'

@@ -19,9 +19,10 @@ import pyx_transformer as pt
 from pyx_transformer import pool
 from pyx_transformer.batch import Classify, Embed, Generate, Translate
 from pyx_transformer.cli import main
+from pyx_transformer.pipelines import progress
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
-WORKERS = ["--workers", "2", "in.txt"]
+WORKERS = ["--workers", "2", "--input", "in.txt", "--output"]
 TRANSLATE = [*COMMAND, "translate", *WORKERS, "out.txt"]
 WORDS = ["i", "love", "music", ".", "he", "is", "my", "brother", "she", "at", "home", "how", "much"]
 # Each takes about half a second, of which CI has more.
@@ -74,7 +75,8 @@ def test_translations_are_the_plain_ones(workers):
     found = pool.run(job, "in.txt", "out.txt", workers=workers, report=lambda *n: seen.append(n))
     assert found == []
     assert read() == pt.Translator("en-ja").translate(lines, beam_size=2)
-    assert seen == sorted(seen) and seen[-1] == (122, 122) and len(seen) == 8
+    assert seen == sorted(seen) and (seen[0], seen[-1]) == ((0, 122), (122, 122))
+    assert len(seen) == 1 + 8
     assert left() == ["out.txt"]
 
 
@@ -120,14 +122,18 @@ def test_vectors_of_no_lines(own, folder):
     assert np.load("out.npy").shape == (0, 12)
 
 
-def test_commands(own, capsys):
+def test_commands(own, capsys, monkeypatch):
     lines = write(sentences(40, "abcdef"))
     models = {name: str(own / name) for name in ("translator", "language", "encoder")}
     options = ["--model", models["translator"], "--max-length", "5"]
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     assert main(["translate", *options, *WORKERS, "out.txt"]) == 0
     translator = pt.Translator(models["translator"])
     assert read() == translator.translate(lines, beam_size=4, max_length=5)
-    assert " of 40 lines, " in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert re.search(
+        r"pyx-transformer translate: 40 of 40 lines, [\d,.]+ a second, 0:00:00 left", err
+    )
     options = ["--model", models["language"], "--max-length", "4", "--top-k", "2", "--seed", "3"]
     assert main(["generate", *options, *WORKERS, "out.txt"]) == 0
     generator = pt.TextGenerator(models["language"])
@@ -142,30 +148,33 @@ def test_commands(own, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["in.txt"], "1 files were given, expected two with --workers"),
-        (["in.txt", "out.txt", "x"], "3 files were given, expected two"),
-        (["nowhere", "out.txt"], "nowhere is missing"),
-        (["in.txt", "nowhere/out.txt"], "there is no folder nowhere"),
-        (["in.txt", "."], "is ., a folder, expected a file"),
-        (["--scores", "in.txt", "out.txt"], "--scores is for texts, expected none with --workers"),
-        (["--n-best", "2", "in.txt", "out.txt"], "--num-hypotheses is for texts"),
-        (["--beam-size", "0", "in.txt", "out.txt"], "--beam-size is 0, expected at least 1"),
-        (["--src-lang", "en", "in.txt", "out.txt"], "--src-lang and --tgt-lang are 'en' and None"),
+        (["--output", "-"], "--output is missing, expected a file because of --workers"),
+        (["--input", "-"], "--input is missing, expected a file because of --workers"),
+        (["x"], "TEXT was given, expected none with --workers"),
+        (["--input", "nowhere"], "nowhere is missing"),
+        (["--output", "nowhere/out.txt"], "there is no folder nowhere"),
+        (["--output", "."], "is ., a folder, expected a file"),
+        (["--scores"], "--scores was given, expected none with --workers"),
+        (["--json"], "--json was given, expected none with --workers"),
+        (["--n-best", "2"], "--n-best was given, expected none with --workers"),
+        (["--beam-size", "0"], "--beam-size is 0, expected at least 1"),
+        (["--src-lang", "en"], "--src-lang and --tgt-lang are 'en' and None"),
     ],
 )
 def test_wrong_arguments(arguments, says, own, capsys):
     write(["i am"])
     model = ["--model", str(own / "translator")]
-    assert says in refused(["translate", *model, "--workers", "2", *arguments], capsys)
+    assert says in refused(["translate", *model, *WORKERS, "out.txt", *arguments], capsys)
     assert left() == []
 
 
 def test_wrong_settings_without_workers(own, capsys):
     write(["i am"])
     command = ["translate", "--model", str(own / "translator")]
-    assert "--resume is for files" in refused([*command, "--resume", "i am"], capsys)
-    assert "--on-error is for files" in refused([*command, "--on-error", "keep", "i am"], capsys)
-    said = refused([*command, "--workers", "0", "in.txt", "out.txt"], capsys)
+    says = "was given, expected --workers too"
+    assert f"--resume {says}" in refused([*command, "--resume", "i am"], capsys)
+    assert f"--on-error {says}" in refused([*command, "--on-error", "keep", "i am"], capsys)
+    said = refused([*command, *WORKERS, "out.txt", "--workers", "0"], capsys)
     assert "--workers is 0" in said
 
 

@@ -148,7 +148,7 @@ def run_in_pool(arguments, make, others=()):
 
     for name in ("texts", *others):
         if getattr(arguments, name):
-            option = "TEXT" if name == "texts" else f"--{name.replace('_', '-')}"
+            option = {"texts": "TEXT", **OPTION_OF}.get(name, f"--{name}")
             raise ValueError(f"{option} was given, expected none with --workers")
     for name in ("input", "output"):
         if getattr(arguments, name) in (None, "-"):

@@ -42,9 +42,10 @@ class Telling:
         sizes = [getattr(config, f"{side}_vocab_size", None) for side in ("src", "tgt")]
         tokens = " and ".join(f"{size:,}" for size in dict.fromkeys(sizes) if size is not None)
         what = "" if validation is None else f", {len(validation):,} to validate with"
+        left = f"steps {step + 1:,} to {self.steps:,}" if step < self.steps else "no step is left"
         self._print(
             f"{type(model).__name__} of {model.num_parameters:,} parameters, {tokens} tokens; "
-            f"{len(examples):,} examples{what}; steps {step + 1:,} to {self.steps:,}"
+            f"{len(examples):,} examples{what}; {left}"
         )
         self._begun = step
 
