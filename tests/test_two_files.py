@@ -46,7 +46,8 @@ def test_three_calls_make_a_translator(files, capsys):
         "blau grün rot",
         "weiß schwarz",
     ]
-    # What it is about, a line for each entry of the log, and where it ends.
+    # What it is about, how far it is after the first and the last step that the log tells and at
+    # most once a minute between them, each validation, and where it ends.
     told = capsys.readouterr()
     first, *entries, last = told.err.splitlines()
     parameters = f"{run.model.num_parameters:,}"
@@ -54,11 +55,12 @@ def test_three_calls_make_a_translator(files, capsys):
         f"Transformer of {parameters} parameters, 13 tokens; 180 examples, 20 to validate "
         "with; steps 1 to 400"
     )
-    assert len(entries) == len(run.entries) == 20
+    assert len(run.entries) == 20 and len(entries) == 1 + 10 + 1
     assert re.fullmatch(
         r"step 40 of 400  loss \d\.\d{4}  [\d,]+ tokens/s  0:0\d:\d\d left", entries[0]
     )
     assert re.match(r"step 40 of 400  validation: loss [\d.]+, exact_match [\d.]+, ", entries[1])
+    assert re.match(r"step 400 of 400  loss \d\.\d{4}  [\d,]+ tokens/s  0:00:00 left", entries[-2])
     assert last == f"400 steps; the best model is in {Path('run/model')}"
     assert told.out == ""
     # The best weights, and what the log has of them.
