@@ -1,6 +1,7 @@
 """The `pyx-transformer` command: what it prints, where, and with which exit status."""
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -10,10 +11,11 @@ import time
 import pytest
 
 import pyx_transformer as pt
-from pyx_transformer.cli import main
+from pyx_transformer.cli import _parser, main
 from pyx_transformer.explain import explain
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
+COMMANDS = tuple(_parser()._subparsers._group_actions[0].choices)
 SMALL = "pyx-transformer: en-ja is a small model"
 
 
@@ -40,12 +42,36 @@ def test_config_prints_the_configuration(capsys):
     assert printed.out and not printed.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"], ["config", "--help"]])
-def test_help(arguments, capsys):
-    assert main(arguments) == 0
+def test_help_tells_what_a_status_means(capsys):
+    assert main(["--help"]) == 0
     out, err = capsys.readouterr()
-    assert out.startswith("usage: pyx-transformer")
-    assert err == ""
+    assert out.startswith("usage: pyx-transformer") and err == ""
+    assert re.findall(r"^  (\d+) +\w", out, re.M) == ["0", "1", "2", "130"]
+    for name in COMMANDS:
+        assert re.search(rf"^    {name}\s", out, re.M)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_says_what_it_does_with_examples(command, capsys):
+    """Each of which is one that there is."""
+    assert main([command, "--help"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"usage: pyx-transformer {command} ") and err == ""
+    described, _, examples = out.partition("\nexamples:\n")
+    assert re.search(r"^[A-Z][^\n]+\n(?:[^\n]+\n)*\n(positional|options)", described, re.M)
+    lines = examples.splitlines()
+    assert len(lines) >= 2 and all(f"pyx-transformer {command}" in line for line in lines[:2])
+    for line in lines:
+        assert len(line) <= 100
+        for typed in re.findall(r"pyx-transformer ((?:[^|>'\")]|\"[^\"]*\")+)", line):
+            _parser().parse_args(shlex.split(typed, comments=True))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_each_option_does(command):
+    parser = _parser()._subparsers._group_actions[0].choices[command]
+    for action in parser._actions:
+        assert action.help, action.dest
 
 
 @pytest.mark.parametrize(

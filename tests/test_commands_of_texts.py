@@ -16,7 +16,7 @@ from small_task import refused
 from terminal import CTRL_D, terminal
 
 import pyx_transformer as pt
-from pyx_transformer.cli import _parser, main
+from pyx_transformer.cli import main
 from pyx_transformer.pipelines.inspection import inspect
 
 LINES = ["a b c", "d", "", "c b a a"]
@@ -437,12 +437,3 @@ def test_standard_input_that_is_not_utf_8(own, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a\nb\xff\n")))
     arguments = ["classify", "--model", str(own / "classifier")]
     refused(arguments, capsys, "classify: standard input, line 2 is not UTF-8")
-
-
-@pytest.mark.parametrize(
-    "command", ["embed", "rank", "classify", "tag", "score", "inspect", "convert"]
-)
-def test_help_says_what_each_option_does(command):
-    parser = _parser()._subparsers._group_actions[0].choices[command]
-    for action in parser._actions:
-        assert action.help, action.dest

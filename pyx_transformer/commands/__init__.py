@@ -4,9 +4,12 @@ training     vocab, train, evaluate
 generation   translate, generate, score
 encoders     embed, rank, classify, tag
 models       inspect, convert
-arguments    what they share
+completion   completion
+lines        texts as they come, and results
+arguments    what else they share
 """
 
+from pyx_transformer.commands.completion import add_completion
 from pyx_transformer.commands.encoders import add_classify, add_embed, add_rank, add_tag
 from pyx_transformer.commands.generation import add_generate, add_score, add_translate
 from pyx_transformer.commands.models import add_convert, add_inspect
@@ -25,4 +28,5 @@ ADDED = (
     add_tag,
     add_inspect,
     add_convert,
+    add_completion,
 )
