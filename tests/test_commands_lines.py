@@ -3,6 +3,7 @@ and what is there after Ctrl-C."""
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -16,6 +17,7 @@ from terminal import COMMAND, CTRL_C, CTRL_D, terminal
 import pyx_transformer as pt
 from pyx_transformer.cli import main
 from pyx_transformer.commands import lines
+from pyx_transformer.pipelines import progress
 
 TRANSLATE = [*COMMAND, "translate"]
 SENTENCES = ["i love music .", "yes .", "he is my brother ."]
@@ -203,6 +205,30 @@ def test_warnings_say_of_which_lines_they_are(capsys):
         assert (
             capsys.readouterr().err == f"pyx-transformer: {where}1 of 2 texts cut: number 1\n" * 2
         )
+
+
+def test_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    assert main(["translate", *["yes ."] * 20]) == 0
+    told = re.findall(
+        r"^pyx-transformer: ([\d,]+) of 20 texts, [\d.,]+ a second, 0:\d\d:\d\d left$",
+        capsys.readouterr().err,
+        re.M,
+    )
+    assert told == [str(one) for one in range(1, 21)]
+
+
+def test_a_bar_where_results_go_elsewhere(folder):
+    """On the terminal, of all lines; not between results that are on it."""
+    (folder / "in.txt").write_text("yes .\n" * 60)
+    command = [sys.executable, "-c", SLOW, "0.6", "translate", "--input", "in.txt"]
+    with terminal(["--output", "out.txt"], command=command) as screen:
+        screen.until("/60 [")
+        assert screen.rest()[1] == 0
+        assert (folder / "out.txt").read_text("utf-8").count("\n") == 60
+    with terminal([], command=command) as screen:
+        assert screen.rest()[1] == 0
+        assert screen.all.count("\r\n") == 60 + 2 and "|" not in screen.all
 
 
 # Files

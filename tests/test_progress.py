@@ -9,6 +9,7 @@ import select
 import struct
 import sys
 import termios
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import replace
@@ -186,6 +187,15 @@ def slow_bar(new_bar, *arguments, **settings):
     bar = new_bar(*arguments, **settings)
     bar.delay, bar.mininterval = 0, 0
     return bar
+
+
+def test_a_bar_starts_no_thread():
+    """Runs with --workers fork below one."""
+    with terminal(), progress(3, "text") as done:
+        before = threading.active_count()
+        done(2)
+    with terminal(), progress(3, "text"):
+        assert threading.active_count() == before == 1
 
 
 def test_errors_pass_through():

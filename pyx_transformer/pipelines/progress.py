@@ -58,9 +58,13 @@ def new_bar(total: int | None, unit: str, *, begun: int = 0) -> Any:
         from tqdm import tqdm
     except ImportError:
         return None
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread, with which this process could not fork
+
     steady = {"smoothing": 0, "miniters": 1}
     shown = {"delay": 1, "leave": False, "dynamic_ncols": True}
-    return tqdm(total=total, unit=unit, initial=begun, **steady, **shown)
+    return Bar(total=total, unit=unit, initial=begun, **steady, **shown)
 
 
 def is_terminal() -> bool:
