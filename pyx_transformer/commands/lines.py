@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 READ_BYTES = 1 << 16
 # Lines of a part: so many that it takes some seconds, within these bounds.
-FIRST, MOST = 16, 512
+FIRST, MOST = 4, 512
 SHORTEST, LONGEST = 2.0, 10.0
 PROMPT = "> "
 INDEXED = re.compile(r"\b(?:texts|prompts|translations)\[(\d+)\]")
