@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv):
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = parser().parse_args(argv)
     except SystemExit as exit_:  # argparse ends so, after --help and --version too
         return exit_.code
     command = arguments.command
@@ -105,18 +105,19 @@ def in_options(message: str, arguments: argparse.Namespace) -> str:
     return message
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _OneLineErrors(
+def parser() -> argparse.ArgumentParser:
+    """What reads the arguments: `--help` of each command is made of it."""
+    whole = _OneLineErrors(
         prog="pyx-transformer",
         description="The Transformer on a CPU: translate, generate, embed, label, train, study.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"pyx-transformer {pt.__version__}")
-    added = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    whole.add_argument("--version", action="version", version=f"pyx-transformer {pt.__version__}")
+    added = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in ADDED:
         add(added)
-    return parser
+    return whole
 
 
 class _OneLineErrors(argparse.ArgumentParser):

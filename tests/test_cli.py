@@ -11,11 +11,11 @@ import time
 import pytest
 
 import pyx_transformer as pt
-from pyx_transformer.cli import _parser, main
+from pyx_transformer.cli import main, parser
 from pyx_transformer.explain import explain
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
-COMMANDS = tuple(_parser()._subparsers._group_actions[0].choices)
+COMMANDS = tuple(parser()._subparsers._group_actions[0].choices)
 SMALL = "pyx-transformer: en-ja is a small model"
 
 
@@ -64,13 +64,13 @@ def test_help_of_a_command_says_what_it_does_with_examples(command, capsys):
     for line in lines:
         assert len(line) <= 100
         for typed in re.findall(r"pyx-transformer ((?:[^|>'\")]|\"[^\"]*\")+)", line):
-            _parser().parse_args(shlex.split(typed, comments=True))
+            parser().parse_args(shlex.split(typed, comments=True))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_says_what_each_option_does(command):
-    parser = _parser()._subparsers._group_actions[0].choices[command]
-    for action in parser._actions:
+    one = parser()._subparsers._group_actions[0].choices[command]
+    for action in one._actions:
         assert action.help, action.dest
 
 

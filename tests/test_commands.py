@@ -14,7 +14,7 @@ from models import continue_texts, translate
 from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
-from pyx_transformer.cli import _parser, main
+from pyx_transformer.cli import main, parser
 from pyx_transformer.training import evaluate
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
@@ -371,8 +371,8 @@ def test_evaluating_in_python(trained, capsys):
 
 @pytest.mark.parametrize("command", ["vocab", "train", "evaluate", "translate", "generate"])
 def test_help_says_what_each_option_does(command, capsys):
-    parser = _parser()._subparsers._group_actions[0].choices[command]
-    for action in parser._actions:
+    one = parser()._subparsers._group_actions[0].choices[command]
+    for action in one._actions:
         assert action.help, action.dest
         may_be_left_out = action.option_strings and not action.required and action.nargs != 0
         if may_be_left_out and action.dest not in ("set", "plot", "attention", "size"):

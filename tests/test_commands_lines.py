@@ -220,15 +220,15 @@ def test_how_far_it_is(monkeypatch, capsys):
 
 def test_a_bar_where_results_go_elsewhere(folder):
     """On the terminal, of all lines; not between results that are on it."""
-    (folder / "in.txt").write_text("yes .\n" * 60)
-    command = [sys.executable, "-c", SLOW, "0.6", "translate", "--input", "in.txt"]
+    (folder / "in.txt").write_text("yes .\n" * 28)
+    command = [sys.executable, "-c", SLOW, "0.4", "translate", "--input", "in.txt"]
     with terminal(["--output", "out.txt"], command=command) as screen:
-        screen.until("/60 [")
+        screen.until("/28 [")
         assert screen.rest()[1] == 0
-        assert (folder / "out.txt").read_text("utf-8").count("\n") == 60
+        assert (folder / "out.txt").read_text("utf-8").count("\n") == 28
     with terminal([], command=command) as screen:
         assert screen.rest()[1] == 0
-        assert screen.all.count("\r\n") == 60 + 2 and "|" not in screen.all
+        assert screen.all.count("\r\n") == 28 + 2 and "|" not in screen.all
 
 
 # Files

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from pyx_transformer.cli import _parser, main
+from pyx_transformer.cli import main, parser
 
 CASES = [
     ("tr", {"train", "translate"}),
@@ -18,7 +18,7 @@ CASES = [
     ("translate --input in", {"in.txt"}),
     ("train rec", {"recipe.toml"}),
 ]
-COMMANDS = sorted(_parser()._subparsers._group_actions[0].choices)
+COMMANDS = sorted(parser()._subparsers._group_actions[0].choices)
 # What bash offers for the words in $@, names of files included.
 ASK_BASH = """
 source ./script
@@ -78,7 +78,7 @@ def test_zsh_takes_it(script):
 def test_every_option_is_there(shell, capsys):
     assert main(["completion", shell]) == 0
     out = capsys.readouterr().out
-    for name, command in _parser()._subparsers._group_actions[0].choices.items():
+    for name, command in parser()._subparsers._group_actions[0].choices.items():
         assert name in out
         for option in (one for action in command._actions for one in action.option_strings):
             if shell == "fish":
