@@ -25,7 +25,7 @@ import numpy as np
 
 from pyx_transformer import _runtime
 from pyx_transformer._checks import as_flag, as_integer, as_kind
-from pyx_transformer._files import as_path, check_file
+from pyx_transformer._files import as_path, check_file, check_target
 from pyx_transformer._jobs import REASON, Job, RowError
 from pyx_transformer._kinds import check_function
 from pyx_transformer._parts import Parts
@@ -84,10 +84,7 @@ def run(
     source, target = as_path(this, "source", source), as_path(this, "target", target)
     form = form_of(this, job, target)
     check_file(source)
-    if target.is_dir():
-        raise IsADirectoryError(f"{this}: target is {target}, a folder, expected a file")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"{this}: target: there is no folder {target.parent}")
+    check_target(target, f"{this}: target")
     lines, digest = surveyed(source)
     job.check()
     about = {
