@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from threading import RLock
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from pyx_transformer import _tables
 from pyx_transformer._checks import as_choice, as_flag, as_integer, as_kind, brief
 from pyx_transformer._files import as_path
 from pyx_transformer._kinds import as_list, as_string
+from pyx_transformer._reprs import called, shown
 from pyx_transformer._tables import Column, Kind, Row
 from pyx_transformer.checkpoints import is_shipped, native
 from pyx_transformer.checkpoints.digests import digest_of
@@ -25,6 +26,7 @@ from pyx_transformer.pipelines.opened import pipeline_of
 from pyx_transformer.token_model import TokenModel
 
 Source: TypeAlias = "str | os.PathLike[str] | TokenModel"
+B = TypeVar("B")  # a DataFrame, or a table
 REASON = "_error"  # ends the name of the column of reasons
 
 # Of settings whose values can be told before there is a model.
@@ -132,7 +134,20 @@ class Job:
         """What errors call the job."""
         return type(self).__name__
 
-    def __call__(self, batch: Any) -> Any:
+    def __repr__(self) -> str:
+        columns = self.columns[0] if len(self.columns) == 1 else tuple(self.columns)
+        named = {"column": columns, "output": self.output, **self.settings}
+        if self.on_error != "raise":
+            named["on_error"] = self.on_error
+        return called(self, [shown(self.model)], named)
+
+    @overload
+    def __call__(self, batch: list[Any]) -> list[Any]: ...
+    @overload
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]: ...
+    @overload
+    def __call__(self, batch: B) -> B: ...
+    def __call__(self, batch: Any) -> object:
         """The batch with the output's column. Raises as the class says."""
         table = _tables.opened(self.name, batch)
         rows = table.rows(self.columns)

@@ -53,7 +53,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyx_transformer._checks import as_choice, as_kind
 from pyx_transformer._jobs import Job, Source
@@ -72,6 +72,11 @@ from pyx_transformer.pipelines import (
 from pyx_transformer.pipelines.pooling import POOLINGS
 from pyx_transformer.pipelines.texts import best_of
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from pyx_transformer.generation.settings import TextSettings
+
 __all__ = ["Classify", "Embed", "Generate", "Rank", "Score", "Translate"]
 
 
@@ -89,8 +94,7 @@ OF_SEARCH = {
 class Translate(Job):
     """`Translator.translate` of texts.
 
-    src_lang, tgt_lang and settings are its own; `Job` says the rest. Results of sampling are the
-    same in any batches where there is a seed.
+    Results of sampling are the same in any batches where there is a seed.
     """
 
     command = "translate"
@@ -104,11 +108,16 @@ class Translate(Job):
         src_lang: str | None = None,
         tgt_lang: str | None = None,
         on_error: str = "raise",
-        **settings: Any,
+        **settings: Unpack[TextSettings],
     ):
-        languages = {"src_lang": src_lang, "tgt_lang": tgt_lang}
-        settings = {**languages, **as_search(self.name, settings)}
-        super().__init__(model, column, output, on_error, settings)
+        """model: a path, or the name of a model that comes with the package, or a model itself.
+        column: what is read; output: what is written. src_lang, tgt_lang and settings: those of
+        `Translator.translate`. on_error: "raise", or "keep" for None where a text cannot be read.
+
+        Raises as `Job` does.
+        """
+        asked = {"src_lang": src_lang, "tgt_lang": tgt_lang, **as_search(self.name, settings)}
+        super().__init__(model, column, output, on_error, asked)
 
     def _pipeline(self, model):
         return Translator(model)
@@ -121,8 +130,7 @@ class Translate(Job):
 class Generate(Job):
     """`TextGenerator.generate` of texts, each with what follows it.
 
-    settings are its own; `Job` says the rest. Results of sampling are the same in any batches where
-    there is a seed.
+    Results of sampling are the same in any batches where there is a seed.
     """
 
     command = "generate"
@@ -134,8 +142,14 @@ class Generate(Job):
         output: str = "generated",
         *,
         on_error: str = "raise",
-        **settings: Any,
+        **settings: Unpack[TextSettings],
     ):
+        """model: a path, or the name of a model that comes with the package, or a model itself.
+        column: what is read; output: what is written. settings: those of `TextGenerator.generate`.
+        on_error: "raise", or "keep" for None where a text cannot be read.
+
+        Raises as `Job` does.
+        """
         super().__init__(model, column, output, on_error, as_search(self.name, settings))
 
     def _pipeline(self, model):
@@ -150,8 +164,7 @@ class Embed(Job):
     """`SentenceEncoder.encode` of texts: vectors (dimension,) float32, in a dict of arrays an array
     (N, dimension), of NaN where there is none. An empty text has its vector.
 
-    Of Ray a DataFrame cannot have vectors and None, a dict of arrays and a table can. pooling is
-    that of `SentenceEncoder`, the others are those of `encode`; `Job` says the rest.
+    Of Ray a DataFrame cannot have vectors and None, a dict of arrays and a table can.
     """
 
     command = "embed"
@@ -171,6 +184,13 @@ class Embed(Job):
         max_batch_tokens: int | None = None,
         on_error: str = "raise",
     ):
+        """model: a path, or the name of a model that comes with the package, or a model itself.
+        column: what is read; output: what is written. pooling: that of `SentenceEncoder`;
+        normalize, truncate_dim, prompt and max_batch_tokens: those of `encode`. on_error: "raise",
+        or "keep" for NaN where a text cannot be read.
+
+        Raises as `Job` does.
+        """
         self.pooling = as_choice(self.name, "pooling", pooling, (None, *POOLINGS))
         settings = {
             "normalize": normalize,
@@ -193,9 +213,6 @@ class Embed(Job):
 class Rank(Job):
     """`CrossEncoder.predict` of a query and a text in each row: a score by which to order the texts
     of a query. Of lists rows are pairs.
-
-    column: those of the query and of the text. max_batch_tokens is that of `predict`; `Job` says
-    the rest.
     """
 
     command = "rank"
@@ -211,6 +228,12 @@ class Rank(Job):
         max_batch_tokens: int | None = None,
         on_error: str = "raise",
     ):
+        """model: a path, or the name of a model that comes with the package, or a model itself.
+        column: those of the query and of the text; output: what is written. max_batch_tokens: that
+        of `CrossEncoder.predict`. on_error: "raise", or "keep" for NaN where a text cannot be read.
+
+        Raises as `Job` does.
+        """
         settings = {"max_batch_tokens": max_batch_tokens}
         super().__init__(model, column, output, on_error, settings)
 
@@ -225,10 +248,7 @@ class Rank(Job):
 
 
 class Classify(Job):
-    """`TextClassifier.classify` of texts: the label of the highest score.
-
-    score: a column for that score too. max_batch_tokens is that of `classify`; `Job` says the rest.
-    """
+    """`TextClassifier.classify` of texts: the label of the highest score."""
 
     command = "classify"
 
@@ -242,6 +262,13 @@ class Classify(Job):
         max_batch_tokens: int | None = None,
         on_error: str = "raise",
     ):
+        """model: a path, or the name of a model that comes with the package, or a model itself.
+        column: what is read; output: what is written, and score: a column for the label's score.
+        max_batch_tokens: that of `TextClassifier.classify`. on_error: "raise", or "keep" for None
+        where a text cannot be read.
+
+        Raises as `Job` does.
+        """
         self.score = None if score is None else as_string(self.name, "score", score)
         settings = {"max_batch_tokens": max_batch_tokens}
         super().__init__(model, column, output, on_error, settings)
@@ -262,9 +289,6 @@ class Classify(Job):
 class Score(Job):
     """The natural logarithm of the probability of translations or, of a language model, of texts:
     the sum of `Translator.score` or `TextGenerator.score`. Of lists rows are pairs or texts.
-
-    column: those of the text and of its translation, or that of the text. src_lang and tgt_lang are
-    those of `Translator.score`; `Job` says the rest.
     """
 
     command = "score"
@@ -281,6 +305,13 @@ class Score(Job):
         tgt_lang: str | None = None,
         on_error: str = "raise",
     ):
+        """model: a path, or the name of a model that comes with the package, or a model itself.
+        column: those of the text and of its translation or, of a language model, that of the text;
+        output: what is written. src_lang, tgt_lang: those of `Translator.score`. on_error: "raise",
+        or "keep" for NaN where a text cannot be read.
+
+        Raises as `Job` does.
+        """
         settings = {"src_lang": src_lang, "tgt_lang": tgt_lang}
         super().__init__(model, column, output, on_error, settings)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class TransformerConfig(TokenConfig):
     """What a `Transformer` is built from; the defaults are the base model of the paper.
 
+    src_vocab_size, tgt_vocab_size: how many token ids there are on each side.
     encoder, decoder: their descriptions; or in place of both the paper's sizes: d_model=512,
     num_heads=8, num_encoder_layers=6, num_decoder_layers=6, d_ff=2048, and activation="relu",
     norm_first, final_norm, layer_norm_eps as in `TransformerEncoder`.
@@ -93,6 +94,7 @@ class TransformerConfig(TokenConfig):
 class TransformerLMConfig(TokenConfig):
     """What a `TransformerLM` is built from.
 
+    tgt_vocab_size: how many token ids there are.
     decoder: its description, without cross-attention; or in its place num_decoder_layers=6 and the
     paper's sizes as in `TransformerConfig`, as are the other fields, of the target's side.
     logits_softcap: logits are softcap tanh(logits / softcap) (Gemma Team 2024); None for none.
@@ -145,12 +147,12 @@ class TransformerLMConfig(TokenConfig):
 class EncoderConfig(TokenConfig):
     """What an `EncoderModel` is built from.
 
-    encoder: its description; or in its place num_encoder_layers=6 and the paper's sizes as in
-    `TransformerConfig`, as are the fields of positions. num_token_types: rows of a table added to
-    the embeddings by the type of each token, 0 for none. embedding_size: width of the embeddings,
-    which a projection takes to d_model (Lan et al. 2020, ALBERT); d_model unless given. pooler:
-    whether `pooled` has a tanh(W x + b) (Devlin et al. 2019). head: what calling the model gives.
-    mask_id: the token that stands in masked places.
+    src_vocab_size: how many token ids there are. encoder: its description; or in its place
+    num_encoder_layers=6 and the paper's sizes as in `TransformerConfig`, as are the fields of
+    positions. num_token_types: rows of a table added to the embeddings by the type of each token, 0
+    for none. embedding_size: width of the embeddings, which a projection takes to d_model (Lan et
+    al. 2020, ALBERT); d_model unless given. pooler: whether `pooled` has a tanh(W x + b) (Devlin et
+    al. 2019). head: what calling the model gives. mask_id: the token that stands in masked places.
 
     Raises TypeError or ValueError, naming the field, also for fields that do not fit each other.
     """

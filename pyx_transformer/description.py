@@ -33,7 +33,9 @@ SCALINGS = (None, "linear", "llama3")
 class NormConfig:
     """A norm over the last axis: `ops.layer_norm` or `ops.rms_norm`, with its own weight and bias.
 
-    bias: None, unless given, means that layer norm has one and RMS norm, which can have none, not.
+    kind: "layer_norm" or "rms_norm". eps: what is added to the variance, or the mean square, at
+    least 0. weight, bias: whether there is one; bias None, unless given, means that layer norm has
+    one and RMS norm, which can have none, not.
     """
 
     kind: str = "layer_norm"
@@ -93,10 +95,10 @@ class RotaryConfig:
 class DistanceBiasConfig:
     """A learned bias of the scores by head and bucket of distance (Raffel et al. 2020, T5).
 
-    A key at distance d after its query: with `bidirectional` half of the buckets are for d > 0,
-    else all keys after it share bucket 0. Half of the rest hold one distance each, the others grow
-    by a factor up to max_distance, and the last holds all beyond. shared: one table for all layers
-    of the stack.
+    num_buckets: of a key at distance d after its query, with `bidirectional` half of the buckets
+    are for d > 0, else all keys after it share bucket 0. Half of the rest hold one distance each,
+    the others grow by a factor up to max_distance, and the last holds all beyond. shared: one table
+    for all layers of the stack.
     """
 
     num_buckets: int = 32
@@ -192,7 +194,10 @@ class FeedForwardConfig:
 @described
 @dataclass(frozen=True, repr=False)
 class SubLayerConfig:
-    """A block with its norms and its residual: see the module."""
+    """A block with its norms and its residual: norm_sum(x + norm_after(block(norm_before(x)))).
+
+    block: attention or feed-forward. norm_before, norm_after, norm_sum: None where there is none.
+    """
 
     block: AttentionConfig | FeedForwardConfig
     norm_before: NormConfig | None = None
@@ -206,7 +211,7 @@ class SubLayerConfig:
 @described
 @dataclass(frozen=True, repr=False)
 class LayerConfig:
-    """Sub-layers, one after the other or, with side_by_side, all on the layer's input."""
+    """sub_layers, one after the other or, with side_by_side, all on the layer's input."""
 
     sub_layers: tuple[SubLayerConfig, ...]
     side_by_side: bool = False

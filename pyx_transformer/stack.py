@@ -5,7 +5,7 @@ Inside a stack the padding is gone: all real tokens are rows of one matrix (see 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -106,7 +106,7 @@ class Stack(Layer):
 
     # As the kernels run it.
 
-    def compiled(self):
+    def compiled(self) -> _entry.CompiledStack:
         """The stack as the kernels run it: made anew once anything has been set on a layer."""
         held = self._compiled
         if held is None or held[0] != Layer.changes:
@@ -118,7 +118,7 @@ class Stack(Layer):
             vars(self)["_compiled"] = held
         return held[1]
 
-    def tables(self, length: int):
+    def tables(self, length: int) -> _entry.Tables | None:
         """What queries and keys turn by at positions below `length`, at least; None if nothing."""
         rotaries = self._rotaries()
         if not rotaries:
@@ -140,15 +140,15 @@ class Stack(Layer):
 
     def apply(
         self,
-        rows,
+        rows: Floats,
         sequences: Sequences,
         memory: list[KeysValues] | None = None,
         *,
-        mask=None,
-        memory_mask=None,
-        attention=None,
-        cross_attention=None,
-        hidden=None,
+        mask: NDArray[Any] | None = None,
+        memory_mask: NDArray[Any] | None = None,
+        attention: list[Floats] | None = None,
+        cross_attention: list[Floats] | None = None,
+        hidden: list[Floats] | None = None,
     ) -> Floats:
         """rows (N, d_model) -> (N, d_model), unchecked; hidden takes the rows after each layer."""
         kernels, count = _runtime.kernels, self.config.num_layers
@@ -198,12 +198,14 @@ class Stack(Layer):
         backs.append(norm_back)
         return rows, in_turn(backs)
 
-    def project(self, rows, sources: Sequences) -> list[KeysValues]:
+    def project(self, rows: Floats, sources: Sequences) -> list[KeysValues]:
         """Each layer's keys and values of the memory's rows (N, d_model)."""
         blocks = [layer.cross_attention for layer in self.in_order]
         return [block.project(rows, sources) for block in blocks if block is not None]
 
-    def new_attention(self, wanted: bool, batch: int, queries: int, keys: int):
+    def new_attention(
+        self, wanted: bool, batch: int, queries: int, keys: int
+    ) -> list[Floats] | None:
         """One array of weights per layer, zeros for padded queries; None where not wanted."""
         shape = (batch, self.num_heads, queries, keys)
         return [np.zeros(shape, np.float32) for _ in self.in_order] if wanted else None

@@ -96,7 +96,12 @@ class TokenModel(Layer):
             )
 
     def sequences(
-        self, function: str, name: str, ids: ArrayLike, lengths: ArrayLike | None, batch="B"
+        self,
+        function: str,
+        name: str,
+        ids: ArrayLike,
+        lengths: ArrayLike | None,
+        batch: str | int = "B",
     ) -> tuple[NDArray[np.int64], Sequences]:
         """Checked ids (B, length), or a list of sequences of different lengths, as rows (N,), and
         their Sequences; name is src, tgt or, of a target, another that the caller knows it by."""

@@ -13,6 +13,8 @@ from pyx_transformer.generation.settings import GenerationSettings, TextSettings
 SPECIAL = ("__init__", "__call__", "__len__", "__getitem__", "__iter__")
 # Of a training pass, whose functions know what they are given.
 OF_TRAINING = ("forward",)
+# These give what other packages have.
+OF_ENGINES = ("Job.meta", "Job.schema", "Job.open")
 
 
 def public():
@@ -60,7 +62,8 @@ def test_signatures_are_typed(name):
         ]
         assert untyped == [], where
         if not where.endswith("__init__"):
-            assert signature.return_annotation not in (signature.empty, "Any"), where
+            assert signature.return_annotation is not signature.empty, where
+            assert signature.return_annotation != "Any" or where in OF_ENGINES, where
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -69,8 +72,8 @@ def test_calling_a_class_is_documented(name):
     kind = CLASSES[name]
     assert kind.__doc__
     arguments = [*inspect.signature(kind).parameters.values()]
-    if issubclass(kind, tuple):
-        return  # a named tuple's fields are its arguments
+    if issubclass(kind, (tuple, list)) or kind is pt.text.Tokenizer:
+        return  # named tuples say their fields, and a protocol is not called
     documented = kind.__new__ if issubclass(kind, str) else kind.__init__
     assert documented.__doc__ not in (None, object.__init__.__doc__)
     for argument in arguments:

@@ -90,6 +90,9 @@ class GenerationOptions:
     hypotheses in play agree. stop_when(sentence, tokens) -> True finishes that hypothesis. What
     these raise reaches the caller. tokens is the hypothesis so far, prefix included.
 
+    return_scores, return_token_scores, return_attention: what a result has besides its sequence:
+    see `Hypothesis`.
+
     max_batch_tokens: how many tokens, of sources (or prompts) and of the hypotheses as long as they
     may soon be, are held at once, 65,536 unless given; a sentence of more is decoded by itself.
     Sentences wait in the caller's order and take the places of those that end; results are the same
@@ -203,9 +206,10 @@ class GenerationOptions:
         except (TypeError, ValueError) as error:
             raise type(error)(str(error).replace("GenerationOptions", this, 1)) from error
 
-    def start_of(self, config) -> int | None:
+    def start_of(self, config: Any) -> int | None:
         """The token before all hypotheses of a model with that config, None for none."""
-        return config.start_id if self.start_token is None else self.start_token
+        start: int | None = config.start_id
+        return start if self.start_token is None else self.start_token
 
     def to_json(self) -> str:
         """What differs from the defaults, as a JSON object.

@@ -11,6 +11,7 @@ import numpy as np
 from pyx_transformer import ops
 from pyx_transformer._checks import as_choice
 from pyx_transformer._kinds import as_texts
+from pyx_transformer._reprs import called
 from pyx_transformer.pages import AttentionView
 from pyx_transformer.pipelines.attending import attention_of
 from pyx_transformer.pipelines.logits import logits_of, sigmoid
@@ -32,6 +33,9 @@ class Label(NamedTuple):
     label: str
     score: float
 
+    def __repr__(self) -> str:
+        return called(self, named=self._asdict())
+
 
 class Span(NamedTuple):
     """A part of a text with its label: characters start to end - 1."""
@@ -41,6 +45,9 @@ class Span(NamedTuple):
     start: int
     end: int
     text: str
+
+    def __repr__(self) -> str:
+        return called(self, named=self._asdict())
 
 
 def scores_of(head: ClassifierConfig, logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -55,14 +62,21 @@ def scores_of(head: ClassifierConfig, logits: NDArray[np.float32]) -> NDArray[np
 class TextClassifier:
     """A model that says which of some labels a text has.
 
-    model: what `pt.load` opens, or an `EncoderModel` whose head is for labels of texts. labels: in
-    the order of the scores. Raises what `load` does, TypeError for another model and ValueError for
-    one without such a head or without a tokenizer.
+    `classify` gives the label of the highest score of each text, `scores` all scores.
     """
 
     def __init__(self, model: str | os.PathLike[str] | EncoderModel):
+        """model: a directory that `pt.load` opens, or an `EncoderModel` whose head is for labels of
+        texts.
+
+        Raises what `load` does, TypeError for another model and ValueError for one without such a
+        head or without a tokenizer.
+        """
         self.model, self.head = classifier("TextClassifier", model, of_tokens=False)
         self.tokenizer = tokenizer_of("TextClassifier", self.model, "src_tokenizer")
+
+    def __repr__(self) -> str:
+        return called(self, [repr(self.model), repr(self.tokenizer)], {"labels": self.labels})
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -99,17 +113,24 @@ class TextClassifier:
 
 
 class TokenClassifier:
-    """A model that labels parts of texts, such as names of persons and places.
+    """A model that labels parts of texts, such as names of persons and places: see `tag`.
 
-    model: what `pt.load` opens, or an `EncoderModel` whose head is for labels of tokens. Labels
-    that begin with B- and I- begin and continue a part (Ramshaw and Marcus 1995); what is labelled
-    O is none. Raises what `load` does, TypeError for another model and ValueError for one without
-    such a head or without a tokenizer.
+    Labels that begin with B- and I- begin and continue a part (Ramshaw and Marcus 1995); what is
+    labelled O is none.
     """
 
     def __init__(self, model: str | os.PathLike[str] | EncoderModel):
+        """model: a directory that `pt.load` opens, or an `EncoderModel` whose head is for labels of
+        tokens.
+
+        Raises what `load` does, TypeError for another model and ValueError for one without such a
+        head or without a tokenizer.
+        """
         self.model, self.head = classifier("TokenClassifier", model, of_tokens=True)
         self.tokenizer = tokenizer_of("TokenClassifier", self.model, "src_tokenizer")
+
+    def __repr__(self) -> str:
+        return called(self, [repr(self.model), repr(self.tokenizer)], {"labels": self.labels})
 
     @property
     def labels(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyx_transformer._checks import as_integer, brief
 from pyx_transformer._kinds import as_iterator, as_string, as_texts
+from pyx_transformer._reprs import called
 from pyx_transformer.pages import AttentionView
 from pyx_transformer.pipelines.attending import attention_of
 from pyx_transformer.pipelines.logits import logits_of, sigmoid
@@ -29,18 +30,28 @@ class Ranked(NamedTuple):
     score: float
     text: str
 
+    def __repr__(self) -> str:
+        return called(self, named=self._asdict())
+
 
 class CrossEncoder:
     """A model that reads two texts together and says how well they fit (Nogueira and Cho 2019).
 
-    model: what `pt.load` opens, or an `EncoderModel` whose head is for labels of texts. Raises what
-    `load` does, TypeError for another model and ValueError for one without such a head or without a
-    tokenizer.
+    `predict` gives the scores of pairs, `rank` orders texts by their scores with a query.
     """
 
     def __init__(self, model: str | os.PathLike[str] | EncoderModel):
+        """model: a directory that `pt.load` opens, or an `EncoderModel` whose head is for labels of
+        texts.
+
+        Raises what `load` does, TypeError for another model and ValueError for one without such a
+        head or without a tokenizer.
+        """
         self.model, self.head = classifier("CrossEncoder", model, of_tokens=False)
         self.tokenizer = tokenizer_of("CrossEncoder", self.model, "src_tokenizer")
+
+    def __repr__(self) -> str:
+        return called(self, [repr(self.model), repr(self.tokenizer)])
 
     def predict(
         self, pairs: Sequence[tuple[str, str]], *, max_batch_tokens: int | None = None

@@ -11,6 +11,7 @@ import numpy as np
 from pyx_transformer._checks import as_choice, as_flag, as_integer
 from pyx_transformer._files import as_path
 from pyx_transformer._kinds import as_string, as_texts
+from pyx_transformer._reprs import called
 from pyx_transformer.checkpoints import is_shipped
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
@@ -32,13 +33,7 @@ if TYPE_CHECKING:
 class SentenceEncoder:
     """A model that gives one vector for each text (Reimers and Gurevych 2019).
 
-    model: a directory, with what sentence-transformers has written beside the model, or an
-    `EncoderModel` or `TransformerLM` with a tokenizer. pooling: one of cls, mean, max, last,
-    weighted_mean, mean_sqrt_len, in place of what the directory says, which is the mean unless it
-    says anything. dimension: of the vectors.
-
-    Raises what `load` does, TypeError or ValueError, naming the file, for what is malformed beside
-    the model, TypeError for another model and ValueError for one without a tokenizer.
+    `encode` takes texts to (N, dimension) float32.
     """
 
     def __init__(
@@ -47,6 +42,14 @@ class SentenceEncoder:
         *,
         pooling: str | None = None,
     ):
+        """model: a directory, with what sentence-transformers has written beside the model, or an
+        `EncoderModel` or `TransformerLM` with a tokenizer. pooling: one of cls, mean, max, last,
+        weighted_mean, mean_sqrt_len, in place of what the directory says, which is the mean unless
+        it says anything.
+
+        Raises what `load` does, TypeError or ValueError, naming the file, for what is malformed
+        beside the model, TypeError for another model and ValueError for one without a tokenizer.
+        """
         this = "SentenceEncoder"
         self.modules = SentenceModules()
         if isinstance(model, (str, os.PathLike)) and not is_shipped(model):
@@ -70,6 +73,9 @@ class SentenceEncoder:
                     f"{width}, as many as what is before it gives"
                 )
             width = dense.linear.out_features
+
+    def __repr__(self) -> str:
+        return called(self, [repr(self.model), repr(self.tokenizer)], {"dimension": self.dimension})
 
     @property
     def dimension(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyx_transformer._kinds import as_string, as_texts
+from pyx_transformer._reprs import called
 from pyx_transformer.generation import tokens_of
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.pages import AttentionView
@@ -21,9 +22,11 @@ from pyx_transformer.tokenizers.protocol import tokenizer_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from pyx_transformer.generated_text import GeneratedText, NBest
     from pyx_transformer.generation import Hypothesis
+    from pyx_transformer.generation.settings import TextSettings
 
 REPLACEMENT = "\ufffd"  # what a part of a character decodes to
 
@@ -31,15 +34,24 @@ REPLACEMENT = "\ufffd"  # what a part of a character decodes to
 class TextGenerator:
     """A language model that continues texts, with its tokenizer.
 
-    model: what `pt.load` opens, or a `TransformerLM` with a tokenizer. Raises what `load` does,
-    TypeError for another model and ValueError for one without a tokenizer.
+    `generate` gives each prompt with what follows, `stream` what follows one as it comes.
     """
 
     def __init__(self, model: str | os.PathLike[str] | TransformerLM):
+        """model: a directory or name that `pt.load` opens, or a `TransformerLM` with a tokenizer.
+
+        Raises what `load` does, TypeError for another model and ValueError for one without a
+        tokenizer.
+        """
         self.model = opened("TextGenerator", model, TransformerLM)
         self.tokenizer = tokenizer_of("TextGenerator", self.model, "tgt_tokenizer")
 
-    def generate(self, prompts: Sequence[str], **settings: Any) -> list[GeneratedText]:
+    def __repr__(self) -> str:
+        return called(self, [repr(self.model), repr(self.tokenizer)])
+
+    def generate(
+        self, prompts: Sequence[str], **settings: Unpack[TextSettings]
+    ) -> list[GeneratedText]:
         """Each prompt with the text that follows: a str with its score, tokens and more.
 
         settings: those of `GenerationOptions`, such as max_length=50, temperature=0.8, on top of
@@ -52,7 +64,7 @@ class TextGenerator:
         """
         return best_of("generate", self.hypotheses(prompts, **settings), settings)
 
-    def hypotheses(self, prompts: Sequence[str], **settings: Any) -> list[NBest]:
+    def hypotheses(self, prompts: Sequence[str], **settings: Unpack[TextSettings]) -> list[NBest]:
         """The texts that begin with each prompt, the best or first drawn first: as `generate`, with
         num_hypotheses or num_samples of each."""
         this = "generate"
@@ -71,7 +83,7 @@ class TextGenerator:
             completed = self.model.generate_as_completed(ids, options=options)
             return generated(len(prompts), completed, text_of, done)
 
-    def stream(self, prompt: str, **settings: Any) -> Iterator[str]:
+    def stream(self, prompt: str, **settings: Unpack[TextSettings]) -> Iterator[str]:
         """The text after a prompt, a part at a time as it is generated.
 
         Together the parts are what `generate` gives behind the prompt. With beams a part comes when

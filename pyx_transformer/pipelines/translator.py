@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pyx_transformer._checks import as_flag, brief
 from pyx_transformer._kinds import as_string, as_texts
+from pyx_transformer._reprs import called
 from pyx_transformer.pages import AttentionView
 from pyx_transformer.pipelines.attending import of_translation
 from pyx_transformer.pipelines.opened import opened
@@ -21,9 +22,11 @@ from pyx_transformer.transformer import Transformer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from pyx_transformer.generated_text import GeneratedText, NBest
     from pyx_transformer.generation import GenerationOptions, Hypothesis
+    from pyx_transformer.generation.settings import TextSettings
     from pyx_transformer.tokenizers.protocol import Tokenizer
 
 BEAM_SIZE = 4  # of a model that has no options of its own
@@ -32,21 +35,28 @@ BEAM_SIZE = 4  # of a model that has no options of its own
 class Translator:
     """A translator of texts: a model with an encoder and a decoder, and its tokenizers.
 
-    model: what `pt.load` opens, or a `Transformer` with tokenizers. Raises what `load` does,
-    TypeError for another model and ValueError for one without tokenizers.
+    `translate` gives the best translation of each text, `hypotheses` several.
     """
 
     def __init__(self, model: str | os.PathLike[str] | Transformer):
+        """model: a directory or name that `pt.load` opens, or a `Transformer` with tokenizers.
+
+        Raises what `load` does, TypeError for another model and ValueError for one without
+        tokenizers.
+        """
         self.model = opened("Translator", model, Transformer)
         self.source = tokenizer_of("Translator", self.model, "src_tokenizer")
         self.target = tokenizer_of("Translator", self.model, "tgt_tokenizer")
+
+    def __repr__(self) -> str:
+        return called(self, [repr(self.model)], {"source": self.source, "target": self.target})
 
     def translate(
         self,
         texts: Sequence[str],
         src_lang: str | None = None,
         tgt_lang: str | None = None,
-        **settings: Any,
+        **settings: Unpack[TextSettings],
     ) -> list[GeneratedText]:
         """The translation of each text: a str with its score, tokens and more.
 
@@ -69,7 +79,7 @@ class Translator:
         tgt_lang: str | None = None,
         *,
         spaced: bool = False,
-        **settings: Any,
+        **settings: Unpack[TextSettings],
     ) -> list[NBest]:
         """The translations of each text, the best first.
 
@@ -132,7 +142,7 @@ class Translator:
         translation: str | None = None,
         src_lang: str | None = None,
         tgt_lang: str | None = None,
-        **settings: Any,
+        **settings: Unpack[TextSettings],
     ) -> AttentionView:
         """What the model attends to as it reads a text and writes a translation, the best one that
         it finds unless given: encoder, decoder and cross-attention of every layer and head.

@@ -9,6 +9,7 @@ import numpy as np
 
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_list, as_texts
+from pyx_transformer._reprs import called, counted
 from pyx_transformer.sequences import Sequences
 
 if TYPE_CHECKING:
@@ -113,14 +114,7 @@ class Batch:
 
 
 class Examples:
-    """A corpus of token ids: sources and targets, lists of arrays (T,); sources may be None.
-
-    Each target is read after start_id, or from its own first token on where that is None, and ends
-    with end_id, which it does not hold itself.
-    references: the texts of the targets, if known, for scores that compare texts. Raises TypeError
-    or ValueError for what is no list, lists that are not of equal length or hold anything but whole
-    numbers of at least 0 (references: texts), and ids that are none.
-    """
+    """A corpus of token ids: sources and targets, or targets alone."""
 
     def __init__(
         self,
@@ -131,6 +125,14 @@ class Examples:
         end_id: int,
         references: Sequence[str] | None = None,
     ):
+        """sources, targets: lists of arrays (T,) of token ids; sources may be None. Each target is
+        read after start_id, or from its own first token on where that is None, and ends with
+        end_id, which it does not hold itself. references: the texts of the targets, if known, for
+        scores that compare texts.
+
+        Raises TypeError or ValueError for what is no list, lists that are not of equal length or
+        hold anything but whole numbers of at least 0 (references: texts), and ids that are none.
+        """
         self.targets = as_id_arrays("targets", targets)
         self.sources = None if sources is None else as_id_arrays("sources", sources)
         self.references = (
@@ -160,6 +162,12 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def __repr__(self) -> str:
+        if self.sources is None:
+            return called(self, [counted(len(self), "text"), in_tokens(self.targets)])
+        sides = f"{in_tokens(self.sources)} to {in_tokens(self.targets)}"
+        return called(self, [counted(len(self), "pair"), sides])
 
     def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it."""
@@ -221,6 +229,11 @@ class Examples:
         least one example in each batch; the batches come in any order. seed and epoch decide it.
         """
         return in_batches(self.lengths, seed, epoch, tokens)
+
+
+def in_tokens(sequences: list[NDArray[np.int64]]) -> str:
+    """How many tokens they have together, in words."""
+    return counted(sum(map(len, sequences)), "token")
 
 
 def in_batches(

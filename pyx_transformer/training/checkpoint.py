@@ -17,6 +17,7 @@ from pyx_transformer import _checks
 from pyx_transformer._fields import as_object
 from pyx_transformer._files import check_file, replace_files
 from pyx_transformer._keys import shortened
+from pyx_transformer._reprs import described
 from pyx_transformer.checkpoints.native import as_config_text
 from pyx_transformer.training.options import MOST, TrainingOptions
 
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from pyx_transformer.training.optimizer import AdamW
 
 
-@dataclass
+@described
+@dataclass(repr=False)
 class Progress:
     """Where a run stands: all of its state but arrays."""
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_list
+from pyx_transformer._reprs import called, counted
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.training.batches import (
     Batch,
@@ -17,6 +18,7 @@ from pyx_transformer.training.batches import (
     check_texts,
     contents_of,
     in_batches,
+    in_tokens,
 )
 
 if TYPE_CHECKING:
@@ -31,16 +33,7 @@ NO_LABEL = -1
 
 
 class Labelled:
-    """A corpus of token ids, a list of arrays (S,), with labels.
-
-    labels: for a classifier of sequences the number of each text's label, whole numbers (N,); for
-    one with a single label, whose logit is a score, real numbers (N,), of which it learns the least
-    mean squared error; for a classifier of tokens a list of arrays (S,), -1 where a token has no
-    label. token_types: a list of arrays (S,), or None for zeros.
-
-    Raises TypeError or ValueError for what is no list, lists that are not of equal length, and what
-    is no id and no label.
-    """
+    """A corpus of token ids with labels, of texts or of their tokens."""
 
     def __init__(
         self,
@@ -49,6 +42,15 @@ class Labelled:
         *,
         token_types: Sequence[ArrayLike] | None = None,
     ):
+        """texts: a list of arrays (S,) of token ids. labels: for a classifier of sequences the
+        number of each text's label, whole numbers (N,); for one with a single label, whose logit is
+        a score, real numbers (N,), of which it learns the least mean squared error; for a
+        classifier of tokens a list of arrays (S,), -1 where a token has no label. token_types: a
+        list of arrays (S,), or None for zeros.
+
+        Raises TypeError or ValueError for what is no list, lists that are not of equal length, and
+        what is no id and no label.
+        """
         self.texts = as_id_arrays("texts", texts, "Labelled")
         self.labels = as_labels(labels)
         self.token_types = None
@@ -77,6 +79,10 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def __repr__(self) -> str:
+        words = [counted(len(self), "text"), in_tokens(self.texts)]
+        return called(self, words, {"labels": self.labels})
 
     def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it, and has these labels."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pyx_transformer._reprs import called, counted
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.training.batches import (
     Batch,
@@ -16,6 +17,7 @@ from pyx_transformer.training.batches import (
     check_texts,
     contents_of,
     in_batches,
+    in_tokens,
 )
 
 if TYPE_CHECKING:
@@ -32,17 +34,21 @@ HIDDEN, RANDOM = 0.8, 0.1
 
 
 class Texts:
-    """A corpus of token ids, a list of arrays (S,): what an encoder learns masked tokens of.
-
-    Raises TypeError or ValueError for what is no list of lists of whole numbers of at least 0.
-    """
+    """A corpus of token ids: what an encoder learns masked tokens of."""
 
     def __init__(self, texts: Sequence[ArrayLike]):
+        """texts: a list of arrays (S,) of token ids.
+
+        Raises TypeError or ValueError for what is no list of lists of whole numbers of at least 0.
+        """
         self.texts = as_id_arrays("texts", texts, "Texts")
         self.lengths = np.array([len(text) for text in self.texts], np.int64)
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def __repr__(self) -> str:
+        return called(self, [counted(len(self), "text"), in_tokens(self.texts)])
 
     def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it, and tell masked tokens."""

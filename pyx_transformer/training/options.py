@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, fields
 
 from pyx_transformer import _checks, _runtime
+from pyx_transformer._reprs import described
 from pyx_transformer.metrics import BLEU_TOKENIZERS
 from pyx_transformer.training.masking import MASK_RATE
 from pyx_transformer.training.optimizer import SCHEDULES
@@ -26,7 +27,8 @@ BOUNDS: dict[str, dict[str, float]] = {
 }
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class TrainingOptions:
     """How a model is trained; the defaults are the paper's but for its size of batches.
 

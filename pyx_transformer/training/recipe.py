@@ -24,6 +24,7 @@ import numpy as np
 
 from pyx_transformer import _checks, text
 from pyx_transformer._files import as_path, read_text
+from pyx_transformer._reprs import described
 from pyx_transformer.checkpoints import load_model
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.language_model import TransformerLM
@@ -60,7 +61,8 @@ SHORT = {"source": "src", "target": "tgt"}  # as models call their sides
 OF_TOKENIZERS = {"src_vocab_size", "tgt_vocab_size", "mask_id"}
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class TextOptions:
     """How texts become tokens: see `text.make`.
 
@@ -104,7 +106,8 @@ class TextOptions:
                 )
 
 
-@dataclass(frozen=True)
+@described
+@dataclass(frozen=True, repr=False)
 class Recipe:
     """What a TOML file says: see the module."""
 

@@ -28,8 +28,10 @@ from pyx_transformer.transformer import Transformer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from typing_extensions import Unpack
 
     from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.generation.settings import TextSettings
     from pyx_transformer.training.corpus import Corpus
 
 SCORED = 64  # examples whose rows exist at a time
@@ -87,7 +89,7 @@ def evaluate(
     *,
     with_bleu: bool = True,
     bleu_tokenizer: str = "auto",
-    **settings,
+    **settings: Unpack[TextSettings],
 ) -> Figures:
     """The figures of a translator on sentences and their translations, of a classifier on texts and
     their labels, or of a language model or an encoder on its text: see `validate`.
