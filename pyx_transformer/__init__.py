@@ -42,7 +42,8 @@ from pyx_transformer.feed_forward import FeedForward
 from pyx_transformer.generated_text import GeneratedText, NBest
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
 from pyx_transformer.language_model import TransformerLM
-from pyx_transformer.layers import Embedding, LayerNorm, Linear, RMSNorm
+from pyx_transformer.layers import Embedding, Linear
+from pyx_transformer.norms import LayerNorm, RMSNorm
 from pyx_transformer.positions import sinusoidal_positions
 from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
 from pyx_transformer.transformer import AttentionWeights, HiddenStates, Transformer

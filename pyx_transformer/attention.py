@@ -14,7 +14,8 @@ import numpy as np
 from pyx_transformer import _checks, _runtime
 from pyx_transformer._reprs import counted
 from pyx_transformer.description import AttentionConfig, RotaryConfig
-from pyx_transformer.layers import DistanceBias, Linear, linear_forward, norm_of
+from pyx_transformer.layers import DistanceBias, Linear, linear_forward
+from pyx_transformer.norms import norm_of
 from pyx_transformer.parameters import (
     PackedLayer,
     PassParameters,

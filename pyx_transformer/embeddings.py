@@ -7,13 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pyx_transformer.layers import (
-    Embedding,
-    LayerNorm,
-    Linear,
-    RMSNorm,
-    add_embedding_gradient,
-)
+from pyx_transformer.layers import Embedding, Linear, add_embedding_gradient
+from pyx_transformer.norms import LayerNorm, RMSNorm
 from pyx_transformer.positions import sinusoidal_positions
 from pyx_transformer.stack import FIRST_TABLE
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from pyx_transformer import _runtime
 from pyx_transformer.head_configs import ClassifierConfig, MaskedLMConfig
-from pyx_transformer.layers import Linear, norm_of
+from pyx_transformer.layers import Linear
+from pyx_transformer.norms import norm_of
 from pyx_transformer.parameters import Layer, Rng
 from pyx_transformer.sub_layers import TrainingPass, in_turn
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from pyx_transformer import _checks, _runtime
 from pyx_transformer.description import RotaryConfig, StackConfig
-from pyx_transformer.layers import DistanceBias, norm_of
+from pyx_transformer.layers import DistanceBias
+from pyx_transformer.norms import norm_of
 from pyx_transformer.parameters import Layer, Rng, as_generator
 from pyx_transformer.positions import rotary_table
 from pyx_transformer.sequences import KeysValues, Sequences

@@ -19,7 +19,8 @@ from pyx_transformer.description import (
     SubLayerConfig,
 )
 from pyx_transformer.feed_forward import FeedForward
-from pyx_transformer.layers import DistanceBias, norm_of
+from pyx_transformer.layers import DistanceBias
+from pyx_transformer.norms import norm_of
 from pyx_transformer.parameters import Layer, PassParameters, Rng
 from pyx_transformer.sequences import Sequences
 

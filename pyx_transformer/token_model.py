@@ -11,7 +11,8 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer.config import TokenConfig
 from pyx_transformer.embeddings import TokenEmbeddings
-from pyx_transformer.layers import Embedding, Linear, norm_of
+from pyx_transformer.layers import Embedding, Linear
+from pyx_transformer.norms import norm_of
 from pyx_transformer.parameters import Layer, Rng, Uninitialised, as_generator, as_state
 from pyx_transformer.sequences import Sequences
 

@@ -30,7 +30,7 @@ LEVELS = (
     ("stack",),
     ("sub_layers",),
     ("attention", "feed_forward"),
-    ("layers",),
+    ("layers", "norms"),
     ("positions", "sequences", "parameters"),
     ("description",),
     ("_fields",),
