@@ -78,9 +78,9 @@ def _more(count: int) -> str:
 def described(kind: C) -> C:
     """A dataclass that shows, by name, the fields that it would not have unless told, and whose
     docstring, which says what its fields are, is that of its `__init__` too."""
-    if kind.__repr__ is object.__repr__:
-        kind.__repr__ = _repr
-    kind.__init__.__doc__ = kind.__doc__
+    if getattr(kind, "__repr__") is object.__repr__:  # noqa: B009 - which is no instance's
+        setattr(kind, "__repr__", _repr)  # noqa: B010
+    vars(kind)["__init__"].__doc__ = kind.__doc__
     return kind
 
 

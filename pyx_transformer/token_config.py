@@ -181,6 +181,11 @@ class TokenConfig:
         return found
 
     @property
+    def num_parameters(self) -> int:
+        """How many numbers the parameters of such a model hold, tied ones counted once."""
+        raise NotImplementedError
+
+    @property
     def embedding_width(self) -> int:
         """The width of the embeddings."""
         return self.d_model

@@ -200,7 +200,9 @@ class Transformer(TokenModel):
             hidden = HiddenStates(
                 padded_hidden(of_source, sources), padded_hidden(of_target, targets)
             )
-        attention = AttentionWeights(of_encoder, own, cross) if wanted else None
+        attention = None
+        if of_encoder is not None and own is not None and cross is not None:
+            attention = AttentionWeights(of_encoder, own, cross)
         return given(targets.padded(self.output_projection.apply(rows)), attention, hidden)
 
     @overload

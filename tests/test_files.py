@@ -81,6 +81,32 @@ def test_models_go_round(variant, tmp_path):
     assert sorted(contents(tmp_path)) == FILES[:2]
 
 
+def test_a_kind_of_model_opens_its_own(model, saved, tmp_path):
+    class Own(pt.Transformer):
+        """A kind of one's own."""
+
+    assert_same_bits(called(pt.Transformer.load(saved)), called(model))
+    for kind, found in [
+        (pt.TransformerLM, "Transformer"),
+        (pt.EncoderModel, "Transformer"),
+        (Own, "Transformer"),
+    ]:
+        with pytest.raises(TypeError) as error:
+            kind.load(saved)
+        assert str(error.value) == (
+            f"{kind.__name__}.load: {saved} is a {found}, expected a {kind.__name__}; "
+            f"{found}.load opens it"
+        )
+    config = pt.TransformerLMConfig(9, num_decoder_layers=1, d_model=8, num_heads=2, d_ff=4)
+    language_model = pt.TransformerLM(config, rng=0)
+    language_model.save(tmp_path)
+    assert_same_bits(pt.TransformerLM.load(tmp_path)([[1]]), language_model([[1]]))
+    with pytest.raises(TypeError, match=r"^Transformer\.load: .* is a TransformerLM, expected"):
+        pt.Transformer.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match="is missing"):
+        pt.Transformer.load(tmp_path / "nothing")
+
+
 def test_vocabularies_go_round(model, saved):
     again = pt.load(saved)
     assert again.src_vocabulary == model.src_vocabulary

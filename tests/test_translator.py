@@ -309,7 +309,9 @@ def test_what_is_known_of_translations_is_the_models(beams):
             ends.add(one.finished)
     assert ends == {True, False}
     (usual,) = own.translate(texts[:1], max_length=5)
-    assert usual.attention is None and len(usual.token_scores) == len(usual.tokens)
+    assert len(usual.token_scores) == len(usual.tokens)
+    with pytest.raises(ValueError, match="expected a translation with return_attention=True"):
+        _ = usual.attention
 
 
 def test_four_beams_where_nothing_else_is_said():
@@ -337,7 +339,7 @@ def test_attention_shows_itself():
     assert one._repr_html_() == one.view()._repr_html_()
     (usual,) = own.translate([MANY[3]], max_length=5)
     assert usual._repr_html_() is None
-    with pytest.raises(ValueError, match=r"attention is None, expected .* return_attention=True"):
+    with pytest.raises(ValueError, match=r"it has no attention, expected .* return_attention=True"):
         usual.view()
     (empty,) = own.translate([""], return_attention=True)
     assert empty._repr_html_() is None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
@@ -41,7 +41,7 @@ SHIPPED_NAMES = ("en-ja", "shakespeare")
 Model = Transformer | TransformerLM | EncoderModel
 Stack = TransformerEncoder | TransformerDecoder
 Place: TypeAlias = "str | os.PathLike[str]"
-Names: TypeAlias = Mapping[str, str | tuple[str, ...] | None]
+Names: TypeAlias = Mapping[str, Sequence[str] | None]  # a str is one of them too
 STACKS: dict[str, type[Stack]] = {
     "TransformerEncoder": TransformerEncoder,
     "TransformerDecoder": TransformerDecoder,

@@ -3,7 +3,7 @@ and what our names for them are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ ANY = "*"  # stands for any one part of a name
 def load(
     path: Path,
     config: TokenConfig | StackConfig,
-    names: Mapping[str, str | tuple[str, ...] | None] | None,
+    names: Mapping[str, Sequence[str] | None] | None,
 ) -> Any:
     """The model or the stack of this config with the weights of a file: see `native.load`."""
     as_kind("load", "config", config, *MODELS, StackConfig)

@@ -11,3 +11,7 @@ here put what can be chosen in their place. Colours are those of `page.css`, by 
 from pyx_transformer.pages.attention import AttentionMap, AttentionView
 
 __all__ = ["AttentionMap", "AttentionView"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

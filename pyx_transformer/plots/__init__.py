@@ -12,3 +12,7 @@ from pyx_transformer.plots.curves import plot_curves
 from pyx_transformer.plots.figures import require
 
 __all__ = ["plot_attention", "plot_curves", "require"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

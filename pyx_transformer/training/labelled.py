@@ -9,6 +9,7 @@ import numpy as np
 from pyx_transformer import _checks
 from pyx_transformer._kinds import as_list
 from pyx_transformer._reprs import called, counted
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.training.batches import (
     Batch,
@@ -86,7 +87,7 @@ class Labelled:
 
     def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it, and has these labels."""
-        if model.has_decoder:
+        if not isinstance(model, EncoderModel):
             raise ValueError(f"{who} are Labelled, expected Examples for a {type(model).__name__}")
         head = model.config.head
         if not isinstance(head, ClassifierConfig):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pyx_transformer._reprs import called, counted
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.training.batches import (
     Batch,
@@ -52,7 +53,7 @@ class Texts:
 
     def check(self, who: str, model: Model) -> None:
         """Raise ValueError unless a model can read all of it, and tell masked tokens."""
-        if model.has_decoder:
+        if not isinstance(model, EncoderModel):
             raise ValueError(f"{who} are Texts, expected Examples for a {type(model).__name__}")
         if model.config.head is None:
             raise ValueError(f"{who} are Texts, expected a model with a head")

@@ -350,7 +350,8 @@ def check_validation(metric: str, model: Model, validation: Corpus) -> None:
     """Raise ValueError or ImportError where validation cannot give that metric, or no finite loss:
     an empty source has the empty translation only."""
     if isinstance(validation, Labelled):
-        known = ("loss",) if is_score(model.config.head) else ("loss", "accuracy")
+        head = getattr(model.config, "head", None)
+        known = ("loss",) if is_score(head) else ("loss", "accuracy")
         if metric not in known:
             raise ValueError(
                 f"train: metric is {metric!r}, expected one of {known} for these labels"
