@@ -45,8 +45,9 @@ class GeneratedText(str):
         token_scores: NDArray[np.float32],
         attention: NDArray[np.float32] | None = None,
     ) -> GeneratedText:
-        """text, with what is known of it; tokens, source_tokens: lists, or functions that give
-        them when they are asked for."""
+        """text, with what is known of it: score, finished, ids, token_scores, and attention, None
+        where it was not asked for; tokens, source_tokens: lists, or functions that give them when
+        they are asked for."""
         self = super().__new__(cls, text)
         self.score, self.finished, self.ids = score, finished, ids
         self._tokens, self._source_tokens = tokens, source_tokens

@@ -4,6 +4,8 @@ The Python blocks of README and of docs/ pass `mypy --strict`, and of typed_call
 lines are marked that say so. What is wrong is printed, and is the exit code.
 """
 
+import ast
+import builtins
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"# error: ([\w, -]+)$")
 FOUND = re.compile(r"([^:]+):(\d+): error: (.*?)  \[([\w-]+)\]$")
 # What blocks take as given.
-GIVEN = {"batches": "batches: list[list[str]] = []"}
+GIVEN = {" batches)": "batches: list[list[str]] = []"}
 # The package's own sources are checked without --strict; of others not all have types.
 CONFIG = """
 [mypy]
@@ -28,6 +30,37 @@ follow_imports = silent
 [mypy-dask.*,matplotlib.*,pandas.*,pyarrow.*,pyspark.*,ray.*,torch.*,transformers.*]
 ignore_missing_imports = true
 """
+
+
+def with_what_it_needs(blocks: list[str]) -> str:
+    """The last of a page's blocks behind the lines of those before it that set its names."""
+    wanted, needed = missing(blocks[-1]), []
+    for block in reversed(blocks[:-1]):
+        if wanted & names_set(block):
+            needed.insert(0, block)
+            wanted = (wanted - names_set(block)) | missing(block)
+    return "".join(needed)
+
+
+def names_set(block: str) -> set[str]:
+    """The names that a block assigns, imports or defines."""
+    found = set()
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.alias):
+            found.add((node.asname or node.name).partition(".")[0])
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef | ast.ExceptHandler):
+            found.add(node.name or "")
+        elif isinstance(node, ast.arg):
+            found.add(node.arg)
+    return found
+
+
+def missing(block: str) -> set[str]:
+    """The names that a block reads and does not set."""
+    names = (node.id for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Name))
+    return {*names} - names_set(block) - {*dir(builtins)}
 
 
 def marks(folder: Path, files: list[Path]) -> dict[tuple[str, int], list[tuple[str, str]]]:
@@ -50,17 +83,21 @@ def marks(folder: Path, files: list[Path]) -> dict[tuple[str, int], list[tuple[s
     return found
 
 
-def written(folder: Path) -> dict[str, str]:
-    """Each block of the pages in a file: where it is from, by the file's name."""
+def written(folder: Path) -> dict[str, tuple[str, int]]:
+    """Each block of the pages in a file: by its name the page, and how many lines further down the
+    block stands there."""
     origins = {}
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for block in BLOCK.finditer(text):
-            given = [line for name, line in GIVEN.items() if re.search(rf"\b{name}\b", block[1])]
-            name = f"block_{len(origins)}.py"
-            (folder / name).write_text("\n".join([*given, block[1]]), encoding="utf-8")
-            line = text.count("\n", 0, block.start()) + 1
-            origins[name] = f"{page.relative_to(REPOSITORY)}, block of line {line}"
+        blocks: list[str] = []
+        for match in BLOCK.finditer(text):
+            blocks.append(match[1])
+            before = with_what_it_needs(blocks)
+            before += "".join(f"{line}\n" for name, line in GIVEN.items() if name in match[1])
+            file = folder / f"block_{len(origins)}.py"
+            file.write_text(before + match[1], encoding="utf-8")
+            first = text.count("\n", 0, match.start(1))
+            origins[file.name] = str(page.relative_to(REPOSITORY)), first - before.count("\n")
     return origins
 
 
@@ -80,9 +117,9 @@ def main() -> int:
         codes = {code for code, _ in found.get(place, [])}
         if codes != expected.get(place, set()):
             wrong += 1
-            where = origins.get(place[0], f"tests/{place[0]}")
+            page, shift = origins.get(place[0], (f"tests/{place[0]}", 0))
             said = "; ".join(f"{words} [{code}]" for code, words in found.get(place, []))
-            print(f"{where}, line {place[1]}: {said or 'not marked'}")
+            print(f"{page}:{place[1] + shift}: {said or 'not marked'}")
     print(f"{len(origins)} blocks, {len(expected)} calls to mark, {wrong} lines wrong")
     return min(wrong, 1)
 

@@ -17,6 +17,7 @@ from pyx_transformer import plots
 from pyx_transformer._checks import as_choice, as_float32, as_kind
 from pyx_transformer._files import as_path, replace_files
 from pyx_transformer._kinds import as_list, as_string, as_texts
+from pyx_transformer._reprs import described
 from pyx_transformer.pages.document import check_folder, data, document, said
 from pyx_transformer.pages.pictures import Labelled
 from pyx_transformer.plots.figures import FORMATS
@@ -55,6 +56,7 @@ MOST_NUMBERS = 4_000_000
 HEIGHT = 720  # of a page in a notebook, in dots
 
 
+@described
 @dataclass(frozen=True, eq=False, repr=False)
 class AttentionMap:
     """What attends to what: weights (layers, H, T, S) float32 with the words that they are of.
@@ -97,14 +99,14 @@ class AttentionMap:
 
 
 class AttentionView:
-    """Attention weights of a text, to look at: in a notebook as it is, or in a file.
-
-    maps: at most one of each name. title: what the page is called, such as the text. Raises
-    TypeError or ValueError, naming the argument, also where all maps together are too large for a
-    page.
-    """
+    """Attention weights of a text, to look at: in a notebook as it is, or in a file."""
 
     def __init__(self, maps: Iterable[AttentionMap], title: str):
+        """maps: at most one of each name. title: what the page is called, such as the text.
+
+        Raises TypeError or ValueError, naming the argument, also where all maps together are too
+        large for a page.
+        """
         this = "AttentionView"
         self.maps = tuple(as_list(this, "maps", maps, "maps"))
         for i, one in enumerate(self.maps):

@@ -32,14 +32,18 @@ if TYPE_CHECKING:
 @described
 @dataclass(repr=False)
 class Progress:
-    """Where a run stands: all of its state but arrays."""
+    """Where a run stands: all of its state but arrays.
+
+    step, epoch, batch: how many are done, batches of this epoch. best: the best figure of a
+    validation, and worse: validations since. skipped: steps whose gradients could not be taken.
+    """
 
     step: int = 0
     epoch: int = 0
-    batch: int = 0  # batches of this epoch that are done
+    batch: int = 0
     best: float | None = None
-    worse: int = 0  # validations since the best one
-    skipped: int = 0  # steps whose gradients could not be taken
+    worse: int = 0
+    skipped: int = 0
 
     def __post_init__(self):
         for field in fields(Progress):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pyx_transformer.checkpoints.native import Model
+    from pyx_transformer.config import TokenConfig
     from pyx_transformer.tokenizers.protocol import Tokenizer
     from pyx_transformer.training.corpus import Corpus
     from pyx_transformer.training.validation import Figures
@@ -109,11 +110,11 @@ class TextOptions:
 @described
 @dataclass(frozen=True, repr=False)
 class Recipe:
-    """What a TOML file says: see the module."""
+    """What a TOML file says: data, text, model and training, its tables (see the module)."""
 
     data: dict[str, Any]
     text: TextOptions = field(default_factory=TextOptions)
-    model: dict = field(default_factory=dict)
+    model: dict[str, Any] = field(default_factory=dict)
     training: TrainingOptions = field(default_factory=TrainingOptions)
 
     @property
@@ -187,7 +188,8 @@ class Recipe:
             return self._opened(self.model[START])
         tokenizers = self._tokenizers()
         config = self.config(*(tokenizer.vocab_size for tokenizer in tokenizers.values()))
-        model = self.kind(config, rng=np.random.default_rng((self.training.seed, 1)))
+        kind: Any = self.kind
+        model: Model = kind(config, rng=np.random.default_rng((self.training.seed, 1)))
         for side, tokenizer in tokenizers.items():
             setattr(model, f"{SHORT[side]}_tokenizer", tokenizer)
         return model
@@ -219,7 +221,7 @@ class Recipe:
             model.config = replace(model.config, mask_id=self.model["mask_id"])
         return model
 
-    def config(self, *vocab_sizes: int):
+    def config(self, *vocab_sizes: int) -> TokenConfig:
         """A new model's, with tokenizers of these sizes, one for each of `sides`.
 
         Raises ValueError where [model] has no such values.

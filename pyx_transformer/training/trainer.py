@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pyx_transformer import _checks, _runtime, checkpoints
 from pyx_transformer._files import STAGED, as_path
 from pyx_transformer._kinds import check_function
+from pyx_transformer._reprs import described
 from pyx_transformer._run_log import LOG, read
 from pyx_transformer._version import __version__
 from pyx_transformer.checkpoints.sides import check_tokenizers
@@ -55,17 +56,20 @@ UNFUSED = "x86-64-v2"  # the only instruction set whose bits are its own
 SECONDS_BETWEEN_CHECKPOINTS = 600.0
 
 
+@described
 @dataclass(repr=False)
 class Trained(Progress):
     """A run that has ended: where it stands, and its folder.
 
-    Of several ranks the first has written the folder, and all see it where they share its disk.
+    step, epoch, batch: how many are done, batches of that epoch. best: the best figure of a
+    validation, and worse: validations since. skipped: steps whose gradients could not be taken. Of
+    several ranks the first has written the folder, and all see it where they share its disk.
     """
 
     folder: Path = Path()
 
     @cached_property
-    def model(self) -> Model:
+    def model(self) -> Any:  # a type checker cannot tell the kind of model from a file's name
         """The best model, read from the folder once. Raises what `pt.load` does."""
         return checkpoints.load_model("train", self.folder / MODEL)
 
