@@ -4,7 +4,7 @@ A line that ends with `# error: code` has to be marked with that code, and no ot
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,11 @@ def models(ids: NDArray[np.int64]) -> None:
 
 
 def loaded(path: str, stack: pt.StackConfig) -> None:
-    assert_type(pt.load(path), pt.Transformer | pt.TransformerLM | pt.EncoderModel)
+    model = pt.load(path)
+    assert isinstance(model, pt.Transformer | pt.TransformerLM)
+    assert_type(model.generate([[3]]), pt.Generation)
+    assert_type(pt.TransformerEncoder.load(path), pt.TransformerEncoder)
+    pt.TransformerDecoder.load(path).save(path)
     assert_type(pt.load(path, pt.TransformerConfig(5, 5)), pt.Transformer)
     assert_type(pt.load(path, pt.TransformerLMConfig(5)), pt.TransformerLM)
     assert_type(pt.load(path, pt.EncoderConfig(5)), pt.EncoderModel)
@@ -148,6 +152,21 @@ def texts() -> None:
     pt.batch.Translate("en-ja", "text", beam_siz=2)  # error: call-arg
 
 
+def trained(model: pt.Transformer, ids: list[NDArray[np.int64]]) -> None:
+    examples = pt.training.Examples(ids, ids, start_id=1, end_id=2)
+    options = pt.training.TrainingOptions(steps=3)
+    run = pt.training.train(model, examples, None, options, "runs/here")
+    assert_type(run, pt.training.Trained)
+    assert_type(run.entries, list[dict[str, Any]])
+    pt.Translator(run.model)
+    figures = pt.training.evaluate(model, ["a"], ["b"], beam_size=4)
+    assert_type(figures["loss"], Any)
+    pt.training.evaluate(model, ["a"], ["b"], beam_siz=4)  # error: call-arg
+    pt.training.train(model, examples, None, {"steps": 3}, "runs/here")  # error: arg-type
+    pt.training.Examples(ids, ids, start_id=1)  # error: call-arg
+    pt.training.TrainingOptions(step=3)  # error: call-arg
+
+
 def the_rest() -> None:
     assert_type(pt.show_config("dict"), dict[str, object])
     assert_type(pt.get_num_threads(), int)
@@ -157,4 +176,3 @@ def the_rest() -> None:
     pt.show_config("json")  # error: call-overload
     print(pt.nonsense)  # error: attr-defined
     print(pt.training.nonsense)  # error: attr-defined
-    pt.training.TrainingOptions(step=3)  # error: call-arg

@@ -15,6 +15,7 @@ from pyx_transformer._checks import brief
 from pyx_transformer._files import as_path, read_text
 from pyx_transformer._keys import listed
 from pyx_transformer._kinds import as_texts
+from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.head_configs import ClassifierConfig
 from pyx_transformer.tokenizers.protocol import tokenizer_of
 from pyx_transformer.training.batches import Examples
@@ -111,13 +112,13 @@ def read(who: str, model: Model, *given: Given) -> Corpus:
     or with more than learned positions reach, or of a label that there is not, and what reading
     does.
     """
-    if not model.has_decoder:
-        src_tokenizer, config = tokenizer_of(who, model, "src_tokenizer"), model.config
-        if not isinstance(config.head, ClassifierConfig):
-            return Texts(of_text(who, given[0], src_tokenizer, config, 0))
+    if isinstance(model, EncoderModel):
+        src_tokenizer, head = tokenizer_of(who, model, "src_tokenizer"), model.config.head
+        if not isinstance(head, ClassifierConfig):
+            return Texts(of_text(who, given[0], src_tokenizer, model.config, 0))
         lines, labels = paired(who, *given)
-        sources = encoded(lines, src_tokenizer, config, 0)
-        return Labelled(sources, as_labels(who, labels, config.head))
+        sources = encoded(lines, src_tokenizer, model.config, 0)
+        return Labelled(sources, as_labels(who, labels, head))
     tokenizer, config = tokenizer_of(who, model, "tgt_tokenizer"), model.config
     sources = references = None
     if model.has_encoder:
@@ -137,7 +138,7 @@ def read(who: str, model: Model, *given: Given) -> Corpus:
 
 def has_labels(model: Model) -> bool:
     """Whether what a model learns is labels."""
-    return not model.has_decoder and isinstance(model.config.head, ClassifierConfig)
+    return isinstance(model, EncoderModel) and isinstance(model.config.head, ClassifierConfig)
 
 
 def of_text(who: str, given: Given, tokenizer: Tokenizer, config: TokenConfig, more: int):
