@@ -8,12 +8,9 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias, TypedDict
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats: TypeAlias = NDArray[np.float32]
 Given: TypeAlias = ArrayLike | None
-Result: TypeAlias = Floats | tuple[Floats | list[Floats], ...]
 
 
 class _Hidden(TypedDict, total=False):

@@ -143,7 +143,7 @@ class EncoderModel(TokenModel):
         src_lengths: Given = None,
         token_types: Given = None,
         **wanted: Unpack[_wanted.Either],
-    ) -> _wanted.Result: ...
+    ) -> Floats | tuple[Floats | list[Floats], ...]: ...
     def __call__(
         self,
         src: ArrayLike,
@@ -152,7 +152,7 @@ class EncoderModel(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ) -> _wanted.Result:
+    ) -> Floats | tuple[Floats | list[Floats], ...]:
         """src (B, S) token ids -> the head's logits: (B, S, V) float32, zeros in the padding, for
         masked tokens, with as many labels as V for a classifier of tokens, (B, labels) for one of
         sequences, zeros where one is empty.
@@ -210,7 +210,7 @@ class EncoderModel(TokenModel):
         src_lengths: Given = None,
         token_types: Given = None,
         **wanted: Unpack[_wanted.Either],
-    ) -> _wanted.Result: ...
+    ) -> Floats | tuple[Floats | list[Floats], ...]: ...
     def encode(
         self,
         src: ArrayLike,
@@ -219,7 +219,7 @@ class EncoderModel(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ) -> _wanted.Result:
+    ) -> Floats | tuple[Floats | list[Floats], ...]:
         """src (B, S) token ids -> last hidden state (B, S, d_model) float32, zeros in the padding.
 
         src_lengths (B,) counts the real tokens: all unless given. token_types (B, S) from 0 to

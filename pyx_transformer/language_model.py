@@ -101,7 +101,7 @@ class TransformerLM(TokenModel):
     @overload
     def __call__(
         self, tgt: ArrayLike, tgt_lengths: Given = None, **wanted: Unpack[_wanted.Either]
-    ) -> _wanted.Result: ...
+    ) -> Floats | tuple[Floats | list[Floats], ...]: ...
     def __call__(
         self,
         tgt: ArrayLike,
@@ -109,7 +109,7 @@ class TransformerLM(TokenModel):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ) -> _wanted.Result:
+    ) -> Floats | tuple[Floats | list[Floats], ...]:
         """tgt (B, T) token ids -> logits (B, T, V) float32, zeros from tgt_lengths[b] on.
 
         Logits at position t are for the token after tgt[:, t]. With return_attention, also the list

@@ -105,7 +105,7 @@ class TransformerEncoder(Stack):
         lengths: Given = None,
         mask: Given = None,
         **wanted: Unpack[_wanted.Either],
-    ) -> _wanted.Result: ...
+    ) -> Floats | tuple[Floats | list[Floats], ...]: ...
     def __call__(
         self,
         x: ArrayLike,
@@ -114,7 +114,7 @@ class TransformerEncoder(Stack):
         *,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ) -> _wanted.Result:
+    ) -> Floats | tuple[Floats | list[Floats], ...]:
         """x (B, S, d_model) -> (B, S, d_model) float32, zeros from lengths[b] on.
 
         lengths (B,) counts the real positions; the cost follows them. mask broadcasts to
@@ -267,7 +267,7 @@ class TransformerDecoder(Stack):
         mask: Given = None,
         memory_mask: Given = None,
         **wanted: Unpack[_wanted.Either],
-    ) -> _wanted.Result: ...
+    ) -> Floats | tuple[Floats | list[Floats], ...]: ...
     def __call__(
         self,
         x: ArrayLike,
@@ -279,7 +279,7 @@ class TransformerDecoder(Stack):
         memory_mask: ArrayLike | None = None,
         return_attention: bool = False,
         return_hidden_states: bool = False,
-    ) -> _wanted.Result:
+    ) -> Floats | tuple[Floats | list[Floats], ...]:
         """x (B, T, d_model), memory (B, S, d_model) -> (B, T, d_model), zeros from lengths[b] on.
 
         lengths and memory_lengths (B,) count the real positions. mask broadcasts to (B, H, T, T)

@@ -43,9 +43,14 @@ class TokenModel(Layer):
 
     if TYPE_CHECKING:  # see saving.py
 
-        def save(self, directory: str | os.PathLike[str], *, dtype: str = ...) -> None: ...
+        def save(self, directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+            """Write the model, its vocabularies and tokenizers into a directory; dtype "int8" takes
+            a quarter of the room, and rounds: see `checkpoints.save`."""
+
         @classmethod
-        def load(cls, path: str | os.PathLike[str]) -> Self: ...
+        def load(cls, path: str | os.PathLike[str]) -> Self:
+            """What `save` wrote of this kind, or `pt.load` opens otherwise. Raises what that does,
+            and TypeError for another kind."""
 
     def __init__(self, config: Any, rng: Rng):
         this = type(self).__name__

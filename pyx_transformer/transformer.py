@@ -220,14 +220,14 @@ class Transformer(TokenModel):
     @overload
     def encode(
         self, src: ArrayLike, src_lengths: Given = None, *, return_hidden_states: bool
-    ) -> _wanted.Result: ...
+    ) -> Floats | tuple[Floats | list[Floats], ...]: ...
     def encode(
         self,
         src: ArrayLike,
         src_lengths: ArrayLike | None = None,
         *,
         return_hidden_states: bool = False,
-    ) -> _wanted.Result:
+    ) -> Floats | tuple[Floats | list[Floats], ...]:
         """src (B, S) token ids -> memory (B, S, d_model) float32, zeros from src_lengths[b] on.
 
         With return_hidden_states, also the list of rows (B, S, d_model) after the embeddings and
