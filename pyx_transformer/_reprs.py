@@ -100,7 +100,7 @@ def _is_default(part: Any, one: Field[Any]) -> bool:
         default = one.default_factory()
     if default is MISSING or type(value) is type(default):
         return default is not MISSING and bool(value == default)
-    if default is not None:
+    if default is not None or isinstance(value, np.ndarray):
         return False
     try:  # it may stand for what the other fields say
         return bool(replace(part, **{one.name: None}) == part)

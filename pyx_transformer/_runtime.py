@@ -240,7 +240,7 @@ def show_config(mode: str = "print") -> dict[str, object] | None:
     )
     ipython = sys.modules.get("IPython")
     if ipython is not None and ipython.get_ipython() is not None:
-        ipython.display.display(table)
+        importlib.import_module("IPython.display").display(table)
     else:
         print(table)
     return None

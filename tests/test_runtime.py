@@ -201,9 +201,10 @@ def test_show_config_prints_what_the_dict_holds(capsys):
 
 def test_show_config_is_a_table_in_a_notebook(monkeypatch, capsys):
     displayed = []
-    display = SimpleNamespace(display=displayed.append)
-    ipython = SimpleNamespace(get_ipython=lambda: object(), display=display)
+    ipython = SimpleNamespace(get_ipython=lambda: object())
     monkeypatch.setitem(sys.modules, "IPython", ipython)
+    display = SimpleNamespace(display=displayed.append)
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
     monkeypatch.setattr(_runtime, "_threads_from", "<a & b>")
     assert _runtime.show_config() is None
     assert capsys.readouterr().out == ""

@@ -72,12 +72,11 @@ def test_calling_a_class_is_documented(name):
     """An editor shows what `__init__` says, else what the class does."""
     kind = CLASSES[name]
     assert kind.__doc__
-    arguments = [*inspect.signature(kind).parameters.values()]
-    if issubclass(kind, (tuple, list)) or kind is pt.text.Tokenizer:
-        return  # named tuples say their fields, and a protocol is not called
+    if issubclass(kind, (tuple, list, dict)) or kind is pt.text.Tokenizer:
+        return  # those have their fields or items, and a protocol is not called
     documented = kind.__new__ if issubclass(kind, str) else kind.__init__
     assert documented.__doc__ not in (None, object.__init__.__doc__)
-    for argument in arguments:
+    for argument in inspect.signature(kind).parameters.values():
         if argument.kind is argument.POSITIONAL_OR_KEYWORD:
             said = documented.__doc__ + kind.__doc__
             assert argument.name in said, f"{name} says nothing of {argument.name}"

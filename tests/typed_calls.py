@@ -14,8 +14,6 @@ import pyx_transformer as pt
 if TYPE_CHECKING:
     from typing_extensions import assert_type
 
-    from pyx_transformer.generation.settings import GenerationSettings
-
 Floats = NDArray[np.float32]
 
 
@@ -117,7 +115,7 @@ def generated(model: pt.Transformer, lm: pt.TransformerLM, ids: list[list[int]])
     assert_type(found.hypotheses[0][0].sequence, NDArray[np.int64])
     assert_type(found[0], NDArray[np.int64])
     model.generate(ids, prefix=found.sequences)
-    settings: GenerationSettings = {"beam_size": 4}
+    settings: pt.generation.GenerationSettings = {"beam_size": 4}
     lm.generate(ids, **settings)
     completed = lm.generate_as_completed(ids, on_token=lambda sentence, token: print(token))
     assert_type(completed, Iterator[tuple[int, list[pt.Hypothesis]]])

@@ -6,7 +6,7 @@ search      which sentences are decoded side by side; the steps are compiled
 hooks       what those enter Python for
 cache       the decoder's keys and values, step by step
 attention   that of what has been generated, computed afterwards
-options, results    what goes in and what comes out
+options, results    what goes in and what comes out; settings: single options by name
 scoring     the probability of given targets
 memory      how much of it a generation takes
 """
@@ -17,10 +17,12 @@ from pyx_transformer.generation.memory_estimate import memory_estimate
 from pyx_transformer.generation.options import GenerationOptions
 from pyx_transformer.generation.results import Generation, Hypothesis
 from pyx_transformer.generation.scoring import perplexity, score, score_alone
+from pyx_transformer.generation.settings import GenerationSettings
 
 __all__ = [
     "Generation",
     "GenerationOptions",
+    "GenerationSettings",
     "Hypothesis",
     "KeyValueCache",
     "begun",
