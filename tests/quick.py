@@ -4,9 +4,9 @@ those of the one that is used here.
 """
 
 QUICK = {
-    "the order of the source": ("layering", "public_names"),
+    "the order of the source": ("layering", "public_names", "typed"),
     "kernels": ("ops", "attention", "training_kernels"),
-    "layers and models": ("layers", "stacks", "transformer"),
+    "layers and models": ("layers", "stacks", "transformer", "reprs"),
     "generation": ("generation", "search"),
     "training": ("optimizer", "training", "training_resume"),
     "checkpoints": ("files", "state_dicts", "families"),
