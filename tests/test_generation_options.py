@@ -989,8 +989,11 @@ def test_asking_for_more_changes_nothing(setting):
         found = generate(**SETTINGS[setting], **{name: True})
         assert as_lists(found) == as_lists(plain)
         for other in ("scores", "token_scores", "attention"):
-            is_asked_for = name == f"return_{other}"
-            assert (getattr(found, other) is not None) == is_asked_for
+            if name == f"return_{other}":
+                assert len(getattr(found, other)) == len(SRC)
+                continue
+            with pytest.raises(ValueError, match=f"expected a call with return_{other}=True"):
+                getattr(found, other)
     assert generate(return_scores=True).scores.dtype == np.float64
     assert generate(return_token_scores=True).token_scores[0].dtype == np.float32
 
