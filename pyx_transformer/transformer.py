@@ -106,7 +106,7 @@ class Transformer(TokenModel):
         )
 
     def in_words(self) -> list[str]:
-        _, *words = self.decoder.in_words()[:-1]
+        _, *words = self.config.decoder.in_words()
         layers = f"{self.config.encoder.num_layers} + {self.config.decoder.num_layers} layers"
         return [layers, *words, *super().in_words()]
 
