@@ -24,7 +24,9 @@ class GeneratedText(str):
     score: by which it ranks, see `GenerationOptions`. finished: its end came, or stop_when said so;
     False where the longest length cut it off. ids, int64 (T,): what was generated, a forced prefix
     and the end token included; where several tokens end a text, the first of them stands for all.
-    token_scores, float32 (T,): the log-probability of each, 0 in a forced prefix.
+    token_scores, float32 (T,): the log-probability of each, 0 in a forced prefix. attention,
+    float32 (layers, heads, T, S): how much each of `tokens` attends to each of `source_tokens`;
+    None unless return_attention, which translations have.
 
     Slices, upper case and the like are plain strings.
     """
@@ -33,6 +35,7 @@ class GeneratedText(str):
     finished: bool
     ids: NDArray[np.int64]
     token_scores: NDArray[np.float32]
+    attention: NDArray[np.float32] | None
 
     def __new__(
         cls,
@@ -51,12 +54,11 @@ class GeneratedText(str):
         self = super().__new__(cls, text)
         self.score, self.finished, self.ids = score, finished, ids
         self._tokens, self._source_tokens = tokens, source_tokens
-        self.token_scores, self._attention = token_scores, attention
+        self.token_scores, self.attention = token_scores, attention
         return self
 
     _tokens: Tokens
     _source_tokens: Tokens
-    _attention: NDArray[np.float32] | None
 
     @property
     def text(self) -> str:
@@ -74,30 +76,23 @@ class GeneratedText(str):
         the prompt's tokens."""
         return listed(self._source_tokens)
 
-    @property
-    def attention(self) -> NDArray[np.float32]:
-        """float32 (layers, heads, T, S): how much each of `tokens` attends to each of
-        `source_tokens`. Raises ValueError unless it was asked for by return_attention, which
-        translations have."""
-        if self._attention is None:
-            raise ValueError(
-                "GeneratedText: it has no attention, expected a translation with "
-                "return_attention=True"
-            )
-        return self._attention
-
     def view(self) -> AttentionView:
         """The cross-attention to look at: a page, or a picture of it. Raises ValueError where it
         was not asked for, or there is nothing to look at."""
         from pyx_transformer.pages import AttentionMap, AttentionView
 
+        if self.attention is None:
+            raise ValueError(
+                "GeneratedText: it has no attention, expected a translation with "
+                "return_attention=True"
+            )
         return AttentionView(
             [AttentionMap("cross", self.attention, self.tokens, self.source_tokens)], self.text
         )
 
     def _repr_html_(self) -> str | None:
         """The attention, in notebooks, where it was asked for and there is some."""
-        if self._attention is None or not self._attention.size:
+        if self.attention is None or not self.attention.size:
             return None
         return self.view()._repr_html_()
 
@@ -111,7 +106,7 @@ class GeneratedText(str):
             self.tokens,
             self.source_tokens,
             self.token_scores,
-            self._attention,
+            self.attention,
         )
 
 

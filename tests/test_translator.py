@@ -309,9 +309,7 @@ def test_what_is_known_of_translations_is_the_models(beams):
             ends.add(one.finished)
     assert ends == {True, False}
     (usual,) = own.translate(texts[:1], max_length=5)
-    assert len(usual.token_scores) == len(usual.tokens)
-    with pytest.raises(ValueError, match="expected a translation with return_attention=True"):
-        _ = usual.attention
+    assert usual.attention is None and len(usual.token_scores) == len(usual.tokens)
 
 
 def test_four_beams_where_nothing_else_is_said():

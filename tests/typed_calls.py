@@ -111,7 +111,7 @@ def configs() -> None:
 def generated(model: pt.Transformer, lm: pt.TransformerLM, ids: list[list[int]]) -> None:
     found = model.generate(ids, beam_size=4, return_scores=True, suppress_tokens=np.array([3]))
     assert_type(found, pt.Generation)
-    assert_type(found.scores, NDArray[np.float64])
+    assert_type(found.scores, NDArray[np.float64] | None)
     assert_type(found.hypotheses[0][0].sequence, NDArray[np.int64])
     assert_type(found[0], NDArray[np.int64])
     model.generate(ids, prefix=found.sequences)

@@ -58,30 +58,28 @@ class Generation:
         return np.array([best.is_finished for best, *_ in self.hypotheses], bool)
 
     @property
-    def scores(self) -> NDArray[np.float64]:
-        """(B,). Raises ValueError unless they were asked for by return_scores."""
-        return np.array(self._asked_for("score", "return_scores"), np.float64)
+    def scores(self) -> NDArray[np.float64] | None:
+        """(B,), or None unless return_scores."""
+        scores = self._asked_for("score")
+        return None if scores is None else np.array(scores, np.float64)
 
     @property
-    def token_scores(self) -> list[NDArray[np.float32]]:
-        """One array per sentence. Raises ValueError unless they were asked for by
-        return_token_scores."""
-        return self._asked_for("token_scores", "return_token_scores")
+    def token_scores(self) -> list[NDArray[np.float32]] | None:
+        """One array per sentence, or None unless return_token_scores."""
+        return self._asked_for("token_scores")
 
     @property
-    def attention(self) -> list[NDArray[np.float32]]:
-        """One array per sentence. Raises ValueError unless it was asked for by return_attention."""
-        return self._asked_for("attention", "return_attention")
+    def attention(self) -> list[NDArray[np.float32]] | None:
+        """One array per sentence, or None unless return_attention."""
+        return self._asked_for("attention")
 
     def __repr__(self) -> str:
         sentences = counted(len(self), "sentence")
         return called(self, [sentences], {"sequences": self.sequences})
 
-    def _asked_for(self, name: str, option: str) -> list[Any]:
+    def _asked_for(self, name: str) -> list[Any] | None:
         values = [getattr(best, name) for best, *_ in self.hypotheses]
-        if any(value is None for value in values):
-            raise ValueError(f"Generation: it has no {name}, expected a call with {option}=True")
-        return values
+        return None if any(value is None for value in values) else values
 
     def __len__(self) -> int:
         return len(self.hypotheses)
