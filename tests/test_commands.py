@@ -274,6 +274,17 @@ def test_everything_by_flags(capsys):
     }
     flags = [word for key, value in values.items() for word in ("--set", f"{key}={value}")]
     assert main(["train", "--output", "run", *flags]) == 0
+    capsys.readouterr()
+    refused(["train", *flags], capsys, "--output is missing, expected a folder because there is no")
+    refused(["train"], capsys, "recipe is missing, expected a TOML file, or reverse, or --set")
+
+
+def test_a_run_goes_where_its_recipe_says(folder, capsys):
+    for words in ([], ["--resume"]):
+        assert main(["train", "recipe.toml", *words, "--set", "training.steps=1"]) == 0
+        assert "the best model is in runs/recipe/model\n" in capsys.readouterr().err
+    again = ["train", "recipe.toml", "--set", "training.steps=1"]
+    refused(again, capsys, "runs/recipe/checkpoint.safetensors exists: go on with --resume, or")
 
 
 # Bad input: one line, status 2, and nothing lost.
