@@ -77,7 +77,7 @@ def test_help_says_what_each_option_does(command):
 @pytest.mark.parametrize(
     ("arguments", "names"),
     [
-        ([], "command"),
+        ([], "COMMAND"),
         (["explian"], "explian"),
         (["explain", "--lang", "fr"], "--lang"),
         (["explain", "--part", "8"], "--part"),

@@ -23,7 +23,7 @@ from pyx_transformer.pipelines import progress
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
 WORKERS = ["--workers", "2", "--input", "in.txt", "--output"]
-TRANSLATE = [*COMMAND, "translate", *WORKERS, "out.txt"]
+TRANSLATE = [*COMMAND, "translate", "--workers", "2", "in.txt", "out.txt"]
 WORDS = ["i", "love", "music", ".", "he", "is", "my", "brother", "she", "at", "home", "how", "much"]
 # Each takes about half a second, of which CI has more.
 KILLS = 100 if os.environ.get("CI") else 10
@@ -150,7 +150,7 @@ def test_commands(own, capsys, monkeypatch):
     [
         (["--output", "-"], "--output is missing, expected a file because of --workers"),
         (["--input", "-"], "--input is missing, expected a file because of --workers"),
-        (["x"], "TEXT was given, expected none with --workers"),
+        (["x"], "files and --input or --output were given, expected one of them"),
         (["--input", "nowhere"], "nowhere is missing"),
         (["--output", "nowhere/out.txt"], "there is no folder nowhere"),
         (["--output", "."], "is ., a folder, expected a file"),
@@ -165,6 +165,22 @@ def test_wrong_arguments(arguments, says, own, capsys):
     write(["i am"])
     model = ["--model", str(own / "translator")]
     assert says in refused(["translate", *model, *WORKERS, "out.txt", *arguments], capsys)
+    assert left() == []
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (["in.txt"], "1 files were given, expected two with --workers"),
+        (["in.txt", "out.txt", "x"], "3 files were given, expected two with --workers"),
+        (["-", "out.txt"], "--input is missing, expected a file because of --workers"),
+        (["in.txt", "nowhere/out.txt"], "there is no folder nowhere"),
+    ],
+)
+def test_wrong_files(files, says, own, capsys):
+    write(["i am"])
+    command = ["translate", "--model", str(own / "translator"), "--workers", "2"]
+    assert says in refused([*command, *files], capsys)
     assert left() == []
 
 

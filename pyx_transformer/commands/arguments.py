@@ -114,15 +114,16 @@ def add_texts(command, name: str, what: str):
     )
 
 
-def add_workers(command, target="FILE"):
+def add_workers(command, target="OUT"):
     """Declare what takes a file through a pool of processes."""
     command.add_argument(
         "--workers",
         type=int,
         metavar="N",
-        help=f"N processes take --input to --output {target}, a line for each line, or a JSON "
-        "object where its name ends in .jsonl; they share out the CPUs unless OMP_NUM_THREADS says "
-        "how many threads each has; default: this process does it",
+        help=f"N processes take a file to another, IN to {target}, which stand in the place of "
+        "texts or are --input and --output: a line for each line, or a JSON object where the name "
+        "ends in .jsonl; they share out the CPUs unless OMP_NUM_THREADS says how many threads each "
+        "has; default: this process does it",
     )
     command.add_argument(
         "--resume",
@@ -146,13 +147,11 @@ def run_in_pool(arguments, make, others=()):
     from pyx_transformer.pipelines.progress import progress
     from pyx_transformer.pool import run
 
-    for name in ("texts", *others):
+    for name in others:
         if getattr(arguments, name):
-            option = {"texts": "TEXT", **OPTION_OF}.get(name, f"--{name}")
+            option = OPTION_OF.get(name, f"--{name}")
             raise ValueError(f"{option} was given, expected none with --workers")
-    for name in ("input", "output"):
-        if getattr(arguments, name) in (None, "-"):
-            raise ValueError(f"--{name} is missing, expected a file because of --workers")
+    files = _files_of(arguments)
     job = make(on_error=arguments.on_error or "raise")
     told = None
     with ExitStack() as stack:
@@ -170,8 +169,7 @@ def run_in_pool(arguments, make, others=()):
         try:
             failures = run(
                 job,
-                arguments.input,
-                arguments.output,
+                *files,
                 workers=arguments.workers,
                 resume=bool(arguments.resume),
                 report=report,
@@ -182,6 +180,26 @@ def run_in_pool(arguments, make, others=()):
         note(f"line {failure.line} is empty: {failure.reason}")
     if len(failures) > MOST_FAILURES:
         note(f"{len(failures) - MOST_FAILURES} more lines are empty")
+
+
+def _files_of(arguments):
+    """What a run with --workers reads and writes."""
+    named = {"--input": arguments.input, "--output": arguments.output}
+    if not arguments.texts:
+        files = list(named.values())
+    elif any(named.values()):
+        raise ValueError("files and --input or --output were given, expected one of them")
+    else:
+        files = arguments.texts
+    if len(files) != 2:
+        raise ValueError(
+            f"{len(files)} files were given, expected two with --workers: what to read and what to "
+            "write"
+        )
+    for name, file in zip(named, files, strict=True):
+        if file in (None, "", "-"):
+            raise ValueError(f"{name} is missing, expected a file because of --workers")
+    return files
 
 
 def check_alone(arguments):

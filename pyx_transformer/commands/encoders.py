@@ -53,7 +53,7 @@ def add_embed(commands):
         "--pooling",
         help="cls, mean, max, last, weighted_mean or mean_sqrt_len; default: the folder's, or mean",
     )
-    add_workers(command, "FILE.npy or FILE.jsonl")
+    add_workers(command, "OUT.npy or OUT.jsonl")
     command.set_defaults(run=_embed)
 
 

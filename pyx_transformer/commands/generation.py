@@ -50,7 +50,7 @@ def add_translate(commands):
         pyx-transformer translate --n-best 3 --json "i love music ."
         pyx-transformer translate "i love music ." --attention attention.png
         pyx-transformer translate --model nllb --src-lang eng_Latn --tgt-lang fra_Latn "Good day."
-        pyx-transformer translate --workers 4 --input in.txt --output out.txt
+        pyx-transformer translate --workers 4 in.txt out.txt
         """,
     )
     add_texts(command, "TEXT", "sentences")

@@ -53,7 +53,7 @@ def plot_attention(
     title: what stands above, such as the sentence; default: source and target, a line for each.
 
     layers, heads: which to draw, as indices from 0 in rising order; default: all. Where weights
-    holds as many as are listed, it holds just these: weights[[2]][:, [0, 3]] is drawn right with
+    holds as many as are listed, it holds just these: `weights[[2]][:, [0, 3]]` is drawn right with
     layers=[2], heads=[0, 3]. The panels' titles count from 1: layer 3, head 1 and head 4. They
     leave out the layer of weights (H, T, S) and (T, S), and the head of (T, S), unless it is told.
 
