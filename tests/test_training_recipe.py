@@ -88,7 +88,7 @@ def test_text_without_spaces_is_measured_by_characters(asked, folder, capsys):
     figures = [entry["validation"] for entry in entries if "validation" in entry][-1]
     used = "char" if asked == "auto" else asked
     assert f"tok:{used}|" in figures["bleu_signature"]
-    assert f"bleu_signature {figures['bleu_signature']}\n" in capsys.readouterr().out
+    assert f"bleu_signature {figures['bleu_signature']}\n" in capsys.readouterr().err
     assert figures["bleu"] > 10 if used == "char" else figures["bleu"] == 0
 
 
