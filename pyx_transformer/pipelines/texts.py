@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST_NUMBERS = 10  # of lines, that a message names
 # What is known of every hypothesis anyway, and told of its text.
 KNOWN = {"return_scores": True, "return_token_scores": True}
+BANS = "suppress_tokens"
 
 
 def options_of(
@@ -45,11 +46,16 @@ def options_of(
     is_sampling = any(settings.get(name) is not None for name in SAMPLING)
     if options is None and model.generation_options is None and not is_sampling:
         settings.setdefault("beam_size", beam_size)
+    own = options or model.generation_options
+    tokenizer = model.tgt_tokenizer
+    never = () if tokenizer is None else tokenizer.never_generated
+    if isinstance(own, GenerationOptions | None) and settings.keys().isdisjoint({*changes, BANS}):
+        # Checked once only: of a short sentence that is 2 % of the time.
+        banned = never if own is None else (*own.suppress_tokens, *never)
+        settings.update(changes, **({BANS: banned} if banned else {}))
+        return GenerationOptions.chosen(function, model, options, settings)
     options = GenerationOptions.chosen(function, model, options, settings)
-    if model.tgt_tokenizer is not None and model.tgt_tokenizer.never_generated:
-        never = model.tgt_tokenizer.never_generated
-        changes["suppress_tokens"] = (*options.suppress_tokens, *never)
-    return replace(options, **changes) if changes else options
+    return replace(options, **changes, suppress_tokens=(*options.suppress_tokens, *never))
 
 
 def generated(
