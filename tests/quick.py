@@ -7,10 +7,10 @@ QUICK = {
     "the order of the source": ("layering", "public_names", "typed"),
     "kernels": ("ops", "attention", "training_kernels"),
     "layers and models": ("layers", "stacks", "transformer", "reprs"),
-    "generation": ("generation", "search"),
-    "training": ("optimizer", "training", "training_resume"),
-    "checkpoints": ("files", "state_dicts", "families"),
-    "text": ("text", "tokenizers", "translator"),
-    "commands": ("cli", "commands", "plots"),
+    "generation": ("generation", "candidates"),
+    "training": ("optimizer", "training", "recipe"),
+    "checkpoints": ("state_dicts", "families"),
+    "text": ("text", "text_generator", "translation"),
+    "commands": ("paths", "commands_of_texts"),
 }
 FILES = {f"test_{name}.py" for names in QUICK.values() for name in names}
