@@ -2,7 +2,7 @@
 
     python bench/recipes/reverse.py pyx_transformer/recipes/reverse
 
-Each is 2 to 5 syllables, no two are the same, and the last 200 are there to validate on.
+Each is 1 to 4 syllables, no two are the same, and the last 200 are there to validate on.
 """
 
 import argparse
@@ -18,8 +18,11 @@ def words(count=COUNT):
     draw, found = random.Random(0), {}
     while len(found) < count:
         syllables = [
-            draw.choice("bcdfghjklmnpqrstvwxyz") + draw.choice("aeiou") + draw.choice(["", "", "n"])
-            for _ in range(draw.randint(2, 5))
+            draw.choice("bcdfghjklmnpqrstvwxyz")
+            + draw.choice(["", "", "", "l", "r"])
+            + draw.choice("aeiou")
+            + draw.choice(["", "", "", "l", "m", "n", "r", "s"])
+            for _ in range(draw.randint(1, 4))
         ]
         found["".join(syllables)] = None
     return list(found)
