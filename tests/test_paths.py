@@ -67,7 +67,7 @@ def test_recipes_and_commands(home, capsys):
     assert load_recipe("~/recipe.toml").text.source_vocabulary == "~/words.en"
     flags = ["--set", "training.steps=2", "--set", "training.validate_every=2"]
     assert main(["train", "~/recipe.toml", "--output", "~/run", *flags]) == 0
-    assert str(home / "run" / "model") in capsys.readouterr().out
+    assert f"the best model is in {home / 'run' / 'model'}\n" in capsys.readouterr().err
     for command in (
         ["evaluate", "--model", "~/run/model", "~/train.en", "~/train.de"],
         ["translate", "--model", "~/run/model", "i know ."],
