@@ -6,8 +6,8 @@ those of the one that is used here.
 QUICK = {
     "the order of the source": ("layering", "public_names", "typed"),
     "kernels": ("ops", "attention", "training_kernels"),
-    "layers and models": ("layers", "stacks", "transformer", "reprs"),
-    "generation": ("generation", "candidates"),
+    "layers and models": ("layers", "transformer", "reprs"),
+    "generation": ("generation",),
     "training": ("optimizer", "training", "recipe"),
     "checkpoints": ("state_dicts", "families"),
     "text": ("text", "text_generator", "translation"),
