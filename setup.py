@@ -93,7 +93,7 @@ def extension(name, flags, openmp, **options):
         [f"{KERNELS}/{name}.pyx"],
         include_dirs=[KERNELS],
         extra_compile_args=[*FLAGS, *flags, *openmp],
-        extra_link_args=openmp,
+        extra_link_args=[*openmp, "-s"],  # the names of functions are a tenth of the file
         **options,
     )
 
@@ -140,6 +140,7 @@ setup(
             "cdivision": True,
             "initializedcheck": BOUNDS_CHECK,
             "embedsignature": True,
+            "auto_pickle": False,
         },
     ),
     options={"build_ext": {"parallel": os.cpu_count()}},

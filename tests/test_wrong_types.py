@@ -39,6 +39,7 @@ NO_LIST = (None, 3, NOTHING, np.array(3), "text", [None], [NOTHING])
 NO_LIST_OF_IDS = (None, 3, NOTHING, np.array(3), "text", ["a"], [None], [99], [-1], [1.5])
 NO_TEXT = (None, 3, NOTHING, b"a", ["a"], "\ud800")
 NO_PATH = (None, 3, NOTHING, b"a", ["a"], "a\0")
+NO_PATH_OR_TEXTS = (None, 3, NOTHING, b"a", [3], "a\0")
 NO_MODEL = (None, 3, NOTHING, "en-ja", [], pt.Transformer, WORDS)
 NO_TRANSLATOR = tuple(value for value in NO_MODEL if value != "en-ja")  # which is one
 NO_FLAG = (None, 3, NOTHING, "text")
@@ -80,16 +81,16 @@ CASES = [
         evaluate,
         {"model": TRANSLATOR, "source": "never", "target": "never"},
         {
-            "model": NO_MODEL,
+            "model": NO_TRANSLATOR,
             "with_bleu": NO_FLAG,
         },
     ),
     (
         evaluate,
-        {"model": TRANSLATOR, "source": "never", "target": "never", "with_bleu": False},
+        {"model": TRANSLATOR, "source": ["a"], "target": ["b"], "with_bleu": False},
         {
-            "source": NO_PATH,
-            "target": NO_PATH,
+            "source": NO_PATH_OR_TEXTS,
+            "target": NO_PATH_OR_TEXTS[1:],
         },
     ),
     (
