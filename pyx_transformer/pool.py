@@ -169,11 +169,15 @@ def computed(
             for future in ready:
                 number = waiting.pop(future)
                 yield number, result_of(future, source, parts.begin(number))
-    except BaseException:
+    except BaseException as error:
         # Nothing is to wait for what is still being computed. Other children of this process stay:
         # before Python 3.14 there is no public way to tell those of the pool.
         for process in list((pool._processes or {}).values()):
             process.terminate()
+        if isinstance(error, BrokenProcessPool):  # of a result, or of the next that is submitted
+            raise ChildProcessError(
+                "run: a worker has died, of a signal or for lack of memory; what is done is kept"
+            ) from error
         raise
     finally:
         pool.shutdown(cancel_futures=True)
@@ -185,10 +189,6 @@ def result_of(future: Future[bytes], source: Path, begin: int) -> bytes:
         return future.result()
     except RowError as error:
         raise ValueError(f"{source}, line {begin + error.number + 1}: {error.reason}") from error
-    except BrokenProcessPool as error:
-        raise ChildProcessError(
-            "run: a worker has died, of a signal or for lack of memory; what is done is kept"
-        ) from error
 
 
 # In the workers.

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -287,7 +289,7 @@ def test_a_worker_that_dies_and_workers_whose_parent_dies(folder):
     until(lambda: (folder / "out.txt.parts" / "00000000").exists(), run)
     os.kill(children_of(run.pid)[0], signal.SIGKILL)
     _, err = run.communicate(timeout=60)
-    assert run.returncode == 2
+    assert run.returncode == 2, err
     assert b"a worker has died, of a signal or for lack of memory; what is done is kept" in err
     run = subprocess.Popen([*TRANSLATE, "--resume"], stderr=subprocess.DEVNULL)
     until(lambda: len(children_of(run.pid)) == 2, run)
@@ -297,6 +299,17 @@ def test_a_worker_that_dies_and_workers_whose_parent_dies(folder):
     while any(is_alive(pid) for pid in workers):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_worker_that_has_died_before_the_next_lines_are_given(own, monkeypatch):
+    write(["i am"])
+
+    def submit(*_):
+        raise BrokenProcessPool("a child process terminated abruptly")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", submit)
+    with pytest.raises(ChildProcessError, match="a worker has died"):
+        pool.run(Translate(own / "translator"), "in.txt", "out.txt", workers=1)
 
 
 def is_alive(pid):
