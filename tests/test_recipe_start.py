@@ -263,7 +263,7 @@ def test_evaluating_labels(folder, capsys):
     recipe = load_recipe(written(LABELLED + HEAD)[1])
     recipe.build().save("begun")
     arguments = ["evaluate", "--model", "begun", "train.en"]
-    refused(arguments, capsys, "target is missing, expected the file of the labels")
+    refused(arguments, capsys, "target is missing, expected the labels")
     flags = ["--bleu-tokenizer", "char"]
     refused(
         [*arguments, "labels", *flags], capsys, "expected none because the model is a classifier"
