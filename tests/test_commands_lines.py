@@ -389,6 +389,7 @@ def test_who_types_is_told_of_an_error_and_asked_again(folder):
 def test_ctrl_c_at_the_prompt():
     with terminal(["translate"]) as screen:
         screen.until("> ")
+        time.sleep(0.5)  # Python misses a signal between the prompt and its wait for a key
         screen.type(CTRL_C)
         screen.until("\r\npyx-transformer translate: interrupted\r\n")
         assert screen.rest()[1] == 130
