@@ -81,9 +81,11 @@ def test_importing_loads_numpy_and_one_set_of_kernels_only():
     assert "pyx_transformer._kernels.cpu" in compiled
 
 
-def test_installed_size_is_under_15_mb():
+def test_installed_size_is_under_15_mb_and_that_of_the_language_model_under_3():
     files = [path for path in INSTALLED.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 15e6
+    sizes = {path.relative_to(INSTALLED): path.stat().st_size for path in files}
+    model = sum(sizes[path] for path in sizes if path.parts[:2] == ("models", "shakespeare"))
+    assert 0 < model < 3e6 and sum(sizes.values()) - model < 15e6
 
 
 def test_typing_marker_and_stubs_are_installed():
@@ -97,7 +99,7 @@ def test_sources_of_the_kernels_are_not_installed():
     if INSTALLED == SOURCE:
         pytest.skip("an editable installation uses the source folder")
     files = [path.relative_to(INSTALLED) for path in INSTALLED.rglob("*") if path.is_file()]
-    names = {path.suffix for path in files if path.parts[0] not in ("models", "pages")}
+    names = {path.suffix for path in files if path.parts[0] not in ("models", "pages", "recipes")}
     assert names <= {".py", ".pyc", ".pyi", ".so", ".typed"}
 
 
