@@ -6,6 +6,7 @@ entry points make.
 """
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -32,9 +33,12 @@ INSTRUCTION_SETS = {
 FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"]
 # Vectors are passed between inlined functions only, and Cython's C holds more than it uses.
 FLAGS += ["-Wno-psabi", "-Wno-unused-function", "-Wno-unused-but-set-variable"]
-# The loops over a tile have to be compiled once per number of rows. Left to itself, GCC 12 merges
-# them: 118 instead of 220 GFLOP/s on one AVX-512 core.
-INLINE = ("CYTHON_INLINE", "inline __attribute__((always_inline))")
+MACROS = [
+    # The loops over a tile have to be compiled once per number of rows. Left to itself, GCC 12
+    # merges them: 118 instead of 220 GFLOP/s on one AVX-512 core.
+    ("KERNEL_INLINE", "inline __attribute__((always_inline))"),
+    ("CYTHON_COMPRESS_STRINGS", "0"),  # the name of a module is replaced in them
+]
 
 
 def target():
@@ -87,14 +91,16 @@ def openmp_flags():
     return []
 
 
-def extension(name, flags, openmp, **options):
+def extension(name, source, flags, openmp):
+    headers = sorted(str(p) for p in Path(KERNELS).iterdir() if p.suffix in (".pxd", ".pxi", ".h"))
     return Extension(
         f"pyx_transformer._kernels.{name}",
-        [f"{KERNELS}/{name}.pyx"],
+        [source],
         include_dirs=[KERNELS],
+        define_macros=MACROS,
         extra_compile_args=[*FLAGS, *flags, *openmp],
         extra_link_args=[*openmp, "-s"],  # the names of functions are a tenth of the file
-        **options,
+        depends=[*headers, "setup.py", stamp(openmp)],
     )
 
 
@@ -107,18 +113,41 @@ def extensions():
                 f"pyx_transformer: {shlex.join(COMPILER)} does not know {shlex.join(flags)}: "
                 "this package needs GCC 11, Clang 12, or newer"
             )
-    sources = sorted(str(p) for p in Path(KERNELS).iterdir() if p.suffix in (".pxd", ".pxi", ".h"))
-    depends = [*sources, "setup.py", stamp(openmp)]
+    first = next(iter(variants))
+    sources = ((first, f"{KERNELS}/entry.pyx"), ("cpu", f"{KERNELS}/cpu.pyx"))
+    kernels, cpu = cythonize(
+        [extension(name, source, [], openmp) for name, source in sources],
+        # Cython would take C that it made with other directives for its own.
+        build_dir="build/checked" if BOUNDS_CHECK else "build",
+        compiler_directives=DIRECTIVES,
+    )
     modules = []
     for name, flags in variants.items():
-        modules.append(extension(name, flags, openmp, depends=depends, define_macros=[INLINE]))
-    return [*modules, extension("cpu", [], openmp, depends=depends)]
+        source = c_of_set(name, kernels.sources[0], first)
+        modules.append(extension(name, source, flags, openmp))
+    return [*modules, cpu]
+
+
+def c_of_set(name, path, first):
+    """The C for one instruction set, made of what Cython wrote for the first one.
+
+    Names of one length are all that sets them apart, and Cython works for as long as a compiler. It
+    says CYTHON_INLINE for `cdef inline` and for much of its own, which is better left to itself.
+    """
+    assert len(name) == len(first), f"{name!r} and {first!r} differ in length"
+    text = Path(path).read_text(encoding="utf-8").replace(first, name)
+    text, count = re.subn("static CYTHON_INLINE (.* __pyx_f_)", r"static KERNEL_INLINE \1", text)
+    assert count > 0, "this Cython writes inline functions in another way"
+    copy = Path(path).with_name(f"{name}.c")
+    if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+        copy.write_text(text, encoding="utf-8")
+    return str(copy)
 
 
 def stamp(openmp):
     """A file that changes with what the environment says, so that all is compiled again then."""
     flags = environment("CFLAGS"), environment("LDFLAGS")
-    text = repr((COMPILER, openmp, flags, is_asked_for("PYX_TRANSFORMER_BOUNDS_CHECK")))
+    text = repr((COMPILER, openmp, flags, BOUNDS_CHECK))
     path = Path("build/flags.txt")
     if not path.exists() or path.read_text() != text:
         path.parent.mkdir(exist_ok=True)
@@ -127,21 +156,15 @@ def stamp(openmp):
 
 
 BOUNDS_CHECK = is_asked_for("PYX_TRANSFORMER_BOUNDS_CHECK")
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": BOUNDS_CHECK,
+    "wraparound": False,  # a negative index is out of bounds
+    "cdivision": True,
+    "initializedcheck": BOUNDS_CHECK,
+    "embedsignature": True,
+    "auto_pickle": False,
+    "emit_code_comments": False,
+}
 
-setup(
-    ext_modules=cythonize(
-        extensions(),
-        # Cython would take C that it made with other directives for its own.
-        build_dir="build/checked" if BOUNDS_CHECK else "build",
-        compiler_directives={
-            "language_level": 3,
-            "boundscheck": BOUNDS_CHECK,
-            "wraparound": False,  # a negative index is out of bounds
-            "cdivision": True,
-            "initializedcheck": BOUNDS_CHECK,
-            "embedsignature": True,
-            "auto_pickle": False,
-        },
-    ),
-    options={"build_ext": {"parallel": os.cpu_count()}},
-)
+setup(ext_modules=extensions(), options={"build_ext": {"parallel": os.cpu_count()}})

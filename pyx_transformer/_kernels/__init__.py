@@ -5,10 +5,9 @@
       |   _runtime                                     asks cpu what the CPU runs, imports one of
       |                                                the four modules below, counts the threads
       v
-    x86_64_v2  x86_64_v3  x86_64_v4  neon    .pyx      the same source, once per instruction set:
-      |                                                each includes entry.pxi and no more
+    x86_64_v2  x86_64_v3  x86_64_v4  neon              the same source, once per instruction set:
       v
-    entry.pxi                                          memoryviews to pointers, workspace, nogil
+    entry.pyx                                          memoryviews to pointers, workspace, nogil
       |- layer.pxi      what a description compiles to, and the one function that runs it: norms,
       |                 projections, caches, attention, feed-forward, residuals
       |- blocks.pxi     the classes that hold it; passes of rows through blocks and whole stacks
@@ -33,15 +32,16 @@
         simd.h                                         the one file that knows the instruction set
 
 The functions of a .pxd are inlined into the module that includes them, so that every instruction
-set has its own, compiled with its own flags. A kernel takes a struct that says all it is asked for,
-with one constructor that sets every field; `in_parallel` hands it to each thread with the number of
-its share. Sums are never split between threads.
+set has its own, compiled with its own flags; those called `apart`, see simd.h, are compiled once a
+module: what threads share out, and the tile of a product. A kernel takes a struct that says all it
+is asked for, with one constructor that sets every field; `in_parallel` hands it to each thread with
+the number of its share. Sums are never split between threads.
 
 cpu.pyx is compiled for the oldest CPU: it says which of the modules this one runs, and ends the
 threads of OpenMP before a fork. _entry.pyi lists what every variant offers, and each one's stub is
 all of it.
 
 A new kernel is a .pxd at its level, an entry point in one of the .pxi files, a line in _entry.pyi,
-and a checked function in Python. A new instruction set is a branch of simd.h, a .pyx of one line,
-and its flags in setup.py.
+and a checked function in Python. A new instruction set is a branch of simd.h, its name and flags in
+setup.py, and a stub.
 """

@@ -1,4 +1,4 @@
-"""What every compiled variant of the kernels offers; entry.pxi is its source.
+"""What every compiled variant of the kernels offers; entry.pyx is its source.
 
 Arrays are float32 and C-contiguous unless said otherwise; outputs come first, already allocated.
 Shapes, dtypes and ranges are for the caller to check: here they are trusted.

@@ -117,14 +117,18 @@ cdef inline void sum_attended(
             c += VF
 
 
-cdef inline void gather_rows(
-    float* out, const float* base, const int64_t* rows, Py_ssize_t stride, Py_ssize_t keys,
-    Py_ssize_t size,
+cdef inline const float* rows_of_block(
+    float* room, const float* base, const int64_t* rows, Py_ssize_t* stride, Py_ssize_t block,
+    Py_ssize_t keys, Py_ssize_t size,
 ) noexcept nogil:
-    """Rows of `size` floats that lie scattered, side by side."""
+    """The rows of `size` floats from `block` on; those that lie scattered, side by side in room."""
     cdef Py_ssize_t s
+    if rows == NULL:
+        return base + block * stride[0]
     for s in range(keys):
-        memcpy(out + s * size, base + rows[s] * stride, size * sizeof(float))
+        memcpy(room + s * size, base + rows[block + s] * stride[0], size * sizeof(float))
+    stride[0] = size
+    return room
 
 
 cdef inline void score_tile(
@@ -259,7 +263,7 @@ cdef inline void attend(
     cdef float* tops = value_panels + BLOCK_KEYS * padded(job.value_size)
     cdef float* totals = tops + ITEM_QUERIES
     cdef float* gathered = totals + ITEM_QUERIES
-    cdef const int64_t* key_rows = NULL
+    cdef const int64_t* key_rows = NULL if job.key_rows == NULL else job.key_rows[b]
     cdef float* out = job.out + job.query_starts[b] * job.out_row + h * job.out_head
     cdef const float* query = (job.query + job.query_starts[b] * job.query_row
                                + h * job.query_head)
@@ -270,19 +274,18 @@ cdef inline void attend(
     cdef Py_ssize_t item_end = end_key(job, b, t_end - 1)
     cdef Py_ssize_t block = first_key(job, b, t_begin) // BLOCK_KEYS * BLOCK_KEYS
     cdef Py_ssize_t t, i, keys, tile_begin, tile_end, tile_keys, width
+    cdef const float* block_key
     cdef const float* values
-    cdef Py_ssize_t values_stride, panel_stride
+    cdef Py_ssize_t key_stride, values_stride, panel_stride
     cdef float* normalisers
     cdef float top
     cdef int rows, r
     cdef bint plain = (job.softcap == 0.0 and job.bias == NULL and job.bool_mask == NULL
                        and job.float_mask == NULL)
     cdef bint finite
-    if job.key_rows == NULL:
+    if key_rows == NULL:
         key = key + job.key_starts[b] * job.key_row
         value = value + job.key_starts[b] * job.value_row
-    else:
-        key_rows = job.key_rows[b]
     ensure(<int>BLOCK_KEYS <= TILE_STRIDE)
     ensure(BLOCK_KEYS % PANEL == 0)
     ensure(BLOCK_K <= TILE_STRIDE)
@@ -298,16 +301,12 @@ cdef inline void attend(
         totals[t] = 0.0
     while block < item_end:
         keys = min(item_end - block, <Py_ssize_t>BLOCK_KEYS)
-        if key_rows == NULL:
-            pack(key_panels, key + block * job.key_row, job.key_row, keys, job.key_size)
-            values = value + block * job.value_row
-            values_stride = job.value_row
-        else:
-            gather_rows(gathered, key, key_rows + block, job.key_row, keys, job.key_size)
-            pack(key_panels, gathered, job.key_size, keys, job.key_size)
-            gather_rows(gathered, value, key_rows + block, job.value_row, keys, job.value_size)
-            values = gathered
-            values_stride = job.value_size
+        key_stride = job.key_row
+        block_key = rows_of_block(gathered, key, key_rows, &key_stride, block, keys, job.key_size)
+        pack(key_panels, block_key, key_stride, keys, job.key_size)
+        values_stride = job.value_row
+        values = rows_of_block(gathered, value, key_rows, &values_stride, block, keys,
+                               job.value_size)
         if tiles == 1 and job.value_size % PANEL == 0:
             panel_stride = PANEL
             finite = False

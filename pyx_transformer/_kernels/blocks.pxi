@@ -1,5 +1,5 @@
 """Descriptions compiled: blocks, layers and stacks with their packed weights, and passes of rows
-through them, each one call without the GIL. Included by entry.pxi."""
+through them, each one call without the GIL. Included by entry.pyx."""
 
 MOST_SUB_LAYERS = SUB_LAYERS
 
@@ -216,7 +216,7 @@ cdef class Tables:
 
     def __len__(self):
         """Positions that all tables have."""
-        return min(len(cosines) for cosines, _, _ in self.kept)
+        return min([len(cosines) for cosines, _, _ in self.kept])
 
 
 cdef const Rotary* rotaries_of(Tables tables) noexcept:

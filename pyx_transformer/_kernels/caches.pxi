@@ -1,5 +1,5 @@
 """Keys and values of the tokens so far, in pages, and steps through all layers that add to them.
-Included by entry.pxi."""
+Included by entry.pyx."""
 
 from libc.stdlib cimport realloc
 
@@ -198,7 +198,7 @@ cdef class Cache:
     def memories(self, const int64_t[::1] counts not None):
         """Memories of so many rows each, which `remember` fills."""
         cdef Past memory
-        cdef Py_ssize_t pages = -self.memory.free_count
+        cdef Py_ssize_t pages = -self.memory.free_count, count
         made = []
         for count in counts:
             pages += (count + PAGE - 1) // PAGE

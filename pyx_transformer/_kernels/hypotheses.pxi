@@ -1,4 +1,4 @@
-"""Sentences in play: their units, and the rows of each. Included by entry.pxi.
+"""Sentences in play: their units, and the rows of each. Included by entry.pyx.
 
 A sentence is decoded by one unit or, where samples or alternatives are asked for, by several. A
 unit has rows, hypotheses in play, in order of rank.
@@ -120,6 +120,15 @@ cdef class Unit:
         table = np.array([tokens[:shortest] for tokens in rivals])
         differs = (table != table[0]).any(axis=0)
         return table[0, :differs.argmax() if differs.any() else shortest]
+
+
+cdef bint has_rows(list units) except -1:
+    """Whether any unit has a row in play."""
+    cdef Unit unit
+    for unit in units:
+        if unit.rows:
+            return True
+    return False
 
 
 cdef void rank(list found) noexcept:

@@ -3,7 +3,7 @@
 A sub-layer is a block with norms and a residual: out = norm_sum(x + norm_after(block(norm_before(
 x)))). A whole stack, a step of decoding and the steps of a search all come here; whether keys and
 values go to a cache is a pointer that may be NULL. Training has its own way over the same
-descriptions (see attention.py and feed_forward.py), to the same bits. Included by entry.pxi.
+descriptions (see attention.py and feed_forward.py), to the same bits. Included by entry.pyx.
 """
 
 from libc.string cimport memcpy, memset

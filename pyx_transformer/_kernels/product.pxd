@@ -12,7 +12,7 @@ from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 from pyx_transformer._kernels.tile cimport (
-    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, panels_at_once, tile,
+    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, apart, copy_tile, panels_at_once, tile,
 )
 
 # bench/results/tuning.md says what chose these numbers.
@@ -176,8 +176,9 @@ cdef inline void product_chunk(
                     ahead_step = PANEL // count
                 for t in range(count):
                     rows = <int>(tile_rows[t + 1] - tile_rows[t])
-                    tile(sums, group * PANEL, x_tiles + t * TILE_ROWS * TILE_STRIDE, w, PANEL,
-                         job.k * PANEL, depth, rows, group, ahead, ahead_step)
+                    apart(tile)(
+                        sums, group * PANEL, x_tiles + t * TILE_ROWS * TILE_STRIDE, w, PANEL,
+                        job.k * PANEL, depth, rows, group, ahead, ahead_step)
                     for p in range(group):
                         finish_tile(job, sums + p * PANEL, group * PANEL, tile_rows[t],
                                     (panel + p) * PANEL, rows, start == 0, start + depth == job.k)
@@ -202,11 +203,15 @@ cdef inline void product_part(
 
 cdef inline void multiply(const Product* job, int part, int parts) noexcept nogil:
     """One thread's share: a range of rows where there are many, else of panels."""
-    cdef Py_ssize_t panels = (job.n + PANEL - 1) // PANEL
+    cdef Py_ssize_t panels = (job.n + PANEL - 1) // PANEL, panel = 0
+    cdef Py_ssize_t row_begin = 0, row_end = job.m
     if (job.m >= ROWS_EACH * parts and 4 * job.m >= job.n) or panels < parts:
-        product_part(job, share(job.m, part, parts), share(job.m, part + 1, parts), 0, panels)
+        row_begin = share(job.m, part, parts)
+        row_end = share(job.m, part + 1, parts)
     else:
-        product_part(job, 0, job.m, share(panels, part, parts), share(panels, part + 1, parts))
+        panel = share(panels, part, parts)
+        panels = share(panels, part + 1, parts)
+    product_part(job, row_begin, row_end, panel, panels)
 
 
 cdef struct Products:

@@ -1,4 +1,4 @@
-"""The search that greedy decoding, beams, samples and alternatives share. Included by entry.pxi.
+"""The search that greedy decoding, beams, samples and alternatives share. Included by entry.pyx.
 
 All rows of all sentences in play make up a step; a sentence leaves when its last unit is done, and
 another may come before any step.
@@ -159,8 +159,7 @@ cdef class Search:
             self.choose(before, logits, n_threads)
         for unit in before:
             sentence = unit.sentence
-            if not unit.rows and sentence.found is None and not any(
-                    (<Unit>other).rows for other in sentence.units):
+            if not unit.rows and sentence.found is None and not has_rows(sentence.units):
                 self.end(sentence)
             if self.has_listener:
                 self.tell(unit)

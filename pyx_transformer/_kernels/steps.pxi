@@ -1,5 +1,5 @@
 """From all that rows in play have to the logits of their next tokens, and the best of these.
-Included by entry.pxi."""
+Included by entry.pyx."""
 
 from libc.stdint cimport uint64_t
 

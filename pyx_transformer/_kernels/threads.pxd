@@ -9,6 +9,10 @@ from cpython.exc cimport PyErr_CheckSignals, PyErr_WarnEx
 from cython.parallel cimport prange
 
 ctypedef void (*Part)(const void* job, int part, int parts) noexcept nogil
+ctypedef void (*Region)(Part work, const void* job, int parts) noexcept nogil
+
+cdef extern from "simd.h" nogil:
+    Region apart(Region function)
 
 cdef extern from "team.h" nogil:
     cdef struct Team:
@@ -44,10 +48,15 @@ cdef inline int threads_for(double work, int n_threads) noexcept nogil:
 
 
 cdef inline void in_parallel(Part work, const void* job, int parts) noexcept nogil:
-    """work(job, part, parts) for each part, all at once.
+    """work(job, part, parts) for each part, all at once."""
+    apart(region)(work, job, parts)
+
+
+cdef inline void region(Part work, const void* job, int parts) noexcept nogil:
+    """`in_parallel`, once for all kernels.
 
     One part makes no region: one of a single thread still wakes whoever waits for it, which takes a
-    microsecond. `work` is compiled into both ways.
+    microsecond.
     """
     cdef Team* team = own_team()
     cdef double seconds[MOST_THREADS]

@@ -133,17 +133,7 @@ ctypedef void (*Tile)(
     Py_ssize_t ahead_step,
 ) noexcept nogil
 
-cdef extern from * nogil:
-    """
-    /* A function as it is compiled by itself, called through an address that the compiler does not
-     * know. Inlined into a long one, GCC 12 keeps sums of a tile in memory: attention took 1.8
-     * times as long (AVX-512). */
-    #define apart(function) ({ \\
-        __typeof__(function) *address = function; \\
-        __asm__("" : "+r"(address)); \\
-        address; \\
-    })
-    """
+cdef extern from "simd.h" nogil:
     Tile apart(Tile function)
 
 

@@ -1,7 +1,8 @@
 """The compiled entry points: arrays to pointers, then one call without the GIL.
 
-Compiled once per instruction set, by the stubs beside this file. Nothing is checked here that the
-Python side has checked: shapes fit one another, ids are in range, outputs are separate arrays.
+Compiled once per instruction set, as a module of its name: see setup.py. Nothing is checked here
+that the Python side has checked: shapes fit one another, ids are in range, outputs are separate
+arrays.
 """
 
 from cpython.exc cimport PyErr_CheckSignals
@@ -77,7 +78,8 @@ cdef class Workspace:
 cdef float[::1] aligned_floats(Py_ssize_t size):
     """An array that begins at a cache line; where it is large, NumPy asks for huge pages."""
     room = np.empty(size + 16, np.float32)
-    start = -room.ctypes.data // 4 % 16
+    cdef uintptr_t address = room.ctypes.data
+    cdef Py_ssize_t start = (64 - address % 64) % 64 // sizeof(float)
     return room[start:start + size]
 
 
@@ -98,6 +100,7 @@ cdef class PackedLinear:
                  bint transposed=False, int n_threads=1, float softcap=0.0):
         cdef Move move
         cdef float[::1] panels, padded_bias = None
+        cdef Py_ssize_t room
         self.softcap = softcap
         self.out_features, self.in_features = weight.shape[0], weight.shape[1]
         if transposed:
@@ -120,7 +123,7 @@ cdef class PackedLinear:
     @staticmethod
     def sizes(Py_ssize_t out_features, Py_ssize_t in_features, bint bias):
         """How many floats each array of `arrays` has."""
-        room = padded(out_features)
+        cdef Py_ssize_t room = padded(out_features)
         return [room * in_features, room] if bias else [room * in_features]
 
     @property

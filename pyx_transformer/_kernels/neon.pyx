@@ -1,3 +1,0 @@
-"""The kernels, compiled for 64-bit Arm: 4 floats to a vector (Neon)."""
-
-include "entry.pxi"
