@@ -33,8 +33,8 @@
 
 The functions of a .pxd are inlined into the module that includes them, so that every instruction
 set has its own, compiled with its own flags; those called `apart`, see simd.h, are compiled once a
-module: what threads share out, and the tile of a product. A kernel takes a struct that says all it
-is asked for, with one constructor that sets every field; `in_parallel` hands it to each thread with
+module: what threads share out, and attention's tiles. A kernel takes a struct that says all it is
+asked for, with one constructor that sets every field; `in_parallel` hands it to each thread with
 the number of its share. Sums are never split between threads.
 
 cpu.pyx is compiled for the oldest CPU: it says which of the modules this one runs, and ends the

@@ -117,7 +117,7 @@ cdef inline void sum_attended(
             c += VF
 
 
-cdef inline const float* rows_of_block(
+cdef inline const float* block_rows(
     float* room, const float* base, const int64_t* rows, Py_ssize_t* stride, Py_ssize_t block,
     Py_ssize_t keys, Py_ssize_t size,
 ) noexcept nogil:
@@ -263,7 +263,7 @@ cdef inline void attend(
     cdef float* tops = value_panels + BLOCK_KEYS * padded(job.value_size)
     cdef float* totals = tops + ITEM_QUERIES
     cdef float* gathered = totals + ITEM_QUERIES
-    cdef const int64_t* key_rows = NULL if job.key_rows == NULL else job.key_rows[b]
+    cdef const int64_t* key_rows = NULL
     cdef float* out = job.out + job.query_starts[b] * job.out_row + h * job.out_head
     cdef const float* query = (job.query + job.query_starts[b] * job.query_row
                                + h * job.query_head)
@@ -283,9 +283,11 @@ cdef inline void attend(
     cdef bint plain = (job.softcap == 0.0 and job.bias == NULL and job.bool_mask == NULL
                        and job.float_mask == NULL)
     cdef bint finite
-    if key_rows == NULL:
+    if job.key_rows == NULL:
         key = key + job.key_starts[b] * job.key_row
         value = value + job.key_starts[b] * job.value_row
+    else:
+        key_rows = job.key_rows[b]
     ensure(<int>BLOCK_KEYS <= TILE_STRIDE)
     ensure(BLOCK_KEYS % PANEL == 0)
     ensure(BLOCK_K <= TILE_STRIDE)
@@ -302,11 +304,10 @@ cdef inline void attend(
     while block < item_end:
         keys = min(item_end - block, <Py_ssize_t>BLOCK_KEYS)
         key_stride = job.key_row
-        block_key = rows_of_block(gathered, key, key_rows, &key_stride, block, keys, job.key_size)
+        block_key = block_rows(gathered, key, key_rows, &key_stride, block, keys, job.key_size)
         pack(key_panels, block_key, key_stride, keys, job.key_size)
         values_stride = job.value_row
-        values = rows_of_block(gathered, value, key_rows, &values_stride, block, keys,
-                               job.value_size)
+        values = block_rows(gathered, value, key_rows, &values_stride, block, keys, job.value_size)
         if tiles == 1 and job.value_size % PANEL == 0:
             panel_stride = PANEL
             finite = False

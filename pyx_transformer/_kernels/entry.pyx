@@ -11,10 +11,11 @@ from libc.stdlib cimport free, malloc
 
 import numpy as np
 
-from pyx_transformer._kernels cimport attention as attention_kernel
 from pyx_transformer._kernels.activation cimport (
     GELU, GELU_TANH, IDENTITY, QUICK_GELU, RELU, SILU, SOFT_CAP, activate_all,
 )
+from pyx_transformer._kernels.attention cimport attention as attention_kernel
+from pyx_transformer._kernels.attention cimport attention_workspace
 from pyx_transformer._kernels.attention_job cimport BIAS_PAD as BIAS_PAD_FLOATS
 from pyx_transformer._kernels.attention_job cimport Attention, no_attention
 from pyx_transformer._kernels.embedding cimport Lookup, embed_all
@@ -311,10 +312,10 @@ cdef void set_weights(Attention* job, float[:, :, :, ::1] weights) noexcept:
 cdef int run_attention(const Attention* job, int n_threads) except -1:
     """The outputs that a job asks for."""
     cdef Workspace workspace = Workspace(
-        n_threads * attention_kernel.attention_workspace(job) * sizeof(float))
+        n_threads * attention_workspace(job) * sizeof(float))
     cdef double unheard = 0.0
     with nogil:
-        attention_kernel.attention(job, workspace.floats, n_threads, &unheard)
+        attention_kernel(job, workspace.floats, n_threads, &unheard)
     return 0
 
 

@@ -234,7 +234,7 @@ cdef Py_ssize_t attention_floats(
     cdef Py_ssize_t floats = m * (block.query.n + block.output.k) + 4 * LINE_FLOATS
     if not block.is_cross:
         floats += m * (block.key.n + block.value.n)
-    return floats + run.n_threads * attention_kernel.attention_workspace(&job)
+    return floats + run.n_threads * attention_workspace(&job)
 
 
 cdef int attention_rows(
@@ -292,7 +292,7 @@ cdef int attention_rows(
         else:
             read_rows(&job, keys, values)
     workspace = lined_up(values, 0 if block.is_cross else m * block.value.n)
-    attention_kernel.attention(&job, workspace, run.n_threads, run.unheard)
+    attention_kernel(&job, workspace, run.n_threads, run.unheard)
     jobs[0] = projected(out, context, &block.output, m)
     jobs[0].residual = residual
     return product(jobs, run.n_threads, run.unheard)

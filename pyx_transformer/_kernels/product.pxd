@@ -12,7 +12,7 @@ from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
 from pyx_transformer._kernels.tile cimport (
-    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, apart, copy_tile, panels_at_once, tile,
+    AHEAD, BLOCK_K, CHAIN, TILE_STRIDE, copy_tile, panels_at_once, tile,
 )
 
 # bench/results/tuning.md says what chose these numbers.
@@ -176,9 +176,8 @@ cdef inline void product_chunk(
                     ahead_step = PANEL // count
                 for t in range(count):
                     rows = <int>(tile_rows[t + 1] - tile_rows[t])
-                    apart(tile)(
-                        sums, group * PANEL, x_tiles + t * TILE_ROWS * TILE_STRIDE, w, PANEL,
-                        job.k * PANEL, depth, rows, group, ahead, ahead_step)
+                    tile(sums, group * PANEL, x_tiles + t * TILE_ROWS * TILE_STRIDE, w, PANEL,
+                         job.k * PANEL, depth, rows, group, ahead, ahead_step)
                     for p in range(group):
                         finish_tile(job, sums + p * PANEL, group * PANEL, tile_rows[t],
                                     (panel + p) * PANEL, rows, start == 0, start + depth == job.k)

@@ -54,10 +54,10 @@
         LAST_CASES(f, __VA_ARGS__) \
     }
 
-/* The function as it is compiled by itself, called through an address that the compiler does not
- * know: all others are inlined wherever they are called. What many call is compiled once so, and
- * the sums of a tile stay in registers: inlined into a long function, GCC 12 keeps them in memory,
- * and attention took 1.8 times as long (AVX-512). */
+/* A function as it is compiled by itself, called through an address that the compiler does not
+ * know. All others are inlined wherever they are called, which would be many times for what threads
+ * share out (bench/results/compile.md); and inlined into a long function, GCC 12 keeps sums of a
+ * tile in memory: attention took 1.8 times as long (AVX-512). */
 #define apart(function) ({ \
     __typeof__(function) *address = function; \
     __asm__("" : "+r"(address)); \

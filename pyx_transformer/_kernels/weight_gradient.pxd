@@ -20,9 +20,7 @@ from pyx_transformer._kernels.simd cimport (
 from pyx_transformer._kernels.threads cimport (
     WORK_BETWEEN_SIGNALS, hear_signals, in_parallel, share, threads_for,
 )
-from pyx_transformer._kernels.tile cimport (
-    AHEAD, BLOCK_K, TILE_STRIDE, apart, panels_at_once, tile,
-)
+from pyx_transformer._kernels.tile cimport AHEAD, BLOCK_K, TILE_STRIDE, panels_at_once, tile
 
 cdef enum:
     HALF = VF // 2
@@ -148,10 +146,9 @@ cdef inline float* stretch_tile(
     cdef vf sum
     for p in range(stretch.first, stretch.end):
         place = job.pieces[p].begin - start
-        apart(tile)(
-            top, panels * PANEL, x + place, w + place * PANEL, PANEL, job.m * PANEL,
-            job.pieces[p].end - job.pieces[p].begin, rows, panels, ahead + place * ahead_step,
-            ahead_step)
+        tile(top, panels * PANEL, x + place, w + place * PANEL, PANEL, job.m * PANEL,
+             job.pieces[p].end - job.pieces[p].begin, rows, panels,
+             ahead + place * ahead_step, ahead_step)
         folds = job.pieces[p].folds
         if p == stretch.end - 1:
             folds -= stretch.folds
