@@ -81,11 +81,11 @@ def test_importing_loads_numpy_and_one_set_of_kernels_only():
     assert "pyx_transformer._kernels.cpu" in compiled
 
 
-def test_installed_size_is_under_15_mb_and_that_of_the_language_model_under_3():
+def test_installed_size():
     files = [path for path in INSTALLED.rglob("*") if path.is_file()]
     sizes = {path.relative_to(INSTALLED): path.stat().st_size for path in files}
     model = sum(sizes[path] for path in sizes if path.parts[:2] == ("models", "shakespeare"))
-    assert 0 < model < 3e6 and sum(sizes.values()) - model < 15e6
+    assert 0 < model < 3e6 and sum(sizes.values()) < 15e6
 
 
 def test_typing_marker_and_stubs_are_installed():
