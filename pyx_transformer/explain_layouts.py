@@ -151,7 +151,7 @@ class Html:
         """What is before the parts: the attention of a trained model."""
         self._write(f'<section class="trained">\n<h2>{self._said("trained.title")}</h2>')
         self.say("trained.what", **values)
-        self._write(view.fragment(tuple(self._sentences)), "</section>")
+        self._write(view.fragment(tuple(self._sentences), "trained"), "</section>")
 
     def part(self, key, *formulas):
         if self._titles:

@@ -12,6 +12,7 @@ import pyx_transformer as pt
 from pyx_transformer import explain
 from pyx_transformer.cli import main
 from pyx_transformer.explain_text import CHINESE, ENGLISH
+from pyx_transformer.pages import document
 
 SENTENCE = "The dog is in the garden."
 
@@ -209,6 +210,24 @@ def test_without_scripts_there_are_texts_numbers_and_pictures(path, told):
         pictures = all_of(driver, ".trained .static svg, .chart, .scan img")
         assert all(one.is_displayed() and one.size["height"] > 50 for one in pictures)
         assert_quiet(driver)
+
+
+def test_links_lead_to_the_parts(path):
+    """What is linked to has a name that nothing else has."""
+    text = path.read_text("utf-8")
+    names = re.findall(r' id="([^"]+)"', text)
+    assert sorted({*names}) == sorted(names)
+    parts = re.findall(r'<section class="part" id="([^"]+)"', text)
+    assert re.findall(r'<a href="#([^"]+)"', text) == parts and len(parts) == 7
+
+
+def test_colours_are_known_by_day_and_by_night():
+    styles = [document.asset(f"{name}.css") for name in ("page", "attention", "explain")]
+    day, night = re.findall(r":root \{(.*?)\}", styles[0], re.DOTALL)
+    known = {*re.findall(r"(--[\w-]+):", day)}
+    used = {*re.findall(r"var\((--[\w-]+)\)", "".join(styles))}
+    assert used <= {*known, "--weight"}  # that of a cell
+    assert {*re.findall(r"(--[\w-]+):", night)} <= known
 
 
 def test_a_sentence_is_no_html_and_no_formula():
