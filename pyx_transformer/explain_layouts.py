@@ -227,12 +227,11 @@ class Html:
         # Texts of the reader's are no formulas: while those are set, signs stand for them.
         given = {name: value for name, value in values.items() if isinstance(value, str)}
         signs = {name: chr(PRIVATE + i) for i, name in enumerate(given)}
-        texts = {}
-        for code, own in self._sentences.items():
-            text = sentence(own[key].format(**{**values, **signs}))
-            for name, sign in signs.items():
-                text = text.replace(sign, f"<bdi>{escape(given[name])}</bdi>")
-            texts[code] = text
+        shown = {ord(signs[name]): f"<bdi>{escape(value)}</bdi>" for name, value in given.items()}
+        texts = {
+            code: sentence(own[key].format(**{**values, **signs})).translate(shown)
+            for code, own in self._sentences.items()
+        }
         return said(texts, texts, "p")
 
     def _write(self, *lines):
