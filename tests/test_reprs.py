@@ -235,6 +235,14 @@ def test_results_of_pipelines():
     assert repr(ranked) == f"Ranked(corpus_id=3, score=-2.0, text='{('long ' * 12)[:57]}...')"
 
 
+def test_attention_to_look_at():
+    cross = pt.pages.AttentionMap("cross", np.ones((1, 2, 1, 3)), ["a"], ["b", "c", "d"])
+    assert repr(cross) == "AttentionMap('cross', 1 layer, 2 heads, 1 x 3 words)"
+    assert repr(pt.pages.AttentionView([cross], "a")) == "AttentionView(cross: 'a')"
+    long = pt.pages.AttentionView([cross], "long " * 1000)
+    assert repr(long) == f"AttentionView(cross: '{('long ' * 12)[:57]}...')"
+
+
 def test_jobs():
     job = pt.batch.Translate("en-ja", "text", beam_size=2, on_error="keep")
     assert repr(job) == (

@@ -17,7 +17,7 @@ from pyx_transformer import plots
 from pyx_transformer._checks import as_choice, as_float32, as_kind
 from pyx_transformer._files import as_path, replace_files
 from pyx_transformer._kinds import as_list, as_string, as_texts
-from pyx_transformer._reprs import described
+from pyx_transformer._reprs import called, counted, described, shown
 from pyx_transformer.pages.document import check_folder, data, document, said
 from pyx_transformer.pages.pictures import Labelled
 from pyx_transformer.plots.figures import FORMATS
@@ -93,9 +93,8 @@ class AttentionMap:
 
     def __repr__(self) -> str:
         layers, heads, rows, columns = self.weights.shape
-        return (
-            f"AttentionMap({self.name!r}, {layers} layers, {heads} heads, {rows} x {columns} words)"
-        )
+        sizes = [counted(layers, "layer"), counted(heads, "head"), f"{rows} x {columns} words"]
+        return called(self, [repr(self.name), *sizes])
 
 
 class AttentionView:
@@ -118,7 +117,7 @@ class AttentionView:
         self.title = as_string(this, "title", title)
 
     def __repr__(self) -> str:
-        return f"AttentionView({', '.join(one.name for one in self.maps)}: {self.title!r})"
+        return f"AttentionView({', '.join(one.name for one in self.maps)}: {shown(self.title)})"
 
     def __getitem__(self, name: str) -> AttentionMap:
         """The map of a name. Raises KeyError where there is none."""
