@@ -78,7 +78,7 @@ class GeneratedText(str):
 
     def view(self) -> AttentionView:
         """The cross-attention to look at: a page, or a picture of it. Raises ValueError where it
-        was not asked for, or there is nothing to look at."""
+        was not asked for, there is nothing to look at, or more than a page has room for."""
         from pyx_transformer.pages import AttentionMap, AttentionView
 
         if self.attention is None:
@@ -91,10 +91,11 @@ class GeneratedText(str):
         )
 
     def _repr_html_(self) -> str | None:
-        """The attention, in notebooks, where it was asked for and there is some."""
-        if self.attention is None or not self.attention.size:
+        """The attention, in notebooks, where there is one that a page has room for."""
+        try:
+            return self.view()._repr_html_()
+        except ValueError:
             return None
-        return self.view()._repr_html_()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """The tokens go with it, tokenizers do not."""

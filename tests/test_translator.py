@@ -326,7 +326,7 @@ def test_four_beams_where_nothing_else_is_said():
     assert bits(own.hypotheses(MANY)) == wanted
 
 
-def test_attention_shows_itself():
+def test_attention_shows_itself(monkeypatch):
     """As the translator's own view has it, which reads the translation again."""
     own = translator()
     (one,) = own.translate([MANY[3]], return_attention=True, max_length=5)
@@ -341,6 +341,10 @@ def test_attention_shows_itself():
         usual.view()
     (empty,) = own.translate([""], return_attention=True)
     assert empty._repr_html_() is None
+    monkeypatch.setattr("pyx_transformer.pages.attention.MOST_NUMBERS", one.attention.size - 1)
+    assert one._repr_html_() is None
+    with pytest.raises(ValueError, match="expected at most"):
+        one.view()
 
 
 def test_several_translations_are_a_table_in_a_notebook():

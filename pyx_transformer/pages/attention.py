@@ -192,9 +192,9 @@ class AttentionView:
     def save(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Write the page, or a picture of one map where path ends in .png, .svg or .pdf.
 
-        name: that of the map, of pictures only; the cross-attention, or else the last, unless
-        given. Raises ValueError for another ending and a map that there is not, OSError where no
-        file can be written, and for pictures what `plots.plot_attention` does.
+        name: that of the map, of pictures only; unless given the last one, which of a translation
+        is the cross-attention. Raises ValueError for another ending and a map that there is not,
+        OSError where no file can be written, and for pictures what `plots.plot_attention` does.
         """
         this = "AttentionView.save"
         path = check_path(this, path)
