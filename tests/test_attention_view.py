@@ -132,6 +132,9 @@ def test_words_of_arabic_run_from_right_to_left(rng, page, tmp_path):
     open_page(page, tmp_path / "page.html")
     places = [word.location["x"] for word in page.find_elements("css selector", ".rows .word")]
     assert places == sorted(places, reverse=True)
+    # What they attend to is told as the rest of the page is.
+    places = [part.location["x"] for part in page.find_elements("css selector", ".strongest > *")]
+    assert places == sorted(places) and len(places) == 7
 
 
 def test_a_large_map_is_a_picture(rng, page, tmp_path):
