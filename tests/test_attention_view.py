@@ -137,7 +137,7 @@ def test_words_of_arabic_run_from_right_to_left(rng, page, tmp_path):
     assert places == sorted(places) and len(places) == 7
 
 
-def test_a_large_map_is_a_picture(rng, page, tmp_path):
+def test_a_large_map_is_a_picture_that_tells_its_numbers(rng, page, tmp_path):
     words = [str(i) for i in range(90)]
     one = AttentionMap("encoder", weights(rng, 1, 2, 90, 90), words, words)
     AttentionView([one], "numbers").save(tmp_path / "page.html")
@@ -146,6 +146,19 @@ def test_a_large_map_is_a_picture(rng, page, tmp_path):
     assert [canvas.get_attribute(side) for side in ("width", "height")] == ["90", "90"]
     values = page.execute_script("return [...document.querySelector('.attention').view.weights()]")
     np.testing.assert_array_equal(np.float32(values).reshape(90, 90), one.weights[0, 0])
+    for row, column in ((3, 70), (44, 45), (89, 0)):
+        page.execute_script(
+            "const canvas = arguments[0], box = canvas.getBoundingClientRect();"
+            "const [row, column] = arguments[1];"
+            "canvas.dispatchEvent(new PointerEvent('pointermove', {"
+            "clientX: box.x + (column + 0.5) / 90 * box.width,"
+            "clientY: box.y + (row + 0.5) / 90 * box.height}))",
+            canvas,
+            (row, column),
+        )
+        said = canvas.get_attribute("title").removeprefix(f"{row} → {column} ")
+        assert np.float32(said) == one.weights[0, 0, row, column]
+        assert page.find_element("css selector", ".words.rows .chosen").text == str(row)
     assert_quiet(page)
 
 

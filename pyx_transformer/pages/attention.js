@@ -130,6 +130,7 @@
         const canvas = element("canvas", "whole");
         scroll.replaceChildren(canvas);
         draw(canvas, this.weights(), rows.length, columns.length);
+        canvas.addEventListener("pointermove", (event) => this.tell(canvas, event));
       } else {
         scroll.replaceChildren(this.table());
       }
@@ -181,6 +182,18 @@
         if (place) strongest.append(element("span", "", ", "));
         strongest.append(element("bdi", "", columns[j]), ` ${weights[j].toFixed(4)}`);
       });
+    }
+
+    // Tell the number that is pointed at in a picture.
+    tell(canvas, { offsetX, offsetY }) {
+      const { rows, columns } = this.map;
+      const place = (offset, size, count) =>
+        Math.max(0, Math.min(count - 1, Math.floor((offset / size) * count)));
+      const row = place(offsetY, canvas.clientHeight, rows.length);
+      const column = place(offsetX, canvas.clientWidth, columns.length);
+      if (row !== this.row) this.point(row);
+      const weight = this.weights()[row * columns.length + column];
+      canvas.title = `${rows[row]} → ${columns[column]} ${weight}`;
     }
 
     step(event) {
