@@ -281,6 +281,13 @@ def test_the_shipped_translator(tmp_path):
     again = translator.attention(text, " ".join(written[:-1]))
     for one in view.maps:
         np.testing.assert_array_equal(again[one.name].weights, one.weights)
+    for found in (best, translator.hypotheses([text], num_hypotheses=2, max_length=3)[0][1]):
+        shown = translator.attention(text, found)["cross"]
+        assert shown.rows == found.tokens
+    other = translator.hypotheses([text], num_hypotheses=2, return_attention=True)[0][1]
+    np.testing.assert_array_equal(
+        translator.attention(text, other)["cross"].weights, other.attention
+    )
     cut = translator.attention(text, max_length=2)
     assert cut["cross"].rows == written[:2]
     with pytest.raises(ValueError, match="attention: the text has no tokens"):

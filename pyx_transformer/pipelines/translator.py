@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pyx_transformer._checks import as_flag, brief
 from pyx_transformer._kinds import as_string, as_texts
 from pyx_transformer._reprs import called
+from pyx_transformer.generated_text import GeneratedText
 from pyx_transformer.pages import AttentionView
 from pyx_transformer.pipelines.attending import of_translation
 from pyx_transformer.pipelines.opened import opened
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Unpack
 
-    from pyx_transformer.generated_text import GeneratedText, NBest
+    from pyx_transformer.generated_text import NBest
     from pyx_transformer.generation import GenerationOptions, Hypothesis
     from pyx_transformer.generation.settings import TextSettings
     from pyx_transformer.tokenizers.protocol import Tokenizer
@@ -148,10 +149,10 @@ class Translator:
         it finds unless given: encoder, decoder and cross-attention of every layer and head.
 
         A row of the decoder is named after the token that is written there, the end included, and
-        attends to those before it. A translation has spaces between its words where the tokenizer's
-        tokens are words, in Japanese too. settings: as for `translate`, of the translation that is
-        found. Raises as `translate` does, and ValueError for a text without tokens, or of more than
-        a page has room for.
+        attends to those before it. A translation is what `translate` or `hypotheses` gave, or a
+        text, which has spaces between its words where the tokenizer's tokens are words, in Japanese
+        too. settings: as for `translate`, of the translation that is found. Raises as `translate`
+        does, and ValueError for a text without tokens, or of more than a page has room for.
         """
         this = "attention"
         text = as_string(this, "text", text)
@@ -162,14 +163,25 @@ class Translator:
             best = self.model.generate([source], options=options).hypotheses[0][0]
             written = [*best.sequence, *(end if best.is_finished else ())]
         else:
-            first = () if options.first_token is None else (options.first_token,)
-            translation = as_string(this, "translation", translation)
-            written = [*first, *self.target.encode(translation), *end]
+            written = self._written(as_string(this, "translation", translation), options, end)
         start = options.start_of(self.model.config)
         assert start is not None
         return of_translation(
             this, self.model, (self.source, self.target), source, [start, *written], text
         )
+
+    def _written(
+        self, translation: str, options: GenerationOptions, end: Iterable[int]
+    ) -> list[int]:
+        """The ids of a translation with what is before and after it; those of a generated text are
+        those of its tokens, since words that were put together cannot be taken apart."""
+        if isinstance(translation, GeneratedText):
+            found = list(map(self.target.token_id, translation.tokens))
+            ids = [one for one in found if one is not None]
+            if len(ids) == len(found):
+                return ids
+        first = () if options.first_token is None else (options.first_token,)
+        return [*first, *self.target.encode(translation), *end]
 
     def _asked(
         self,
