@@ -51,6 +51,7 @@ from pyx_transformer.transformer import AttentionWeights, HiddenStates, Transfor
 if TYPE_CHECKING:
     from pyx_transformer import (
         batch,
+        explain,
         generation,
         metrics,
         pages,
@@ -115,6 +116,7 @@ __all__ = [
     "TransformerLMConfig",
     "Translator",
     "batch",
+    "explain",
     "generation",
     "get_num_threads",
     "load",
@@ -149,6 +151,7 @@ _LATER = {
 }
 _MODULES = (
     "batch",
+    "explain",
     "generation",
     "metrics",
     "pages",

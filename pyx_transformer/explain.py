@@ -16,13 +16,23 @@ import os
 
 import numpy as np
 
-import pyx_transformer as pt
-from pyx_transformer import _checks
+from pyx_transformer import _checks, ops
 from pyx_transformer._files import replace_files
+from pyx_transformer.attention import MultiheadAttention
 from pyx_transformer.explain_layouts import Html, Layout, Text
 from pyx_transformer.explain_text import SENTENCES
+from pyx_transformer.feed_forward import FeedForward
 from pyx_transformer.pages.document import check_page
 from pyx_transformer.pipelines import Translator
+from pyx_transformer.positions import sinusoidal_positions
+from pyx_transformer.stacks import TransformerDecoder, TransformerEncoder
+
+__all__ = ["explain", "explain_html", "write_html"]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
 
 SEED = 2017
 SOURCE = ("I", "love", "NLP")
@@ -112,8 +122,8 @@ def write_html(
 def tell(page: Layout) -> None:
     """The seven parts, one after another."""
     rng = np.random.default_rng(SEED)
-    encoder = pt.TransformerEncoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)
-    decoder = pt.TransformerDecoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)
+    encoder = TransformerEncoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)
+    decoder = TransformerDecoder(1, D_MODEL, NUM_HEADS, D_FF, rng=rng)
     q, k, v = _projections(page)
     _scaled_dot_product(page, q, k, v)
     _division_by_sqrt_d_k(page)
@@ -130,9 +140,9 @@ def _projections(page):
     page.arrays(("X", X, SOURCE))
     page.arrays(("W_Q = W_V", W_Q), ("W_K", W_K))
     page.say("projections.call")
-    q = pt.ops.linear(X, W_Q.T)
-    k = pt.ops.linear(X, W_K.T)
-    v = pt.ops.linear(X, W_V.T)
+    q = ops.linear(X, W_Q.T)
+    k = ops.linear(X, W_K.T)
+    v = ops.linear(X, W_V.T)
     page.arrays(("Q = V", q, SOURCE), ("K", k, SOURCE))
     return q, k, v
 
@@ -141,7 +151,7 @@ def _scaled_dot_product(page, q, k, v):
     d_k = q.shape[-1]
     page.part("attention", "A = softmax(Q K^T / sqrt(d_k))", "Z = A V")
     page.say("attention.scores", d_k=d_k)
-    scores = pt.ops.linear(q, k)
+    scores = ops.linear(q, k)
     scaled = scores / np.sqrt(d_k)
     page.arrays(
         ("Q K^T", scores, SOURCE, SOURCE),
@@ -152,21 +162,21 @@ def _scaled_dot_product(page, q, k, v):
     page.arrays(("A", a, SOURCE, SOURCE), ("Z", z, SOURCE))
 
     page.say("attention.tutorial")
-    tutorial_q = tutorial_v = pt.ops.linear(X, X)
-    tutorial_k = pt.ops.linear(X, X + np.float32(0.2))
+    tutorial_q = tutorial_v = ops.linear(X, X)
+    tutorial_k = ops.linear(X, X + np.float32(0.2))
     _, softmax_of_its_scores = _attend(tutorial_q, tutorial_k, tutorial_v)
     page.beside(
         (("Q = V", q, SOURCE), ("Q' = V' = X X^T", tutorial_q)),
         (("K", k, SOURCE), ("K' = X (X + 0.2)^T", tutorial_k)),
         (("A", a, SOURCE, SOURCE), ("A'", TUTORIAL_WEIGHTS)),
         (None, ("softmax(Q' K'^T / sqrt(3))", softmax_of_its_scores)),
-        (("Z", z, SOURCE), ("A' V'", pt.ops.linear(TUTORIAL_WEIGHTS, tutorial_v.T))),
+        (("Z", z, SOURCE), ("A' V'", ops.linear(TUTORIAL_WEIGHTS, tutorial_v.T))),
     )
 
 
 def _attend(q, k, v):
     """Z and A for single-head (T, K), (S, K), (S, Kv); the kernel wants (batch, heads, ...)."""
-    z, a = pt.ops.scaled_dot_product_attention(
+    z, a = ops.scaled_dot_product_attention(
         q[None, None], k[None, None], v[None, None], return_weights=True
     )
     return z[0, 0], a[0, 0]
@@ -187,11 +197,11 @@ def _division_by_sqrt_d_k(page):
     for d_k in HEAD_SIZES:
         queries = rng.standard_normal((NUM_QUERIES, d_k), np.float32)
         keys = rng.standard_normal((NUM_KEYS, d_k), np.float32)
-        s = pt.ops.linear(queries, keys)
+        s = ops.linear(queries, keys)
         t = s / np.float32(np.sqrt(d_k))
         variances = [scores.var(dtype=np.float64) for scores in (s, t)]
         largest = [
-            pt.ops.softmax(scores.reshape(-1, KEYS_PER_SOFTMAX)).max(axis=-1).mean()
+            ops.softmax(scores.reshape(-1, KEYS_PER_SOFTMAX)).max(axis=-1).mean()
             for scores in (s, t)
         ]
         rows.append((d_k, *map(float, variances + largest)))
@@ -213,7 +223,7 @@ def _heads(page, encoder):
     page.arrays(("E", SOURCE_EMBEDDINGS, SOURCE))
 
     weights = _weights_below("layers.0.self_attn.", encoder)
-    projected = pt.ops.linear(SOURCE_EMBEDDINGS, weights["in_proj_weight"], weights["in_proj_bias"])
+    projected = ops.linear(SOURCE_EMBEDDINGS, weights["in_proj_weight"], weights["in_proj_bias"])
     q, k, v = (
         columns.reshape(-1, NUM_HEADS, D_MODEL // NUM_HEADS).swapaxes(0, 1)
         for columns in np.split(projected, 3, axis=-1)
@@ -223,8 +233,8 @@ def _heads(page, encoder):
     page.arrays(*_by_head([a for _, a in heads], SOURCE, SOURCE))
 
     concat = np.concatenate([z for z, _ in heads], axis=-1)
-    mixed = pt.ops.linear(concat, weights["out_proj.weight"], weights["out_proj.bias"])
-    attention = pt.MultiheadAttention(D_MODEL, NUM_HEADS)
+    mixed = ops.linear(concat, weights["out_proj.weight"], weights["out_proj.bias"])
+    attention = MultiheadAttention(D_MODEL, NUM_HEADS)
     attention.load_state_dict(weights)
     difference = _largest_difference(mixed, attention(SOURCE_EMBEDDINGS[None])[0])
     page.say("heads.result", difference=difference)
@@ -241,11 +251,11 @@ def _positions(page, attention):
         "X = E + PE",
     )
     embeddings, backwards = SOURCE_EMBEDDINGS, SOURCE_EMBEDDINGS[::-1]
-    positions = pt.sinusoidal_positions(len(SOURCE), D_MODEL)
+    positions = sinusoidal_positions(len(SOURCE), D_MODEL)
     x = embeddings + positions
     page.say("positions.input", length=len(SOURCE), d_model=D_MODEL)
     page.arrays(("PE", positions, ("0", "1", "2")), ("X", x, SOURCE))
-    page.picture("positions.picture", pt.sinusoidal_positions(MOST_POSITIONS, WIDTH))
+    page.picture("positions.picture", sinusoidal_positions(MOST_POSITIONS, WIDTH))
     page.say("positions.without")
     page.arrays(
         ("MultiHead(E)", attention(embeddings[None])[0], SOURCE),
@@ -270,7 +280,7 @@ def _residual_and_norm(page, encoder, attention, x):
     page.say("residual.sum")
     page.arrays(("X", x, SOURCE), ("MultiHead(X)", correction, SOURCE))
     weights = _weights_below("layers.0.", encoder)
-    y = pt.ops.layer_norm(x + correction, weights["norm1.weight"], weights["norm1.bias"])
+    y = ops.layer_norm(x + correction, weights["norm1.weight"], weights["norm1.bias"])
     page.say("residual.norm")
     page.arrays(("X + MultiHead(X)", x + correction, SOURCE), ("Y = LayerNorm(...)", y, SOURCE))
     page.say("residual.moments")
@@ -293,15 +303,15 @@ def _feed_forward(page, encoder, y):
     weights = _weights_below("layers.0.", encoder)
     page.say("feed_forward.hidden")
     page.arrays(("Y", y, SOURCE))
-    hidden = pt.ops.linear(y, weights["linear1.weight"], weights["linear1.bias"], activation="relu")
+    hidden = ops.linear(y, weights["linear1.weight"], weights["linear1.bias"], activation="relu")
     page.arrays(("max(0, Y W_1 + b_1)", hidden, SOURCE))
 
-    feed_forward = pt.FeedForward(D_MODEL, D_FF)
+    feed_forward = FeedForward(D_MODEL, D_FF)
     feed_forward.load_state_dict(
         {name: array for name, array in weights.items() if name.startswith("linear")}
     )
     correction = feed_forward(y)
-    memory = pt.ops.layer_norm(y + correction, weights["norm2.weight"], weights["norm2.bias"])
+    memory = ops.layer_norm(y + correction, weights["norm2.weight"], weights["norm2.bias"])
     page.say("feed_forward.result")
     page.arrays(("FFN(Y)", correction, SOURCE), ("M", memory, SOURCE))
     page.say("feed_forward.alone")
@@ -322,7 +332,7 @@ def _encoder_and_decoder(page, encoder, decoder, x, memory):
     page.say("stacks.encoder", difference=_largest_difference(encoder(x[None])[0], memory))
     page.arrays(("M = Encoder(X)", memory, SOURCE))
 
-    positions = pt.sinusoidal_positions(len(TARGET), D_MODEL)
+    positions = sinusoidal_positions(len(TARGET), D_MODEL)
     target = TARGET_EMBEDDINGS + positions
     output, to_itself, to_memory = decoder(target[None], memory[None], return_attention=True)
     page.say("stacks.decoder")
@@ -341,7 +351,7 @@ def _encoder_and_decoder(page, encoder, decoder, x, memory):
     page.say("stacks.probabilities")
     rng = np.random.default_rng(SEED)
     w_vocabulary = rng.standard_normal((len(NEXT_WORDS), D_MODEL), np.float32)
-    probabilities = pt.ops.softmax(pt.ops.linear(output[0], w_vocabulary))
+    probabilities = ops.softmax(ops.linear(output[0], w_vocabulary))
     page.arrays(("P", probabilities, TARGET, NEXT_WORDS))
 
 

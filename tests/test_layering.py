@@ -14,9 +14,9 @@ PACKAGE = REPOSITORY / "pyx_transformer"
 LEVELS = (
     ("__main__",),
     ("cli",),
-    ("commands", "explain"),
+    ("commands",),
     ("__init__",),
-    ("saving", "training", "batch", "pool"),
+    ("saving", "training", "batch", "pool", "explain"),
     ("_jobs",),
     ("pipelines", "metrics"),
     ("checkpoints",),

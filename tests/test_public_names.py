@@ -19,7 +19,7 @@ def test_public_names_are_listed_and_nothing_else():
     code = "import pyx_transformer as pt; print(*dir(pt))"
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert sorted(pt.__all__) == dir(pt) == listed.stdout.split()
-    assert {"batch", "metrics", "ops", "plots", "text", "training"} < {*MODULES}
+    assert {"batch", "explain", "metrics", "ops", "plots", "text", "training"} < {*MODULES}
     for name in pt.__all__:
         assert getattr(pt, name) is not None
 
