@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import stand_ins
@@ -133,6 +134,16 @@ def test_there_are_blocks():
     assert len(SCRIPTS) >= 6 and len(COMMANDS) >= 8
     shown = TEXTS["docs/how-to/scale.md"]
     assert all(f"```python\n{script}```" in shown for script in stand_ins.ENGINES.values())
+
+
+def test_every_public_name_is_in_the_reference():
+    """Those of modules too; what is of use of `generation` is in the package itself."""
+    text = "".join(text for page, text in TEXTS.items() if page.startswith("docs/reference/"))
+    shown = {*re.findall(r"^::: pyx_transformer\.([\w.]+)", text, re.M), "generation"}
+    for name in {*pt.__all__} - shown:
+        one = getattr(pt, name)
+        assert isinstance(one, ModuleType), name
+        assert {f"{name}.{own}" for own in {*one.__all__} - {*pt.__all__}} <= shown
 
 
 def test_readme_is_short():
