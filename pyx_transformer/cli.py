@@ -132,12 +132,13 @@ def add_explain(added):
     command = add_command(
         added,
         "explain",
-        "print the Transformer step by step, with real arrays",
+        "tell the Transformer step by step, with real arrays, as text or as a page",
         """
         Print the seven parts of the Transformer, each with its formula, what it is for, and real
-        arrays that flow through this library's own kernels.
+        arrays that flow through this library's own kernels; or make a page for the browser of them.
         """,
         """
+        pyx-transformer explain --html page.html --sentence "i love music ."
         pyx-transformer explain | less
         pyx-transformer explain --lang zh --part 2
         """,
