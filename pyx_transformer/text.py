@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pyx_transformer import _checks
-from pyx_transformer._files import as_path, as_text, read_bytes, replace_files
+from pyx_transformer._files import as_path, as_text, check_target, read_bytes, replace_files
 from pyx_transformer._kinds import as_texts, each_text
 from pyx_transformer.tokenizers.english import english
 from pyx_transformer.tokenizers.listed import (
@@ -105,10 +105,7 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
             "them with the model"
         )
     path = as_path("text.save", "path", path)
-    if path.is_dir():
-        raise IsADirectoryError(f"text.save: {path} is a folder, expected a file to write")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"text.save: {path} cannot be written: there is no such folder")
+    check_target(path, "text.save: path")
     if path.exists() and not path.is_file():
         raise OSError(f"text.save: {path} is a pipe or a device, expected a file to write")
     (content,) = files.values()

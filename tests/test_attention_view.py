@@ -242,7 +242,7 @@ def test_a_view_is_checked(view, tmp_path, monkeypatch):
         view.save(tmp_path / "a.txt")
     with pytest.raises(ValueError, match="name is 'cross', expected None because a page has all"):
         view.save(tmp_path / "a.html", "cross")
-    with pytest.raises(FileNotFoundError, match="there is no such folder"):
+    with pytest.raises(FileNotFoundError, match="path: there is no folder"):
         view.save(tmp_path / "none" / "a.html")
     monkeypatch.setattr(module, "MOST_NUMBERS", 500)
     with pytest.raises(ValueError, match="774 weights, as of 3 layers, 2 heads, 7 x 7 tokens, exp"):

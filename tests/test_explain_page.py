@@ -249,7 +249,7 @@ def test_the_first_language_is_the_one_asked_for(tmp_path):
     ("arguments", "says"),
     [
         (["--html", "page.txt"], "path is 'page.txt', expected a name that ends in .html"),
-        (["--html", "none/page.html"], "there is no such folder"),
+        (["--html", "none/page.html"], "path: there is no folder none"),
         (["--html", "page.html", "--part", "2"], "--part is for text, expected none with --html"),
         (["--sentence", "a"], "--sentence is for a page, expected --html too"),
         (["--html", "page.html", "--sentence", ""], "the text has no tokens"),

@@ -122,7 +122,7 @@ def test_without_a_reader_of_toml(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("path", "says"), [("no/c.png", "no/c.png cannot be written"), (".", ". is a folder")]
+    ("path", "says"), [("no/c.png", "there is no folder no"), (".", "is ., a folder")]
 )
 def test_a_picture_that_cannot_be_written_is_told_at_once(path, says, folder, capsys):
     pytest.importorskip("matplotlib", reason="needs the extra `plot`")

@@ -15,10 +15,10 @@ import numpy as np
 
 from pyx_transformer import plots
 from pyx_transformer._checks import as_choice, as_float32, as_kind
-from pyx_transformer._files import as_path, replace_files
+from pyx_transformer._files import as_path, check_target, replace_files
 from pyx_transformer._kinds import as_list, as_string, as_texts
 from pyx_transformer._reprs import called, counted, described, shown
-from pyx_transformer.pages.document import check_folder, data, document, said
+from pyx_transformer.pages.document import data, document, said
 from pyx_transformer.pages.pictures import Labelled
 from pyx_transformer.plots.figures import FORMATS
 from pyx_transformer.plots.labels import label
@@ -222,7 +222,7 @@ def check_path(function: str, path: str | os.PathLike[str]) -> Path:
             f"{function}: path is {os.fspath(path)!r}, expected a name that ends in .html, or in "
             f"{', '.join(FORMATS)} for a picture"
         )
-    check_folder(function, found)
+    check_target(found, f"{function}: path")
     return found
 
 

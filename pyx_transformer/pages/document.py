@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from pyx_transformer._files import as_path
+from pyx_transformer._files import as_path, check_target
 
 LANGUAGES = {"en": "English", "zh": "中文"}
 # Nothing but what is in the page: a browser refuses all else.
@@ -93,13 +93,5 @@ def check_page(function: str, path: str | os.PathLike[str]) -> Path:
         raise ValueError(
             f"{function}: path is {os.fspath(path)!r}, expected a name that ends in .html"
         )
-    check_folder(function, found)
+    check_target(found, f"{function}: path")
     return found
-
-
-def check_folder(function: str, path: Path) -> None:
-    """Raise IsADirectoryError or FileNotFoundError where no file can be written there."""
-    if path.is_dir():
-        raise IsADirectoryError(f"{function}: {path} is a folder, expected a file to write")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{function}: {path} cannot be written: there is no such folder")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyx_transformer._files import as_path, replace_files
+from pyx_transformer._files import as_path, check_target, replace_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,14 +38,11 @@ def require(path: str | os.PathLike) -> None:
 def as_picture(path: str | os.PathLike) -> Path:
     """The path of a picture that can be written. Raises what `require` does."""
     path = as_path("plots", "path", path)
-    if path.is_dir():
-        raise IsADirectoryError(f"plots: {path} is a folder, expected a file to write")
+    check_target(path, "plots: path")
     if path.suffix.lower() not in FORMATS:
         raise ValueError(
             f"plots: path is {str(path)!r}, expected a name that ends in {' or '.join(FORMATS)}"
         )
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"plots: {path} cannot be written: there is no such folder")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
