@@ -172,7 +172,7 @@ def test_the_language_is_switched(page):
         all_of(page, ".languages label")[1 - number].click()
         titles = [re.sub(r"^\d\s*", "", title) for title in seen(page, ".part h2")]
         assert titles == list(TITLES[code])
-        assert seen(page, "h1") == [sentences["page.title"]]
+        assert seen(page, "h1") == [page.title] == [sentences["page.title"]]
         assert seen(page, ".attention .layers legend") == [{"zh": "层", "en": "Layer"}[code]]
         assert page.execute_script("return document.documentElement.lang") == code
         text = page.find_element("css selector", "main").text

@@ -4,6 +4,7 @@
 for (const input of document.querySelectorAll(".languages input")) {
   input.addEventListener("change", () => {
     document.documentElement.lang = input.value;
+    document.title = document.querySelector(`h1 [lang="${input.value}"]`).textContent;
   });
 }
 
