@@ -123,7 +123,7 @@ The translator that ships with the library turns "{sentence}" into
 "{translation}". It is small: {encoder_layers} encoder layers,
 {decoder_layers} decoder layers, {heads} heads each, d_model = {d_model}.""",
     "beside.right": "Right, by the method above",
-    "beside.circulated": "In circulation",
+    "beside.circulated": "In circulation, and what it comes to",
     "scaling.variances": "Variance of the scores, before (s) and after (t) the division",
     "scaling.largest": "Largest weight of the softmax, of s and of t",
     "positions.picture": """\
@@ -237,7 +237,7 @@ P[<s>, ich]、P[ich, mag] 和 P[mag, NLP]：""",
 {encoder_layers} 个编码器层，{decoder_layers} 个解码器层，每层 {heads} 个头，
 d_model = {d_model}。""",
     "beside.right": "按上述方法得到的正确结果",
-    "beside.circulated": "流传的数值",
+    "beside.circulated": "流传的数值，以及由它们算出的结果",
     "scaling.variances": "分数的方差：除之前（s）与除之后（t）",
     "scaling.largest": "softmax 的最大权重：s 与 t",
     "positions.picture": """\
