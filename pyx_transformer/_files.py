@@ -83,26 +83,39 @@ def check_target(path: Path, name: str) -> None:
     written."""
     if path.is_dir():
         raise IsADirectoryError(f"{name} is {path}, a folder, expected a file")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{name}: there is no folder {path.parent}")
+    folder = followed(path).parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{name}: there is no folder {folder}")
+
+
+def followed(path: Path) -> Path:
+    """What a link leads to, which is written in its place: /dev/stdout is to stay one."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which is at `path` once it is whole; after an exception all is as it was.
 
-    A device or a pipe is written to as it is.
+    A device or a pipe is written to as it is, a link stays.
     """
     if path.exists() and not path.is_file():
         with open(path, "wb") as file:
             yield file
         return
+    path = followed(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=STAGED) as staged:
         with open(Path(staged, path.name), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, path)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file as `whole_file` does."""
+    with whole_file(path) as file:
+        file.write(content)
 
 
 def replace_files(directory: Path, files: dict[str, bytes], removed: Iterable[str] = ()) -> None:

@@ -17,7 +17,7 @@ import os
 import numpy as np
 
 from pyx_transformer import _checks, ops
-from pyx_transformer._files import replace_files
+from pyx_transformer._files import replace_file
 from pyx_transformer.attention import MultiheadAttention
 from pyx_transformer.explain_layouts import Html, Layout, Text
 from pyx_transformer.explain_text import SENTENCES
@@ -116,7 +116,7 @@ def write_html(
     """Write the page of `explain_html` to a file whose name ends in .html. Raises as that does,
     ValueError for another ending, and OSError where no file can be written."""
     found = check_page("write_html", path)
-    replace_files(found.parent, {found.name: explain_html(sentence, language).encode()})
+    replace_file(found, explain_html(sentence, language).encode())
 
 
 def tell(page: Layout) -> None:

@@ -25,7 +25,7 @@ import numpy as np
 
 from pyx_transformer import _runtime
 from pyx_transformer._checks import as_flag, as_integer, as_kind
-from pyx_transformer._files import as_path, check_file, check_target
+from pyx_transformer._files import as_path, check_file, check_target, followed
 from pyx_transformer._jobs import REASON, Job, RowError
 from pyx_transformer._kinds import check_function
 from pyx_transformer._parts import Parts
@@ -83,8 +83,11 @@ def run(
     check_function(this, "report", report)
     source, target = as_path(this, "source", source), as_path(this, "target", target)
     form = form_of(this, job, target)
+    target = followed(target)
     check_file(source)
     check_target(target, f"{this}: target")
+    if target.exists():
+        check_file(target, who=f"{this}: ")
     lines, digest = surveyed(source)
     job.check()
     about = {

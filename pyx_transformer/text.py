@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from pyx_transformer import _checks
-from pyx_transformer._files import as_path, as_text, check_target, read_bytes, replace_files
+from pyx_transformer._files import as_path, as_text, check_target, read_bytes, replace_file
 from pyx_transformer._kinds import as_texts, each_text
 from pyx_transformer.tokenizers.english import english
 from pyx_transformer.tokenizers.listed import (
@@ -109,7 +109,7 @@ def save(tokenizer: Tokenizer, path: str | os.PathLike) -> None:
     if path.exists() and not path.is_file():
         raise OSError(f"text.save: {path} is a pipe or a device, expected a file to write")
     (content,) = files.values()
-    replace_files(path.parent, {path.name: content})
+    replace_file(path, content)
 
 
 def load(kind: str, path: str | os.PathLike, *, language: str = "") -> Tokenizer:

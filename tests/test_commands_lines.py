@@ -249,6 +249,29 @@ def test_from_a_file_to_a_file(folder, expected, capsys):
     assert capsys.readouterr().out == (folder / "out.txt").read_text("utf-8")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_link_as_a_file(before, folder, expected, capsys):
+    """What it leads to is written, by --workers too; /dev/stdout is a link."""
+    (folder / "in.txt").write_text("\n".join(SENTENCES))
+    (folder / "elsewhere").mkdir()
+    found = folder / "elsewhere" / "found.txt"
+    (folder / "out.txt").symlink_to(found)
+    for arguments in (["--input", "in.txt", "--output"], ["--workers", "1", "in.txt"]):
+        if before:
+            found.write_text("before")
+        assert main(["translate", *arguments, "out.txt"]) == 0
+        assert (folder / "out.txt").is_symlink()
+        assert found.read_text("utf-8") == "".join(f"{one}\n" for one in expected)
+        assert os.listdir("elsewhere") == ["found.txt"]
+        found.unlink()
+    assert main(["vocab", "in.txt", "--kind", "words", "--output", "out.txt"]) == 0
+    assert (folder / "out.txt").is_symlink() and found.read_text().startswith("<unk>\n")
+    found.unlink()
+    found.parent.rmdir()
+    assert main(["translate", "--output", "out.txt", "yes ."]) == 2
+    assert f"--output: there is no folder {found.parent}" in capsys.readouterr().err
+
+
 def test_a_pipe_as_a_file(folder, expected):
     os.mkfifo("in")
     os.mkfifo("out")

@@ -6,6 +6,7 @@ import os
 import random
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -184,6 +185,15 @@ def test_wrong_files(files, says, own, capsys):
     command = ["translate", "--model", str(own / "translator"), "--workers", "2"]
     assert says in refused([*command, *files], capsys)
     assert left() == []
+
+
+def test_a_target_that_is_no_file(own, capsys):
+    """It stays what it is, as /dev/null has to."""
+    write(["i am"])
+    os.mkfifo("out.txt")
+    said = refused(["translate", "--model", str(own / "translator"), *WORKERS, "out.txt"], capsys)
+    assert "out.txt is a pipe, expected a file" in said
+    assert stat.S_ISFIFO(os.stat("out.txt").st_mode) and left() == ["out.txt"]
 
 
 def test_wrong_settings_without_workers(own, capsys):

@@ -15,7 +15,7 @@ import numpy as np
 
 from pyx_transformer import plots
 from pyx_transformer._checks import as_choice, as_float32, as_kind
-from pyx_transformer._files import as_path, check_target, replace_files
+from pyx_transformer._files import as_path, check_target, replace_file
 from pyx_transformer._kinds import as_list, as_string, as_texts
 from pyx_transformer._reprs import called, counted, described, shown
 from pyx_transformer.pages.document import data, document, said
@@ -201,7 +201,7 @@ class AttentionView:
         if path.suffix.lower() == ".html":
             if name is not None:
                 raise ValueError(f"{this}: name is {name!r}, expected None because a page has all")
-            replace_files(path.parent, {path.name: self.html().encode()})
+            replace_file(path, self.html().encode())
             return
         names = tuple(one.name for one in self.maps)
         one = self[as_choice(this, "name", names[-1] if name is None else name, names)]

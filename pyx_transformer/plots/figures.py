@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyx_transformer._files import as_path, check_target, replace_files
+from pyx_transformer._files import as_path, check_target, replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,4 +88,4 @@ def drawn(path: Path, fonts: Sequence[str], **options: Any) -> Iterator[Figure]:
             bbox_inches="tight",
             metadata=FORMATS[ending],
         )
-    replace_files(path.parent, {path.name: picture.getvalue()})
+    replace_file(path, picture.getvalue())
