@@ -135,11 +135,20 @@ class Job:
         return type(self).__name__
 
     def __repr__(self) -> str:
-        columns = self.columns[0] if len(self.columns) == 1 else tuple(self.columns)
-        named = {"column": columns, "output": self.output, **self.settings}
-        if self.on_error != "raise":
-            named["on_error"] = self.on_error
+        named = {name: value for name, value in self.told().items() if value is not None}
+        if self.on_error == "raise":
+            del named["on_error"]
         return called(self, [shown(self.model)], named)
+
+    def told(self) -> dict[str, Any]:
+        """What it was made with, but for the model."""
+        return {
+            "column": self.columns[0] if len(self.columns) == 1 else tuple(self.columns),
+            "output": self.output,
+            **self._more(),
+            **self.settings,
+            "on_error": self.on_error,
+        }
 
     @overload
     def __call__(self, batch: list[Any]) -> list[Any]: ...
@@ -219,6 +228,10 @@ class Job:
     def _own_outputs(self) -> list[tuple[str, Kind]]:
         """Names and kinds of the columns that are written, but for that of reasons."""
         return [(self.output, self.kind)]
+
+    def _more(self) -> dict[str, Any]:
+        """What it was made with beside its settings."""
+        return {}
 
     def _reads(self, commands: Sequence[str]) -> int:
         """How many columns are read with a model for these commands."""

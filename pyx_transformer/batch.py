@@ -203,6 +203,9 @@ class Embed(Job):
     def _pipeline(self, model):
         return SentenceEncoder(model, pooling=self.pooling)
 
+    def _more(self):
+        return {"pooling": self.pooling}
+
     def _of_pipeline(self):
         return self.pooling
 
@@ -272,6 +275,9 @@ class Classify(Job):
         self.score = None if score is None else as_string(self.name, "score", score)
         settings = {"max_batch_tokens": max_batch_tokens}
         super().__init__(model, column, output, on_error, settings)
+
+    def _more(self):
+        return {"score": self.score}
 
     def _own_outputs(self):
         score = [] if self.score is None else [(self.score, "number")]

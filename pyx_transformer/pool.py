@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -93,7 +94,7 @@ def run(
     about = {
         "version": __version__,
         "source": digest,
-        "job": f"{job.name} {job.digest} {job.settings} {job.on_error}",
+        "job": said_of(job),
         "format": form,
     }
     size = min(max(math.ceil(lines / (CHUNKS_EACH * workers)), FEWEST), MOST)
@@ -126,6 +127,12 @@ def form_of(function: str, job: Job, target: Path) -> str:
             )
         return form
     return "jsonl" if form == "jsonl" else "txt"
+
+
+def said_of(job: Job) -> str:
+    """All that decides what a job writes, whole: what shows options leaves out what is long."""
+    told = {k: vars(v) if is_dataclass(v) else v for k, v in job.told().items()}
+    return f"{job.name} {job.digest} {told}"
 
 
 def surveyed(source: Path) -> tuple[int, str]:

@@ -520,6 +520,14 @@ def test_a_model_is_loaded_once_in_a_process(folder, monkeypatch):
     assert loads == [path] * 2
 
 
+def test_a_job_shows_all_that_it_was_told(folder):
+    path = str(folder("encoder"))
+    job = Embed(path, pooling="max", truncate_dim=3)
+    assert repr(job).endswith(", output='embedding', pooling='max', truncate_dim=3)")
+    path = str(folder("classifier"))
+    assert repr(Classify(path, score="sure")).endswith(", output='label', score='sure')")
+
+
 def test_a_model_in_place_of_a_path(folder):
     """It is pickled whole."""
     model = pt.load(folder("encoder"))

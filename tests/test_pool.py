@@ -276,6 +276,36 @@ def test_runs_that_differ_are_told(folder):
         pool.run(Translate("en-ja"), "in.txt", "out.txt", workers=1, resume=True)
 
 
+@pytest.mark.parametrize(
+    ("kind", "model", "first", "second"),
+    [
+        (Embed, "encoder", {"pooling": "cls"}, {"pooling": "max"}),
+        (Embed, "encoder", {"output": "x"}, {"output": "y"}),
+        # Of which a message shows the first ones.
+        (
+            Translate,
+            "translator",
+            {"options": pt.GenerationOptions(suppress_tokens=(*range(3, 9), 4))},
+            {"options": pt.GenerationOptions(suppress_tokens=(*range(3, 9), 5))},
+        ),
+    ],
+)
+def test_no_run_goes_on_with_other_settings(kind, model, first, second, own):
+    """Its results would be of both."""
+    write(sentences(40, "abcdef"))
+
+    def stopped(done, _):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(kind(own / model, **first), "in.txt", "out.jsonl", workers=1, report=stopped)
+    with pytest.raises(ValueError, match=r"out.jsonl.parts is of another run: job was "):
+        pool.run(kind(own / model, **second), "in.txt", "out.jsonl", workers=1, resume=True)
+    pool.run(kind(own / model, **first), "in.txt", "out.jsonl", workers=1, resume=True)
+    assert len(read("out.jsonl")) == 40
+
+
 def until(happens, run, seconds=60):
     end = time.monotonic() + seconds
     while not happens():
