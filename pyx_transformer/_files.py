@@ -14,6 +14,7 @@ from typing import BinaryIO
 from pyx_transformer._checks import brief
 
 STAGED = ".saving."  # begins the names of folders of files on their way
+BREAKS = str.maketrans(dict.fromkeys("\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
 def as_path(function: str, name: str, path: object) -> Path:
@@ -76,6 +77,11 @@ def as_text(name: str, content: bytes) -> str:
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{name}, line {number} is not UTF-8: {error.reason}") from error
+
+
+def in_one_line(text: str) -> str:
+    """A text as a line of a file has it, with spaces for line breaks."""
+    return text.translate(BREAKS)
 
 
 def check_target(path: Path, name: str) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 
 from pyx_transformer import _runtime
 from pyx_transformer._checks import as_flag, as_integer, as_kind
-from pyx_transformer._files import as_path, check_file, check_target, followed
+from pyx_transformer._files import as_path, check_file, check_target, followed, in_one_line
 from pyx_transformer._jobs import REASON, Job, RowError
 from pyx_transformer._kinds import check_function
 from pyx_transformer._parts import Parts
@@ -43,7 +43,6 @@ def __dir__() -> list[str]:
 CHUNKS_EACH = 16
 FEWEST, MOST = 16, 1000
 READ_AHEAD = 2  # chunks for each worker that wait
-BREAKS = str.maketrans(dict.fromkeys("\r\n\v\f\x1c\x1d\x1e\x85\u2028\u2029", " "))
 
 
 class Failure(NamedTuple):
@@ -255,7 +254,7 @@ def written_as_json(job: Job, text: str, value: Any, reason: str | None) -> str:
 
 def written_as_text(job: Job, text: str, value: str | None, reason: str | None) -> str:
     """A line of text."""
-    return (value or "").translate(BREAKS)
+    return in_one_line(value or "")
 
 
 # When all is there.

@@ -11,10 +11,11 @@ import sys
 import time
 
 import pytest
-from models import save_models_of_words
+from models import lively, save_models_of_words, small_model
 from terminal import COMMAND, CTRL_C, CTRL_D, terminal
 
 import pyx_transformer as pt
+from pyx_transformer import text
 from pyx_transformer.cli import main
 from pyx_transformer.commands import lines
 from pyx_transformer.pipelines import progress
@@ -330,6 +331,31 @@ def test_json(capsys):
         "finished": False,
     }
     assert rows[0]["source_tokens"] == ["i", "love", "music", "."]
+
+
+def test_a_translation_is_one_line(folder, capsys):
+    """Whatever its characters are, with --workers too; but in JSON it is as it is."""
+    tokenizer = text.make("characters", ["a\nb"])
+    sizes = dict.fromkeys(("src_vocab_size", "tgt_vocab_size"), tokenizer.vocab_size)
+    model = lively(small_model(2, **sizes))  # some of its texts have line breaks
+    model.src_tokenizer = model.tgt_tokenizer = tokenizer
+    model.save("broken")
+    texts = ["a", "ab", "", "bbb"]
+    (folder / "in.txt").write_text("\n".join(texts))
+    found = pt.Translator("broken").translate(texts, max_length=9)
+    assert any("\n" in one for one in found)
+    command = ["translate", "--model", "broken", "--max-length", "9"]
+    expected = [one.replace("\n", " ") for one in found]
+    assert main([*command, "--input", "in.txt"]) == 0
+    assert capsys.readouterr().out == "".join(f"{one}\n" for one in expected)
+    assert main([*command, "--input", "in.txt", "--scores"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [one for _, one in rows] == expected
+    assert main([*command, "--workers", "1", "in.txt", "out.txt"]) == 0
+    assert (folder / "out.txt").read_text("utf-8") == "".join(f"{one}\n" for one in expected)
+    assert main([*command, "--input", "in.txt", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == found
 
 
 # Ctrl-C

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyx_transformer as pt
+from pyx_transformer._files import in_one_line
 from pyx_transformer.commands.arguments import (
     add_command,
     add_languages,
@@ -107,7 +109,8 @@ def _translate(arguments):
     _note_expected(arguments.model)
     settings = given(arguments, "beam_size", "max_length", "num_hypotheses", "src_lang", "tgt_lang")
     translator.hypotheses([], **settings)  # what cannot be is told before there is a text
-    _answer(arguments, ("translate", "one sentence"), translator, translator.source, settings)
+    meant = ("translate", "one sentence")
+    _answer(arguments, meant, translator, translator.source, settings, written=in_one_line)
     if arguments.attention:
         translator.attention(*arguments.texts, **settings).save(arguments.attention)
 
@@ -119,11 +122,14 @@ def _note_expected(model):
         note(EXPECT[model])
 
 
-def _answer(arguments, meant, pipeline, tokenizer, settings):
-    """Print the hypotheses of a pipeline for texts, and then what was lost."""
+def _answer(arguments, meant, pipeline, tokenizer, settings, *, written=str):
+    """Print the hypotheses of a pipeline for texts, and then what was lost. written: what a text is
+    written as, but in JSON."""
     options = pipeline.model.generation_options or pt.GenerationOptions()
     count = settings.get("num_hypotheses") or options.num_hypotheses
-    shown = as_json if arguments.json else as_scored if arguments.scores else as_plain
+    shown: Any = as_json
+    if not arguments.json:
+        shown = partial(as_scored if arguments.scores else as_plain, written)
     with results(arguments) as out, texts_of(arguments, *meant) as source:
         losses = Losses(tokenizer, source.unit)
 
@@ -141,14 +147,14 @@ def _answer(arguments, meant, pipeline, tokenizer, settings):
     losses.tell()
 
 
-def as_plain(one: pt.GeneratedText | None) -> str:
-    """A line: the text."""
-    return f"{one or ''}\n"
+def as_plain(written: Callable[[str], str], one: pt.GeneratedText | None) -> str:
+    """The text."""
+    return f"{written(one or '')}\n"
 
 
-def as_scored(one: pt.GeneratedText | None) -> str:
-    """A line: the score and the text."""
-    return f"{-math.inf if one is None else one.score:.4f}\t{one or ''}\n"
+def as_scored(written: Callable[[str], str], one: pt.GeneratedText | None) -> str:
+    """The score and the text."""
+    return f"{-math.inf if one is None else one.score:.4f}\t{written(one or '')}\n"
 
 
 def as_json(one: pt.GeneratedText | None) -> str:
