@@ -15,7 +15,7 @@ from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
 from pyx_transformer.cli import main, parser
-from pyx_transformer.training import evaluate
+from pyx_transformer.training import Recipe, evaluate
 
 COMMAND = [sys.executable, "-m", "pyx_transformer"]
 
@@ -167,6 +167,23 @@ def test_pictures(trained, folder, capsys):
         assert (folder / name).read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
     refused([*arguments[:4], "a", *arguments[4:]], capsys, "--attention draws one TEXT")
+
+
+def test_a_run_whose_texts_are_gone_at_its_end_has_succeeded(folder, monkeypatch, capsys):
+    """Without the page of attention to one of them."""
+    run = Recipe.run
+
+    def and_removed(*arguments, **settings):
+        found = run(*arguments, **settings)
+        (folder / "train.en").unlink()
+        return found
+
+    monkeypatch.setattr(Recipe, "run", and_removed)
+    arguments = ["train", "recipe.toml", "--output", "run", "--set", "training.steps=1"]
+    assert main(arguments) == 0
+    err = capsys.readouterr().err
+    assert "pyx-transformer: no attention.html: train.en is missing\n" in err
+    assert err.endswith("try it: pyx-transformer translate --model run/model\n")
 
 
 def test_the_test_is_scored_at_the_end(folder, capsys):

@@ -38,11 +38,13 @@ def draw(recipe: Recipe, run: Trained, curves: str | os.PathLike[str] | None = N
         warnings.warn(f"no {curves.name}: {error}", stacklevel=2)
     if isinstance(run.model, Transformer):
         name = "dev_source" if recipe.has("dev") else "train_source"
-        texts = sorted(read_lines(as_path("draw", name, recipe.data[name])), key=len)
-        text, length = texts[len(texts) // 2], recipe.training.max_length
+        length = recipe.training.max_length
         try:
+            texts = sorted(read_lines(as_path("draw", name, recipe.data[name])), key=len)
+            text = texts[len(texts) // 2]
             Translator(run.model).attention(text, max_length=length).save(page)
             drawn.append(page)
-        except ValueError as error:  # too long for a page, or in a language that is not known
+        # Too long for a page, in a language that is not known, or gone since the run has read it.
+        except (OSError, ValueError) as error:
             warnings.warn(f"no {ATTENTION}: {error}", stacklevel=2)
     return drawn
