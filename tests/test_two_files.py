@@ -121,6 +121,25 @@ def test_sizes_follow_the_texts(files):
     assert (few.steps, few.warmup, few.validate_every, few.average_decay) == (5, 1, 1, 0.0)
 
 
+def test_the_first_lines_may_be_more_alike_than_all(monkeypatch, tmp_path):
+    """As of files that are sorted: those after them have other characters."""
+    pytest.importorskip("sentencepiece", reason="needs the extra `text`")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sized_recipe, "TRIED", 20)
+    lines = ["yes ."] * 20 + [chr(0x4E00 + i) + chr(0x4E80 + i) for i in range(100)]
+    Path("a").write_text("\n".join(lines), "utf-8")
+    recipe = recipe_for("a", "a")
+    assert recipe.build().src_tokenizer.vocab_size == recipe.text.size > 200
+
+
+def test_files_to_validate_with_may_be_given(files):
+    Path("dev.en").write_text("red\n")
+    Path("dev.de").write_text("rot\n")
+    asked = {**QUICK, "data.dev_source": "dev.en", "data.dev_target": "dev.de"}
+    recipe = recipe_for(*files, asked)
+    assert list(map(len, recipe.split(recipe.build()))) == [200, 1]
+
+
 def test_what_cannot_be_trained_on_is_told(files):
     Path("short.de").write_text("eins\n", "utf-8")
     with pytest.raises(ValueError, match=r"train\.en has 200 lines, expected 1 because short\.de"):

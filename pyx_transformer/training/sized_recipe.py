@@ -47,7 +47,7 @@ VALIDATED = 500  # examples at most, and at most a tenth
 VALIDATIONS = 10  # in a run
 AVERAGED = 20  # of as many parts of a run, the last is averaged
 LONGEST = 256  # tokens of a translation that validation lets come
-TRIED = 20_000  # lines that tell whether there are as many pieces
+TRIED = 20_000  # lines that tell whether there are as many pieces, before all have to
 
 
 def recipe_for(
@@ -59,10 +59,10 @@ def recipe_for(
     n of the other: `recipe_for("train.en", "train.de").run("runs/en-de").model`.
 
     Tokens are SentencePiece's, the same on both sides. The last lines, a tenth or 500, are not
-    trained on but validated with. How many tokens, layers and steps there are follows the number
-    and the length of the lines; the recipe's `text`, `model` and `training` say what was chosen.
-    changes, such as {"training.steps": 500, "text.kind": "words"}, come on top, as in
-    `load_recipe`.
+    trained on but validated with, unless changes name "data.dev_source" and "data.dev_target". How
+    many tokens, layers and steps there are follows the number and the length of the lines; the
+    recipe's `text`, `model` and `training` say what was chosen. changes, such as
+    {"training.steps": 500, "text.kind": "words"}, come on top, as in `load_recipe`.
 
     Raises ValueError, naming file and line, for files that are no text, of which one has more
     lines, or of fewer than two; ImportError where sentencepiece is needed and missing; and what
@@ -77,6 +77,8 @@ def recipe_for(
     asked = {} if changes is None else as_kind(this, "changes", changes, dict)
     values = sized(pairs, max(map(tokens_in, texts)), asked.get("training.steps"))
     values["data"] |= {"train_source": str(source), "train_target": str(target)}
+    if {"data.dev_source", "data.dev_target"} & asked.keys():
+        del values["data"]["dev_share"]
     if asked.get("text.kind", "sentencepiece") != "sentencepiece":
         del values["text"]["size"]  # of others all
     elif "text.size" not in asked:
@@ -133,5 +135,10 @@ def pieces_of(sides: Collection[list[str]], most: int) -> int:
     have characters."""
     characters = set().union(*(text for texts in sides for text in texts))
     most = max(most, len(characters) * 3 // 2 + 16)
-    tried = [text for texts in sides for text in texts[:TRIED]]
-    return SentencePiece(trained(tried, most, at_most=True)).vocab_size
+    pairs = max(map(len, sides))
+    for lines in dict.fromkeys((min(TRIED, pairs), pairs)):  # the first may be more alike than all
+        tried = [text for texts in sides for text in texts[:lines]]
+        found = SentencePiece(trained(tried, most, at_most=True)).vocab_size
+        if found == most:
+            break
+    return found
