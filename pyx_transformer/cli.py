@@ -15,7 +15,14 @@ import warnings
 
 import pyx_transformer as pt
 from pyx_transformer import _ctrl_c, commands
-from pyx_transformer.commands.arguments import OPTION_OF, add_command, note, one_line, path
+from pyx_transformer.commands.arguments import (
+    INTERRUPTED,
+    OPTION_OF,
+    add_command,
+    note,
+    one_line,
+    path,
+)
 
 # What begins the errors of the functions behind a command, where that is not its own name.
 FUNCTIONS = {
@@ -27,7 +34,6 @@ FUNCTIONS = {
     "classify": ("TextClassifier", "scores"),
     "tag": ("TokenClassifier",),
 }
-INTERRUPTED = 128 + 2  # as a shell has it of a process that SIGINT ended
 EPILOG = """\
 pyx-transformer COMMAND --help says what each of them does, with examples.
 

@@ -143,6 +143,36 @@ def test_the_command(tmp_path, monkeypatch):
     assert again.stderr.count("four/checkpoint.safetensors exists: go on with --resume") == 1
 
 
+# The command, of whose second rank Ctrl-C is heard in the third step.
+STOPPED = """
+import signal, sys
+from pyx_transformer.cli import main
+from pyx_transformer.training.trainer import Trainer
+signal.signal(signal.SIGINT, signal.default_int_handler)
+take_step = Trainer._step
+def stopped(self, batches):
+    if self.ranks.rank == 1 and self.progress.step == 2:
+        signal.raise_signal(signal.SIGINT)
+    return take_step(self, batches)
+Trainer._step = stopped
+try:
+    status = main()
+except SystemExit as error:
+    status = error.code
+print("status", status)
+"""
+
+
+def test_ctrl_c_in_one_rank_stops_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small_task.write(tmp_path)
+    command = ["train", "recipe.toml", "--output", "run"]
+    done = mpiexec(2, sys.executable, "-c", STOPPED, *command)
+    assert done.stdout == "status 130\n" * 2, done.stderr
+    assert done.stderr.count("interrupted at step 3; --resume goes on") == 1
+    assert load_file("run/checkpoint.safetensors")
+
+
 def test_without_mpi4py(monkeypatch):
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     assert ranks.launched({"OMPI_COMM_WORLD_SIZE": "1"}) is None

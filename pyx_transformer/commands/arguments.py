@@ -29,6 +29,7 @@ OPTION_OF = {
     "top_p": "--top-p",
 }
 
+INTERRUPTED = 128 + 2  # as a shell has it of a process that SIGINT ended
 MOST_FAILURES = 20  # that are told one by one
 
 

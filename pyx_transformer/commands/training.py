@@ -7,7 +7,14 @@ import os
 from pathlib import Path
 
 import pyx_transformer as pt
-from pyx_transformer.commands.arguments import add_command, add_search, given, note, path
+from pyx_transformer.commands.arguments import (
+    INTERRUPTED,
+    add_command,
+    add_search,
+    given,
+    note,
+    path,
+)
 
 
 def add_vocab(commands):
@@ -132,10 +139,11 @@ def _train(arguments):
     ranks = Ranks(launched())
     try:
         _train_together(arguments, ranks)
-    except (Exception, KeyboardInterrupt):
+    except (Exception, KeyboardInterrupt) as error:
         if ranks.is_first:
             raise
-        raise SystemExit(2) from None  # the first rank says what it was
+        is_stopped = isinstance(error, KeyboardInterrupt)
+        raise SystemExit(INTERRUPTED if is_stopped else 2) from None  # the first rank says why
 
 
 def _train_together(arguments, ranks):
