@@ -103,6 +103,22 @@ def test_sources_of_the_kernels_are_not_installed():
     assert names <= {".py", ".pyc", ".pyi", ".so", ".typed"}
 
 
+def test_what_readme_leads_to_is_in_the_source_distribution():
+    repository = SOURCE.parent
+    taken = set()
+    for line in (repository / "MANIFEST.in").read_text(encoding="utf-8").splitlines():
+        what, *names = line.split()
+        if what == "recursive-include":
+            folder, *patterns = names
+            taken |= {path for one in patterns for path in (repository / folder).rglob(one)}
+        elif what == "include":
+            taken |= {repository / name for name in names}
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", readme)
+    assert len(links) > 10
+    assert [link for link in links if repository / link not in taken] == []
+
+
 def test_styles_and_scripts_of_pages_are_installed():
     wanted = {path.name for path in (SOURCE / "pages").iterdir() if path.is_file()}
     assert {".css", ".js", ".py"} == {Path(name).suffix for name in wanted}
