@@ -37,6 +37,11 @@ def counted(count: int, noun: str) -> str:
     return f"{number} {noun}{'s' * (count != 1)}"
 
 
+def with_article(name: str) -> str:
+    """a Transformer, an EncoderModel."""
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
+
+
 def shown(value: object) -> str:
     """A value in short: an array by its dtype and shape, one of whole numbers by the first ones; a
     function by its name, a list or a text by what it begins with."""

@@ -60,7 +60,7 @@ from pyx_transformer._jobs import Job, Source
 from pyx_transformer._kinds import as_string
 from pyx_transformer.checkpoints import load
 from pyx_transformer.generation import GenerationOptions
-from pyx_transformer.generation.options import OF_ONE_CALL, checked_option
+from pyx_transformer.generation.options import OF_ONE_CALL, checked_option, unknown_options
 from pyx_transformer.language_model import TransformerLM
 from pyx_transformer.pipelines import (
     CrossEncoder,
@@ -351,7 +351,7 @@ def as_search(function: str, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         as_kind(function, "options", options, GenerationOptions)
         given |= {name for name in OF_ONE_CALL if getattr(options, name) is not None}
     if unknown := sorted(given - known):
-        raise TypeError(f"{function}: unknown options {unknown}; known are {sorted(known)}")
+        raise unknown_options(function, unknown, known)
     for name in settings.keys() - {"options"}:
         checked_option(function, name, settings[name], OF_SEARCH[name])
     best_of(function, [], settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from pyx_transformer import _checks
@@ -46,6 +47,13 @@ def bleu_with_signature(
         raise ValueError(
             f"{this}: there are {len(texts)} texts and {len(references)} references, expected one "
             "reference for each of at least one text"
+        )
+    is_of_words = tokenizer in ("none", "13a", "intl")
+    if is_of_words and bleu_tokenizer_for(texts) != bleu_tokenizer_for(references):
+        warnings.warn(
+            f"{this}: either texts or references have no spaces between words: tokenizer='char' "
+            "compares them",
+            stacklevel=3,
         )
     require_bleu()
     import sacrebleu

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from typing import Any, TypeVar
 
+from pyx_transformer._reprs import with_article
 from pyx_transformer.stack import Stack
 from pyx_transformer.token_model import TokenModel
 
@@ -30,7 +31,8 @@ def load(cls: type[M], path: str | os.PathLike[str]) -> M:
     if not isinstance(model, cls):
         found, expected = type(model).__name__, cls.__name__
         raise TypeError(
-            f"{expected}.load: {path} is a {found}, expected a {expected}; {found}.load opens it"
+            f"{expected}.load: {path} is {with_article(found)}, expected {with_article(expected)}; "
+            f"{found}.load opens it"
         )
     return model
 

@@ -258,13 +258,13 @@ def test_a_picture_is_that_of_one_map(view, ending, tmp_path, monkeypatch):
     )
     path = tmp_path / f"a.{ending}"
     view.save(path)
-    view.save(path, "encoder")
-    for (weights, source, target, where, named), name in zip(
-        drawn, ("cross", "encoder"), strict=True
+    view.save(path, "encoder", layers=1, heads=[0, 2])
+    for (weights, source, target, where, named), name, layers, heads in zip(
+        drawn, ("cross", "encoder"), (None, 1), (None, [0, 2]), strict=True
     ):
         one = view[name]
         assert weights is one.weights and (source, target, where) == (one.columns, one.rows, path)
-        assert named["title"] == view.title
+        assert (named["title"], named["layers"], named["heads"]) == (view.title, layers, heads)
 
 
 def test_the_shipped_translator(tmp_path):

@@ -337,7 +337,7 @@ def test_other_models_are_refused():
         with pytest.raises(ValueError, match=says):
             pipeline(model)
     for pipeline in (pt.TextClassifier, pt.TokenClassifier):
-        says = "model is a Transformer, expected a EncoderModel; Translator is for those"
+        says = "model is a Transformer, expected an EncoderModel; Translator is for those"
         with pytest.raises(TypeError, match=f"{pipeline.__name__}: {says}"):
             pipeline("en-ja")
     of_texts.src_tokenizer = of_tokens.src_tokenizer = None

@@ -136,7 +136,10 @@ def test_evaluating_tells_what_is_lost(trained, folder, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["translate", "--n-best", "8", "a"], "translate: --n-best is 8, expected at most --beam-"),
+        (
+            ["translate", "--n-best", "8", "--beam-size", "4", "a"],
+            "translate: --n-best is 8, expected at most --beam-size = 4",
+        ),
         (["translate", "--beam-size", "0", "a"], "translate: --beam-size is 0"),
         (["translate", "a", "-"], "- is among other texts, expected it alone"),
         (["translate", "a", "--attention", "-"], "--attention: is -, expected a path"),
@@ -191,7 +194,7 @@ def test_the_test_is_scored_at_the_end(folder, capsys):
     (folder / "recipe.toml").write_text(RECIPE.replace("[data]", files))
     assert main(["train", "recipe.toml", "--output", "run"]) == 0
     assert re.search(
-        r"step 120 of 120  test: .*exact_match 1, cut_off 0, bleu 100, bleu_sig",
+        r"step 120 of 120  test: .*exact_match 1, cut_off 0, bleu 100.00, bleu_sig",
         capsys.readouterr().err,
     )
 

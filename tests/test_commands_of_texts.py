@@ -383,7 +383,7 @@ def test_convert(others, folder, capsys):
     [
         (
             ["embed", "--model", "translator", "a b"],
-            "embed: model is a Transformer, expected a Enco",
+            "embed: model is a Transformer, expected an Encoder",
         ),
         (
             ["rank", "--model", "encoder", "a b", "c d"],

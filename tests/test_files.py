@@ -93,8 +93,9 @@ def test_a_kind_of_model_opens_its_own(model, saved, tmp_path):
     ]:
         with pytest.raises(TypeError) as error:
             kind.load(saved)
+        expected = f"{'a' if kind is pt.TransformerLM else 'an'} {kind.__name__}"
         assert str(error.value) == (
-            f"{kind.__name__}.load: {saved} is a {found}, expected a {kind.__name__}; "
+            f"{kind.__name__}.load: {saved} is a {found}, expected {expected}; "
             f"{found}.load opens it"
         )
     config = pt.TransformerLMConfig(9, num_decoder_layers=1, d_model=8, num_heads=2, d_ff=4)
@@ -804,3 +805,14 @@ def test_damaged_weights_are_refused_or_fit(model, saved):
     for size in rng.integers(0, len(whole), 50):
         path.write_bytes(whole[:size])
         assert_refused(path, pt.load, saved)
+
+
+@pytest.mark.parametrize("name", ["model.pt", "model.safetensors"])
+def test_a_folder_is_not_named_as_a_file_of_weights(name, tmp_path):
+    encoder = pt.TransformerEncoder(1, 8, 2, 8, rng=0)
+    with pytest.raises(ValueError, match=r"save: directory is .*, expected the name of a folder"):
+        encoder.save(tmp_path / name)
+    assert not (tmp_path / name).exists()
+    (tmp_path / name).mkdir()
+    encoder.save(tmp_path / name)  # the caller's own choice
+    assert (tmp_path / name / "config.json").is_file()

@@ -48,6 +48,14 @@ def test_texts_without_spaces_are_measured_by_characters():
     assert bleu_tokenizer_for([*ENGLISH, "Yes."]) == "none"
 
 
+def test_texts_with_spaces_beside_texts_without_are_told():
+    pytest.importorskip("sacrebleu", reason="needs the extra `train`")
+    spaced = [" ".join(text) for text in JAPANESE]
+    with pytest.warns(UserWarning, match="have no spaces between words: tokenizer='char'"):
+        assert bleu(JAPANESE, spaced) == 0
+    assert bleu(JAPANESE, spaced, tokenizer="char") == pytest.approx(100)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [

@@ -128,6 +128,9 @@ def test_what_a_stack_returns(tmp_path):
     _, attention = encoder(np.concatenate([x, x]), return_attention=True)
     with pytest.raises(ValueError, match=r"\(2, 2, 3, 5, 5\), expected \(layers, 1, H, T, S\)"):
         drawn(tmp_path / "a.svg", attention)
+    of_one = [layer[:1] for layer in attention]  # as the error says
+    _, alone = encoder(x, return_attention=True)
+    assert drawn(tmp_path / "a.svg", of_one) == drawn(tmp_path / "b.svg", alone)
 
 
 def test_names_and_titles(tmp_path):

@@ -436,8 +436,8 @@ def test_other_refusals():
     with pytest.raises(ValueError, match=r"encode: texts\[1\] has 4 tokens, expected at most 3"):
         short.encode(["a", "a b c d"])
     for name in ("en-ja",):
-        says = "SentenceEncoder: model is a Transformer, expected a EncoderModel or TransformerLM; "
-        with pytest.raises(TypeError, match=f"{says}Translator is for those"):
+        says = "SentenceEncoder: model is a Transformer, expected an EncoderModel or a "
+        with pytest.raises(TypeError, match=f"{says}TransformerLM; Translator is for those"):
             pt.SentenceEncoder(name)
     bare = own_encoder()
     bare.src_tokenizer = None

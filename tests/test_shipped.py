@@ -50,7 +50,8 @@ def test_a_bare_word_is_not_repeated(word, expected, model, capsys):
     ((best,),) = translate(model, [word])
     assert (best.text, best.finished) == (expected, False)
     assert main(["translate", word]) == 0
-    assert "cut off at the maximum length (--max-length): text 1\n" in capsys.readouterr().err
+    said = "cut off at the maximum length (the model's of so short a text, or --max-length): text 1"
+    assert f"{said}\n" in capsys.readouterr().err
 
 
 def test_a_folder_of_that_name_goes_before_it(tmp_path, monkeypatch, model):

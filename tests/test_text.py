@@ -69,7 +69,7 @@ def test_a_failed_save_leaves_the_vocabulary_before(tokenizer, tmp_path, monkeyp
         assert {one.name: one.read_text() for one in tmp_path.iterdir()} == {"vocabulary": "before"}
     with pytest.raises(FileNotFoundError, match=r"text\.save: path: there is no folder .*nowhere"):
         text.save(tokenizer, tmp_path / "nowhere" / "vocabulary")
-    with pytest.raises(IsADirectoryError, match="path is .*, a folder"):
+    with pytest.raises(IsADirectoryError, match=r"path is .*, a folder"):
         text.save(tokenizer, tmp_path)
 
 

@@ -299,14 +299,14 @@ def test_other_models_are_refused():
     size = tokenizer.vocab_size
     small = {"d_model": 8, "num_heads": 2}
     for model, came, right in (
-        (pt.Transformer(pt.TransformerConfig(size, size, **small)), "Transformer", "Translator"),
+        (pt.Transformer(pt.TransformerConfig(size, size, **small)), "a Transformer", "Translator"),
         (
             pt.EncoderModel(pt.EncoderConfig(size, head=pt.MaskedLMConfig(), **small)),
-            "EncoderModel",
+            "an EncoderModel",
             "SentenceEncoder",
         ),
     ):
-        says = f"TextGenerator: model is a {came}, expected a TransformerLM; {right} is for those"
+        says = f"TextGenerator: model is {came}, expected a TransformerLM; {right} is for those"
         with pytest.raises(TypeError, match=says):
             pt.TextGenerator(model)
     bare = pt.TransformerLM(pt.TransformerLMConfig(size, **small))

@@ -92,6 +92,11 @@ def test_text_without_spaces_is_measured_by_characters(asked, folder, capsys):
     assert figures["bleu"] > 10 if used == "char" else figures["bleu"] == 0
 
 
+def test_a_pipeline_is_not_evaluated_but_its_model():
+    with pytest.raises(TypeError, match=r"evaluate: model is Translator.*, expected its \.model"):
+        validation.evaluate(pt.Translator("en-ja"), ["i know ."], ["わか る"])
+
+
 def test_the_best_bleu_decides(folder, monkeypatch):
     """Whatever the loss says: here the second score is the best, and four do not better it."""
     scores = iter([10.0, 50.0, 30.0, 50.0, 49.0, 20.0, 60.0])

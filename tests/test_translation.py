@@ -169,7 +169,7 @@ def test_flags_go_before_the_models_own_options(folder, capsys):
 
 def test_a_command_is_named_once(folder, capsys):
     translator().save("model")
-    assert main([*COMMANDS["translate"], "--n-best", "9"]) == 2
+    assert main([*COMMANDS["translate"], "--n-best", "9", "--beam-size", "4"]) == 2
     assert capsys.readouterr().err == (
         "pyx-transformer translate: --n-best is 9, expected at most --beam-size = 4\n"
     )
@@ -195,8 +195,37 @@ def test_an_encoder_alone_gives_no_texts():
         continue_texts: "TransformerLM",
     }.items():
         name = {translate: "Translator", continue_texts: "TextGenerator"}[function]
-        expected = f"{name}: model is a EncoderModel, expected a {kind}; SentenceEncoder is"
+        expected = f"{name}: model is an EncoderModel, expected a {kind}; SentenceEncoder is"
         with pytest.raises(TypeError, match=expected):
             function(encoder, SENTENCES)
     with pytest.raises(ValueError, match="it has no head, expected one to train"):
         encoder.forward(None, None, None)
+
+
+def test_what_goes_with_what_is_asked_for():
+    translator, generator = pt.Translator("en-ja"), pt.TextGenerator("shakespeare")
+    (five,) = translator.hypotheses(["i love music ."], num_hypotheses=5)
+    assert five == translator.hypotheses(["i love music ."], num_hypotheses=5, beam_size=5)[0]
+    drawn = translator.translate(["i love music ."], temperature=2.0, seed=1)
+    assert drawn == translator.translate(["i love music ."], temperature=2.0, seed=1, beam_size=1)
+    settings = {"beam_size": 2, "max_length": 20}
+    none = dict.fromkeys(("temperature", "top_k", "top_p", "min_p"))
+    assert generator.generate(["ROMEO:"], **settings) == generator.generate(
+        ["ROMEO:"], **settings, **none
+    )
+    with pytest.raises(ValueError, match="num_hypotheses is 5, expected at most beam_size = 4"):
+        translator.hypotheses(["a"], options=pt.GenerationOptions(beam_size=4), num_hypotheses=5)
+    with pytest.raises(ValueError, match="beam_size is 2, expected 1 because a sampling option"):
+        generator.generate(["ROMEO:"], beam_size=2, temperature=0.5)
+
+
+@pytest.mark.parametrize(
+    "name, meant",
+    [("num_beams", "beam_size"), ("max_new_tokens", "max_length"), ("beam_sise", "beam_size")],
+)
+def test_the_option_that_is_meant_is_named(name, meant):
+    for call in (pt.Translator("en-ja").translate, pt.TextGenerator("shakespeare").generate):
+        with pytest.raises(TypeError, match=rf"\['{name}'\] \(did you mean {meant}\?\); known"):
+            call(["a"], **{name: 3})
+    with pytest.raises(TypeError, match=r"unknown options \['nonsense'\]; known are"):
+        pt.Translator("en-ja").translate(["a"], nonsense=3)

@@ -61,6 +61,9 @@ CTRANSLATE2 = "model.bin"
 OF_CONFIGS = ("model_type", "src_vocab_size", "tgt_vocab_size", "architecture")
 
 
+OF_FILES = (".bin", ".npz", ".pt", ".pth", ".safetensors")  # endings of weights elsewhere
+
+
 def save(
     model: TokenModel | Stack, directory: str | os.PathLike[str], *, dtype: str = "float32"
 ) -> None:
@@ -75,6 +78,11 @@ def save(
     """
     as_kind("save", "model", model, TokenModel, *STACKS.values())
     directory = as_path("save", "directory", directory)
+    if directory.suffix in OF_FILES and not directory.is_dir():
+        raise ValueError(
+            f"save: directory is {str(directory)!r}, expected the name of a folder: config.json "
+            "and the weights are written into it"
+        )
     as_choice("save", "dtype", dtype, ("float32", "int8"))
     files = {
         WEIGHTS: safetensors.contents(model.state_dict(), dtype),

@@ -131,7 +131,7 @@ def _answer(arguments, meant, pipeline, tokenizer, settings, *, written=str):
     if not arguments.json:
         shown = partial(as_scored if arguments.scores else as_plain, written)
     with results(arguments) as out, texts_of(arguments, *meant) as source:
-        losses = Losses(tokenizer, source.unit)
+        losses = Losses(tokenizer, source.unit, options.max_length_factor is not None)
 
         def work(texts, begin):
             found = pipeline.hypotheses(texts, **settings)
@@ -173,11 +173,16 @@ def as_json(one: pt.GeneratedText | None) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
+LONGEST = "--max-length"
+
+
 class Losses:
     """Which texts were cut off, and which have words that the vocabulary lacks."""
 
-    def __init__(self, tokenizer: Any, unit: str):
+    def __init__(self, tokenizer: Any, unit: str, by_source: bool):
+        """by_source: the model has a limit that follows the length of a source."""
         self._tokenizer, self._unit = tokenizer, unit
+        self._limit = "the model's of so short a text, or --max-length" if by_source else LONGEST
         self._cut: list[int] = []
         self._unknown: dict[int, int] = {}  # how many, by the number of the text
 
@@ -197,7 +202,7 @@ class Losses:
 
         if self._cut:
             cut = numbered(self._unit, self._cut)
-            note(f"cut off at the maximum length (--max-length): {cut}")
+            note(f"cut off at the maximum length ({self._limit}): {cut}")
         if self._unknown:
             note(told_unknown(self._unknown, self._unit))
         self._cut, self._unknown = [], {}

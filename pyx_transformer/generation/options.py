@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +17,7 @@ from pyx_transformer._kinds import as_list, check_function
 from pyx_transformer._reprs import described
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -30,7 +31,8 @@ OF_ONE_CALL = ("prefix", "logits_processor", "constraint", "on_token", "stop_whe
 @described
 @dataclass(frozen=True, repr=False)
 class GenerationOptions:
-    """How `generate` searches. README compares the rules with those of other engines.
+    """How `generate` searches. docs/how-to/generate.md compares the rules with those of other
+    engines.
 
     A hypothesis is a sequence of token ids after the start; lengths count the tokens after its
     forced prefix. Of equal candidates the one with the lower token id comes first, then the one
@@ -198,7 +200,7 @@ class GenerationOptions:
                 )
         known = {field.name for field in fields(cls)}
         if unknown := sorted(settings.keys() - known):
-            raise TypeError(f"{this}: unknown options {unknown}; known are {sorted(known)}")
+            raise unknown_options(this, unknown, known)
         chosen: GenerationOptions = options or model.generation_options or DEFAULTS
         values: dict[str, Any] = {**settings}
         try:
@@ -270,6 +272,32 @@ NUMBERS = {
     "top_p": {"above": 0, "maximum": 1},
     "min_p": {"minimum": 0, "maximum": 1},
 }
+
+
+# What other libraries call them.
+ELSEWHERE = {
+    "num_beams": "beam_size",
+    "beam_width": "beam_size",
+    "n_best": "num_hypotheses",
+    "num_return_sequences": "num_hypotheses",
+    "max_new_tokens": "max_length",
+    "max_decoding_length": "max_length",
+    "sampling_temperature": "temperature",
+    "sampling_topk": "top_k",
+    "sampling_topp": "top_p",
+    "bad_words_ids": "suppress_sequences",
+}
+
+
+def unknown_options(this: str, unknown: Sequence[str], known: Collection[str]) -> TypeError:
+    """The error that names options that there are not, those that may be meant, and all."""
+    near = (
+        [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, known, 1)
+        for name in unknown
+    )
+    meant = ", ".join(name for names in near for name in names if name in known)
+    hint = f" (did you mean {meant}?)" if meant else ""
+    return TypeError(f"{this}: unknown options {unknown}{hint}; known are {sorted(known)}")
 
 
 def checked_option(this, name, value, default):

@@ -189,25 +189,43 @@ class AttentionView:
             f'border: 0" title="{escape(self.title)}"></iframe>'
         )
 
-    def save(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        layers: int | Sequence[int] | None = None,
+        heads: int | Sequence[int] | None = None,
+    ) -> None:
         """Write the page, or a picture of one map where path ends in .png, .svg or .pdf.
 
-        name: that of the map, of pictures only; unless given the last one, which of a translation
-        is the cross-attention. Raises ValueError for another ending and a map that there is not,
-        OSError where no file can be written, and for pictures what `plots.plot_attention` does.
+        Of pictures only: name, that of the map, unless given the last one, which of a translation
+        is the cross-attention; layers and heads, those to draw, from 0 on, all unless given. Raises
+        ValueError for another ending and a map that there is not, OSError where no file can be
+        written, and for pictures what `plots.plot_attention` does.
         """
         this = "AttentionView.save"
         path = check_path(this, path)
         if path.suffix.lower() == ".html":
-            if name is not None:
-                raise ValueError(f"{this}: name is {name!r}, expected None because a page has all")
+            for argument, value in {"name": name, "layers": layers, "heads": heads}.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{this}: {argument} is {value!r}, expected None because a page has all"
+                    )
             replace_file(path, self.html().encode())
             return
         names = tuple(one.name for one in self.maps)
         one = self[as_choice(this, "name", names[-1] if name is None else name, names)]
         axes = ("source", "target") if one.name == "cross" else ("attended to", "attends")
         plots.plot_attention(
-            one.weights, one.columns, one.rows, path, title=self.title, axis_names=axes
+            one.weights,
+            one.columns,
+            one.rows,
+            path,
+            title=self.title,
+            layers=layers,
+            heads=heads,
+            axis_names=axes,
         )
 
 

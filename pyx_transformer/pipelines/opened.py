@@ -6,6 +6,7 @@ import os
 from typing import TypeVar
 
 from pyx_transformer._checks import brief
+from pyx_transformer._reprs import with_article
 from pyx_transformer.checkpoints import load
 from pyx_transformer.encoder_model import EncoderModel
 from pyx_transformer.head_configs import ClassifierConfig
@@ -21,11 +22,12 @@ def opened(function: str, model: str | os.PathLike[str] | TokenModel, *kinds: ty
     kind, saying what is for those."""
     found = load(model) if isinstance(model, (str, os.PathLike)) else model
     if not isinstance(found, kinds):
-        names = " or ".join(kind.__name__ for kind in kinds)
+        names = " or ".join(with_article(kind.__name__) for kind in kinds)
         other = pipeline_of(found)
         hint = f"; {other} is for those" if other is not None else ""
-        came = type(found).__name__ if isinstance(found, TokenModel) else brief(found)
-        raise TypeError(f"{function}: model is a {came}, expected a {names}{hint}")
+        is_model = isinstance(found, TokenModel)
+        came = with_article(type(found).__name__) if is_model else brief(found)
+        raise TypeError(f"{function}: model is {came}, expected {names}{hint}")
     return found
 
 

@@ -38,14 +38,13 @@ def options_of(
 ) -> GenerationOptions:
     """The model's options, or those of settings["options"], with single settings on top.
 
-    beam_size: where there are neither and nothing is drawn; changes: what counts whatever is asked.
-    What the tokenizer says is never generated, its unknown token, is suppressed too.
+    beam_size: of a model that has no options; changes: what counts whatever is asked. What the
+    tokenizer says is never generated, its unknown token, is suppressed too.
     """
     settings = dict(settings)
     options = settings.pop("options", None)
-    is_sampling = any(settings.get(name) is not None for name in SAMPLING)
-    if options is None and model.generation_options is None and not is_sampling:
-        settings.setdefault("beam_size", beam_size)
+    if options is None:
+        _fit(settings, model.generation_options, beam_size)
     own = options or model.generation_options
     tokenizer = model.tgt_tokenizer
     never = () if tokenizer is None else tokenizer.never_generated
@@ -56,6 +55,22 @@ def options_of(
         return GenerationOptions.chosen(function, model, options, settings)
     options = GenerationOptions.chosen(function, model, options, settings)
     return replace(options, **changes, suppress_tokens=(*options.suppress_tokens, *never))
+
+
+def _fit(settings: dict[str, Any], own: GenerationOptions | None, beam_size: int) -> None:
+    """Add to single settings what goes with them in place of a model's own options: no beams where
+    something is to be drawn, no drawing with beams, beams for as many hypotheses."""
+    asked = {name: value for name, value in settings.items() if value is not None}
+    if not asked.keys().isdisjoint(SAMPLING):
+        settings.setdefault("beam_size", 1)
+    elif own is not None and own.is_sampling:
+        if asked.get("beam_size", 1) != 1:
+            settings.update(dict.fromkeys(SAMPLING))
+    else:
+        beams, count = own.beam_size if own else beam_size, asked.get("num_hypotheses")
+        if isinstance(count, (int, np.integer)) and not asked.get("return_alternatives"):
+            beams = max(beams, int(count))
+        settings.setdefault("beam_size", beams)
 
 
 def generated(

@@ -115,9 +115,12 @@ def _as_panels(
 ) -> tuple[NDArray[np.float32], list[list[str]]]:
     """Weights as (layers, H, T, S), those to draw, and the title of each layer and head."""
     given = as_float32(this, "weights", weights)
-    if given.ndim == 5:
-        check_shape(this, "weights", given.shape, ("layers", 1, "H", "T", "S"))
-    elif not 2 <= given.ndim <= 4:
+    if given.ndim == 5 and given.shape[1] != 1:
+        raise ValueError(
+            f"{this}: weights has shape {given.shape}, expected (layers, 1, H, T, S): of a batch "
+            "one sequence, as [layer[:1] for layer in weights]"
+        )
+    if not 2 <= given.ndim <= 5:
         check_shape(this, "weights", given.shape, ("layers", "H", "T", "S"))
     if not given.size:
         raise ValueError(f"{this}: weights has shape {given.shape}, expected something to draw")

@@ -104,4 +104,6 @@ class Telling:
 
 def figure(name: str, value: Any) -> str:
     """One of a validation, or what says how it was made."""
-    return f"{name} {value if isinstance(value, str) else format(value, '.4g')}"
+    if isinstance(value, str):
+        return f"{name} {value}"
+    return f"{name} {value:.2f}" if name == "bleu" else f"{name} {value:.4g}"

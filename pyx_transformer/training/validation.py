@@ -104,6 +104,8 @@ def evaluate(
     """
     if isinstance(model, (str, os.PathLike)):
         model = load_model("evaluate", model)
+    if isinstance(getattr(model, "model", None), TokenModel):
+        raise TypeError(f"evaluate: model is {_checks.brief(model)}, expected its .model")
     _checks.as_kind("evaluate", "model", model, TokenModel)
     _checks.as_flag("evaluate", "with_bleu", with_bleu)
     _checks.as_choice("evaluate", "bleu_tokenizer", bleu_tokenizer, ("auto", *BLEU_TOKENIZERS))
