@@ -290,6 +290,8 @@ def test_the_shipped_translator(tmp_path):
     )
     cut = translator.attention(text, max_length=2)
     assert cut["cross"].rows == written[:2]
+    stopped = translator.attention(text, stop_when=lambda _, ids: len(ids) == 2)
+    assert stopped["cross"].rows == written[:2]
     with pytest.raises(ValueError, match="attention: the text has no tokens"):
         translator.attention("")
 

@@ -156,12 +156,13 @@ class Translator:
         """
         this = "attention"
         text = as_string(this, "text", text)
-        options = options_of(this, self.model, settings, beam_size=BEAM_SIZE)
+        options = options_of(this, self.model, settings, beam_size=BEAM_SIZE, **KNOWN)
         (source,), options = self._asked(this, [text], src_lang, tgt_lang, options)
         end = (options.end_tokens or (self.model.config.end_id,))[:1]
         if translation is None:
             best = self.model.generate([source], options=options).hypotheses[0][0]
-            written = [*best.sequence, *(end if best.is_finished else ())]
+            assert best.token_scores is not None  # of the end too, where there is one
+            written = [*best.sequence, *end][: len(best.token_scores)]
         else:
             written = self._written(as_string(this, "translation", translation), options, end)
         start = options.start_of(self.model.config)
