@@ -232,6 +232,13 @@ def test_a_map_is_checked(changes, error, says):
         AttentionMap(**{**right, **changes})
 
 
+def test_a_view_has_its_maps_by_name(view):
+    assert [*view] == ["encoder", "decoder", "cross"] and "cross" in view and "self" not in view
+    assert [view[name] for name in view] == [*view.maps]
+    with pytest.raises(KeyError, match="'self', expected one of"):
+        view["self"]
+
+
 def test_a_view_is_checked(view, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match=r"maps\[0\] is 'cross'"):
         AttentionView(["cross"], "a")

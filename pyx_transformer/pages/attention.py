@@ -126,6 +126,10 @@ class AttentionView:
                 return one
         raise KeyError(f"{name!r}, expected one of {[one.name for one in self.maps]}")
 
+    def __iter__(self) -> Iterator[str]:
+        """The names of the maps."""
+        return (one.name for one in self.maps)
+
     def html(self) -> str:
         """The whole page."""
         title = escape(self.title)
