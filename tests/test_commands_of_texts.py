@@ -232,6 +232,8 @@ def test_generate_a_part_at_a_time(others, own, capsys):
     for form in ("--json", "--scores"):
         arguments = ["generate", *own_language, "--stream", form, "a b"]
         refused(arguments, capsys, f"{form} and --stream were given, expected one of them")
+    arguments = ["generate", *own_language, "--stream", "--num-samples", "2", "a b"]
+    refused(arguments, capsys, "--num-samples is 2, expected 1 because one text is streamed")
 
 
 def test_parts_come_as_they_are_found(own):

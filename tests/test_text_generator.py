@@ -189,6 +189,8 @@ def test_streaming_checks_at_once_and_can_be_left(generator):
         generator.stream("a\udcff")
     with pytest.raises(TypeError, match=r"stream: unknown options .'colour'."):
         generator.stream("a", colour=1)
+    with pytest.raises(ValueError, match="num_hypotheses is 3, expected 1 because one text"):
+        generator.stream("a", num_hypotheses=3, return_alternatives=True)
     with pytest.raises(ValueError, match=r"prompts\[0\] has .* tokens, expected at most 80"):
         generator.stream("many animals " * 40)
     parts = generator.stream("i", max_length=20)

@@ -87,11 +87,17 @@ class TextGenerator:
         """The text after a prompt, a part at a time as it is generated.
 
         Together the parts are what `generate` gives behind the prompt. With beams a part comes when
-        all that are in play agree on it. Raises as `generate` does.
+        all that are in play agree on it. Raises as `generate` does, and ValueError for several
+        texts.
         """
         this = "stream"
         prompt = as_string(this, "prompt", prompt)
         options = options_of(this, self.model, settings)
+        if options.branches > 1:
+            name = "num_samples" if options.is_sampling else "num_hypotheses"
+            raise ValueError(
+                f"{this}: {name} is {options.branches}, expected 1 because one text is streamed"
+            )
         (ids,) = self._read(this, [prompt])
         return self._streamed(ids, tokens_of(this, self.model, ids, options))
 
