@@ -146,6 +146,16 @@ def test_every_public_name_is_in_the_reference():
         assert {f"{name}.{own}" for own in {*one.__all__} - {*pt.__all__}} <= shown
 
 
+def test_what_extras_bring():
+    project = (REPOSITORY / "pyproject.toml").read_text("utf-8")
+    extras = dict(re.findall(r'^(\w+) = \["(.*)"\]$', project, re.M))
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|", TEXTS["docs/how-to/install.md"], re.M)
+    assert len(rows) == 6
+    for extra, brings in rows:
+        for package in re.findall(r'(?:^|", ")([\w-]+)', extras[extra]):
+            assert package in brings.lower(), (extra, package)
+
+
 def test_readme_is_short():
     assert len(TEXTS["README.md"].split()) <= 1500
 

@@ -31,8 +31,7 @@ OF_ONE_CALL = ("prefix", "logits_processor", "constraint", "on_token", "stop_whe
 @described
 @dataclass(frozen=True, repr=False)
 class GenerationOptions:
-    """How `generate` searches. docs/how-to/generate.md compares the rules with those of other
-    engines.
+    """How `generate` searches. docs/how-to/generate.md compares the rules with other engines'.
 
     A hypothesis is a sequence of token ids after the start; lengths count the tokens after its
     forced prefix. Of equal candidates the one with the lower token id comes first, then the one
