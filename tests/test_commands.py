@@ -14,6 +14,7 @@ from models import continue_texts, translate
 from small_task import PAIRS, RECIPE, refused
 
 import pyx_transformer as pt
+from pyx_transformer.checkpoints import native
 from pyx_transformer.cli import main, parser
 from pyx_transformer.training import Recipe, evaluate
 
@@ -409,6 +410,12 @@ def test_help_says_what_each_option_does(command, capsys):
         if may_be_left_out and action.dest not in ("set", "plot", "attention", "size"):
             drawn = ("top_k", "top_p", "num_samples", "seed")
             assert "default" in action.help or action.dest in drawn, action.dest
+
+
+@pytest.mark.parametrize("command", ["evaluate", "score", "inspect", "convert"])
+def test_help_names_the_models_that_come_with_the_package(command):
+    said = parser()._subparsers._group_actions[0].choices[command].format_help()
+    assert all(re.search(rf"\b{name}\b", said) for name in native.SHIPPED_NAMES)
 
 
 def test_interrupting_a_run_leaves_its_checkpoint(folder, capsys, monkeypatch):

@@ -21,7 +21,9 @@ def add_inspect(commands):
         pyx-transformer inspect all-MiniLM-L6-v2 --json
         """,
     )
-    command.add_argument("model", type=path, metavar="FOLDER", help="of any layout, or en-ja")
+    command.add_argument(
+        "model", type=path, metavar="FOLDER", help="of any layout, or en-ja or shakespeare"
+    )
     command.add_argument("--json", action="store_true", help="print a JSON object")
     command.set_defaults(run=_inspect)
 
@@ -54,7 +56,9 @@ def add_convert(commands):
         pyx-transformer convert opus-mt-en-jap small --dtype int8
         """,
     )
-    command.add_argument("source", type=path, metavar="IN", help="a folder of any layout, or en-ja")
+    command.add_argument(
+        "source", type=path, metavar="IN", help="a folder of any layout, or en-ja or shakespeare"
+    )
     command.add_argument("target", type=path, metavar="OUT", help="the folder to write")
     command.add_argument(
         "--dtype",

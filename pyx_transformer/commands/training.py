@@ -210,7 +210,9 @@ def add_evaluate(commands):
         pyx-transformer evaluate --model runs/lm/model test.txt --json
         """,
     )
-    command.add_argument("--model", required=True, type=path, help="a folder, or en-ja")
+    command.add_argument(
+        "--model", required=True, type=path, help="a folder, or en-ja or shakespeare"
+    )
     command.add_argument(
         "source", type=path, help="sentences, one per line; of other than a translator, its text"
     )
