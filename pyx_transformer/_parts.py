@@ -83,7 +83,7 @@ class Parts:
             if held.get(name) != value:
                 raise ValueError(
                     f"run: {self._folder} is of another run: {name} was {held.get(name)}, now it "
-                    f"is {value}"
+                    f"is {value}: remove it to begin anew"
                 )
 
     @property

@@ -269,7 +269,8 @@ def test_runs_that_differ_are_told(folder):
         pool.run(job, "in.txt", "out.txt", workers=1, resume=True)
     stop(run)
     write(sentences(40, seed=1))
-    with pytest.raises(ValueError, match=r"out.txt.parts is of another run: source was \w+, now"):
+    said = r"out.txt.parts is of another run: source was \w+, now it is \w+: remove it"
+    with pytest.raises(ValueError, match=said):
         pool.run(Translate("en-ja"), "in.txt", "out.txt", workers=1, resume=True)
     (folder / "out.txt.parts" / "run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run.json is damaged"):
