@@ -73,7 +73,7 @@ def section(run: Facts) -> Iterator[str]:
     yield f"### {run['benchmark']}, {plural(run['threads'], 'thread')}{quiet} (`{run['file']}`)"
     yield ""
     peaks, reads = (run["limits"][name] for name in ("fma_peak_flop_per_s", "read_bytes_per_s"))
-    versions = {name: version for name, version in run["versions"].items()}
+    versions = dict(run["versions"])
     versions.pop("pyx_transformer")
     yield (
         f"{run['date'][:10]}, commit {run['commit']}; {plural(run['rounds'], 'round')}; peak "
@@ -162,7 +162,8 @@ def floored(ratio: float) -> float:
 
 
 def time(seconds: float) -> str:
-    scale, unit = next((scale, unit) for most, scale, unit in SCALES if seconds < most)
+    shown = float(f"{seconds:.3g}")  # 0.9996 s are 1 s, not 1e+03 ms
+    scale, unit = next((scale, unit) for most, scale, unit in SCALES if shown < most)
     return f"{scale * seconds:.3g} {unit}"
 
 

@@ -611,3 +611,9 @@ def test_the_page_shows_what_was_measured():
 def test_figures_are_rounded_against_us(value, at_most, shown):
     assert page.against_us(value, at_most) == shown
     assert page.floored(1.06999) == 1.06 and page.floored(1.15) == 1.15
+
+
+def test_times_have_three_digits():
+    seconds = [0.00012345, 0.0009996, 0.01, 0.9994, 0.9996, 12.345]
+    shown = ["123 us", "1 ms", "10 ms", "999 ms", "1 s", "12.3 s"]
+    assert list(map(page.time, seconds)) == shown
