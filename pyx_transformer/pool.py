@@ -31,6 +31,7 @@ from pyx_transformer._jobs import REASON, Job, RowError
 from pyx_transformer._kinds import check_function
 from pyx_transformer._parts import Parts
 from pyx_transformer._version import __version__
+from pyx_transformer.checkpoints import native
 
 __all__ = ["Failure", "run"]
 
@@ -131,7 +132,11 @@ def form_of(function: str, job: Job, target: Path) -> str:
 def said_of(job: Job) -> str:
     """All that decides what a job writes, whole: what shows options leaves out what is long."""
     told = {k: vars(v) if is_dataclass(v) else v for k, v in job.told().items()}
-    return f"{job.name} {job.digest} {told}"
+    digest = job.digest
+    if digest is None:  # it has a model, and no path
+        files = native.files_of(job.model)
+        digest = hashlib.sha256(b"".join(files.values())).hexdigest()
+    return f"{job.name} {digest} {told}"
 
 
 def surveyed(source: Path) -> tuple[int, str]:

@@ -307,6 +307,24 @@ def test_no_run_goes_on_with_other_settings(kind, model, first, second, own):
     assert len(read("out.jsonl")) == 40
 
 
+def test_no_run_goes_on_with_another_model(own):
+    """Where a job has one, and not its path."""
+    write(sentences(40, "abcdef"))
+    first, other = (pt.load(own / "encoder") for _ in range(2))
+    other.load_state_dict({key: 2 * array for key, array in other.state_dict().items()})
+
+    def stopped(done, _):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(Embed(first), "in.txt", "out.npy", workers=1, report=stopped)
+    with pytest.raises(ValueError, match="of another run: job was "):
+        pool.run(Embed(other), "in.txt", "out.npy", workers=1, resume=True)
+    pool.run(Embed(pt.load(own / "encoder")), "in.txt", "out.npy", workers=1, resume=True)
+    assert len(np.load("out.npy")) == 40
+
+
 def until(happens, run, seconds=60):
     end = time.monotonic() + seconds
     while not happens():

@@ -84,6 +84,14 @@ def save(
             "and the weights are written into it"
         )
     as_choice("save", "dtype", dtype, ("float32", "int8"))
+    files = files_of(model, dtype)
+    directory.mkdir(parents=True, exist_ok=True)
+    optional = (GENERATION, *sides.FILES)
+    replace_files(directory, files, [name for name in optional if name not in files])
+
+
+def files_of(model: TokenModel | Stack, dtype: str = "float32") -> dict[str, bytes]:
+    """What `save` writes. Raises what it does for the model."""
     files = {
         WEIGHTS: safetensors.contents(model.state_dict(), dtype),
         CONFIG: as_config_text(model).encode(),
@@ -93,9 +101,7 @@ def save(
     if options is not None:
         as_kind("save", "generation_options", options, GenerationOptions)
         files[GENERATION] = options.to_json().encode()
-    directory.mkdir(parents=True, exist_ok=True)
-    optional = (GENERATION, *sides.FILES)
-    replace_files(directory, files, [name for name in optional if name not in files])
+    return files
 
 
 @overload
