@@ -26,7 +26,9 @@ from pyx_transformer.commands.arguments import (
 
 # What begins the errors of the functions behind a command, where that is not its own name.
 FUNCTIONS = {
-    "translate": ("Translator", "Transformer.generate_as_completed"),
+    "explain": ("write_html",),
+    "vocab": ("text.save",),
+    "translate": ("Translator", "Transformer.generate_as_completed", "AttentionView.save", "plots"),
     "generate": ("TextGenerator", "stream", "TransformerLM.generate_as_completed"),
     "score": ("Translator", "TextGenerator"),
     "embed": ("SentenceEncoder", "encode"),

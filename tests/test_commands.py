@@ -354,7 +354,11 @@ def test_other_refusals(folder, capsys):
     refused(["train", "recipe.toml", "--output", "train.en"], capsys, "train.en")
     refused(["translate", "--model", "nowhere", "a"], capsys, "nowhere")
     refused(["vocab", "train.en", "--output", "v", "--size", "9", "--kind", "bpe"], capsys, "bpe")
-    refused(["vocab", "train.en", "--output", "no/v", "--kind", "words"], capsys, "no/v")
+    refused(
+        ["vocab", "train.en", "--output", "no/v", "--kind", "words"],
+        capsys,
+        "vocab: path: there is no folder no",
+    )
     refused(["vocab", "train.fr", "--output", "v", "--kind", "words"], capsys, "train.fr")
     refused(["vocab", "train.en", "--output", ".", "--kind", "words"], capsys, "folder")
     rare = ["--min-count", "99", "--kind", "words"]

@@ -1,7 +1,7 @@
 """Texts in, texts out: what `translate` and `continue_texts` are given, and give back."""
 
 import pytest
-from models import continue_texts, small_config, translate
+from models import assert_same_bits, continue_texts, small_config, translate
 
 import pyx_transformer as pt
 from pyx_transformer import text
@@ -229,3 +229,19 @@ def test_the_option_that_is_meant_is_named(name, meant):
             call(["a"], **{name: 3})
     with pytest.raises(TypeError, match=r"unknown options \['nonsense'\]; known are"):
         pt.Translator("en-ja").translate(["a"], nonsense=3)
+
+
+def test_scores_of_translations_are_those_of_their_own_tokens():
+    """Japanese is written without the spaces that part its tokens."""
+    translator = pt.Translator("en-ja")
+    texts = ["i love music .", "where is the station ?"]
+    found = translator.translate(texts)
+    assert all(one.finished for one in found)
+    scores = translator.score(texts, found)
+    source = [translator.source.encode(text) for text in texts]
+    expected = translator.model.score(source, [one.ids[:-1] for one in found])
+    for score, right, one in zip(scores, expected, found, strict=True):
+        assert_same_bits(score, right)
+        assert len(score) == len(one.tokens)
+    (parted,) = translator.score(texts[:1], [" ".join(found[0].tokens[:-1])])
+    assert_same_bits(parted, scores[0])

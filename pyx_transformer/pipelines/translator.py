@@ -112,7 +112,8 @@ class Translator:
         tgt_lang: str | None = None,
     ) -> list[NDArray[np.float32]]:
         """The log-probability of every token of each translation (T,) and of its end, float32
-        (T + 1,); with it that of a target's language where it is the first token.
+        (T + 1,); with it that of a target's language where it is the first token. A translation is
+        a text, or what `translate` or `hypotheses` gave, of which its own tokens count.
 
         Raises as `translate` does, and ValueError where there are not as many of both.
         """
@@ -133,8 +134,10 @@ class Translator:
                 f"{this}: tgt_lang is {tgt_lang!r}, expected the language that the model's targets "
                 "start with"
             )
-        first = [] if options.first_token is None else [options.first_token]
-        targets = [[*first, *self.target.encode(text)] for text in translations]
+        targets = [self._written(text, options, ()) for text in translations]
+        for text, target in zip(translations, targets, strict=True):
+            if isinstance(text, GeneratedText) and text.finished and target:
+                target.pop()  # the end, which is scored anyway
         return self.model.score(ids, targets)
 
     def attention(
