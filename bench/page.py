@@ -187,8 +187,13 @@ TASKS = {
         "CMUdict, phonemes without stress, a tenth of the words held out, word error rate",
         "about 31 % (transformer of 2 x 256), 33.9 % (Phonetisaurus)",
     ),
+    "shakespeare": ("tinyshakespeare, the last tenth held out, perplexity of a character", ""),
 }
-SCORES = {"bleu": (1, "BLEU", False), "word_error_rate": (100, "%", True)}
+SCORES = {
+    "bleu": (1, "BLEU", False),
+    "word_error_rate": (100, "%", True),
+    "perplexity": (1, "", True),
+}
 
 
 def quality() -> Iterator[str]:
@@ -207,7 +212,7 @@ def quality() -> Iterator[str]:
             )
             for key, (scale, unit, at_most) in SCORES.items():
                 if key in figures and not (key == "bleu" and name == "cmudict"):
-                    score = f"{against_us(scale * figures[key], at_most)} {unit}"
+                    score = f"{against_us(scale * figures[key], at_most)} {unit}".rstrip()
                     yield line([task, run, score, elsewhere, f"`results/{name}.jsonl`"])
 
 

@@ -38,6 +38,50 @@ def pytest_ignore_collect(collection_path, config):
     return True if is_other and config.getoption("markexpr") == "quick" else None
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--skipped-before",
+        action="store_true",
+        help="only tests that were skipped when they last ran, now that what they need is there",
+    )
+
+
+def pytest_configure(config):
+    if config.pluginmanager.has_plugin("cacheprovider"):
+        config.pluginmanager.register(Skipped(config.cache), "skipped")
+
+
+class Skipped:
+    """Keeps, in pytest's cache, which tests and files were skipped when they last ran."""
+
+    KEY = "pyx_transformer/skipped"
+
+    def __init__(self, cache):
+        self.cache, self.before = cache, frozenset(cache.get(self.KEY, []))
+        self.now = {*self.before}
+
+    def pytest_runtest_logreport(self, report):
+        if report.skipped:
+            self.now.add(report.nodeid)
+        elif report.when == "call":
+            self.now.discard(report.nodeid)
+
+    def pytest_collectreport(self, report):
+        (self.now.add if report.skipped else self.now.discard)(report.nodeid)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, config, items):
+        if config.getoption("skipped_before"):
+            items[:] = [
+                item
+                for item in items
+                if not {item.nodeid, item.nodeid.partition("::")[0]}.isdisjoint(self.before)
+            ]
+
+    def pytest_sessionfinish(self):
+        self.cache.set(self.KEY, sorted(self.now))
+
+
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items):
     for item in items:
