@@ -143,18 +143,27 @@ def test_the_command(tmp_path, monkeypatch):
     assert again.stderr.count("four/checkpoint.safetensors exists: go on with --resume") == 1
 
 
-# The command, of whose second rank Ctrl-C is heard in the third step.
-STOPPED = """
+# The command, whose second rank fails as argv[1] says: in the third step, or before the first one.
+FAILING = """
 import signal, sys
+from mpi4py import MPI
 from pyx_transformer.cli import main
+from pyx_transformer.training import Recipe
 from pyx_transformer.training.trainer import Trainer
 signal.signal(signal.SIGINT, signal.default_int_handler)
-take_step = Trainer._step
-def stopped(self, batches):
-    if self.ranks.rank == 1 and self.progress.step == 2:
+take_step, build, how = Trainer._step, Recipe.build, sys.argv.pop(1)
+is_second = MPI.COMM_WORLD.Get_rank() == 1
+def failing_step(self, batches):
+    if is_second and how == "Ctrl-C" and self.progress.step == 2:
         signal.raise_signal(signal.SIGINT)
     return take_step(self, batches)
-Trainer._step = stopped
+def failing_build(self):
+    if is_second and how == "Ctrl-C first":
+        signal.raise_signal(signal.SIGINT)
+    if is_second and how == "memory":
+        raise MemoryError("no memory")
+    return build(self)
+Trainer._step, Recipe.build = failing_step, failing_build
 try:
     status = main()
 except SystemExit as error:
@@ -163,14 +172,23 @@ print("status", status)
 """
 
 
-def test_ctrl_c_in_one_rank_stops_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("how", "status", "says"),
+    [
+        ("Ctrl-C", 130, "interrupted at step 3; --resume goes on"),
+        ("Ctrl-C first", 130, "KeyboardInterrupt (rank 1); --resume goes on"),
+        ("memory", 2, "no memory (rank 1)"),
+    ],
+)
+def test_what_stops_one_rank_stops_all(how, status, says, tmp_path, monkeypatch):
+    """The first one says what it was."""
     monkeypatch.chdir(tmp_path)
     small_task.write(tmp_path)
     command = ["train", "recipe.toml", "--output", "run"]
-    done = mpiexec(2, sys.executable, "-c", STOPPED, *command)
-    assert done.stdout == "status 130\n" * 2, done.stderr
-    assert done.stderr.count("interrupted at step 3; --resume goes on") == 1
-    assert load_file("run/checkpoint.safetensors")
+    done = mpiexec(2, sys.executable, "-c", FAILING, how, *command)
+    assert done.stdout == f"status {status}\n" * 2, done.stderr
+    assert done.stderr.count(f"pyx-transformer train: {says}\n") == 1
+    assert (tmp_path / "run" / "checkpoint.safetensors").exists() == (how == "Ctrl-C")
 
 
 def test_without_mpi4py(monkeypatch):

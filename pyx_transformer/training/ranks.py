@@ -36,7 +36,16 @@ SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_
 PIECE = 1 << 22
 
 # What is raised as what it is where it came in another rank.
-TOLD = (FileExistsError, FileNotFoundError, ImportError, OSError, TypeError, ValueError)
+TOLD = (
+    FileExistsError,
+    FileNotFoundError,
+    ImportError,
+    KeyboardInterrupt,
+    MemoryError,
+    OSError,
+    TypeError,
+    ValueError,
+)
 
 
 def launched(environ: Mapping[str, str] = os.environ) -> Any:
@@ -97,12 +106,13 @@ class Ranks:
     @contextmanager
     def together(self) -> Iterator[None]:
         """What fails in one rank, within, fails in all, which say where it was."""
-        failure: Exception | None = None
+        failure: BaseException | None = None
         try:
             yield
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             failure = error
-        said = self.gathered(None if failure is None else (type(failure), str(failure)))
+        message = str(failure) or type(failure).__name__
+        said = self.gathered(None if failure is None else (type(failure), message))
         if failure is not None:
             raise failure
         for rank, other in enumerate(said):
