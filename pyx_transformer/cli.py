@@ -12,6 +12,8 @@ import os
 import re
 import sys
 import warnings
+from collections.abc import Mapping
+from difflib import get_close_matches
 
 import pyx_transformer as pt
 from pyx_transformer import _ctrl_c, commands
@@ -125,11 +127,26 @@ def parser() -> argparse.ArgumentParser:
     added = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in ADDED:
         add(added)
+    whole.commands = added.choices
     return whole
 
 
 class _OneLineErrors(argparse.ArgumentParser):
-    """Says what is wrong in one line, instead of printing the usage above it."""
+    """Says what is wrong, and what may have been meant, in one line, instead of printing the usage
+    above it."""
+
+    commands: Mapping[str, argparse.ArgumentParser]
+
+    def parse_args(self, args=None, namespace=None):
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            command = self.commands[found.command]
+            options = [name for name in command._option_string_actions if name.startswith("--")]
+            near = [get_close_matches(one.partition("=")[0], options, 1) for one in unknown]
+            meant = ", ".join(name for names in near for name in names)
+            hint = f" (did you mean {meant}?)" if meant else ""
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+        return found
 
     def error(self, message):
         self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")

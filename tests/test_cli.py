@@ -95,6 +95,18 @@ def test_bad_arguments_exit_with_2_and_one_line(arguments, names, capsys):
     assert err.count("\n") == 1 and err.endswith("\n")
 
 
+def test_the_option_that_is_meant_is_named(capsys):
+    assert main(["translate", "--nbest", "3", "a"]) == 2
+    assert capsys.readouterr().err == (
+        "pyx-transformer translate: unrecognized arguments: --nbest (did you mean --n-best?); "
+        "see pyx-transformer translate --help\n"
+    )
+    assert main(["config", "more"]) == 2
+    assert capsys.readouterr().err == (
+        "pyx-transformer config: unrecognized arguments: more; see pyx-transformer config --help\n"
+    )
+
+
 def test_module_runs_as_the_command(tmp_path):
     run = subprocess.run(
         [*COMMAND, "explain", "--part", "1"], cwd=tmp_path, capture_output=True, text=True

@@ -14,6 +14,7 @@ import stand_ins
 from safetensors.numpy import save_file
 
 import pyx_transformer as pt
+from pyx_transformer.training import load_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -98,6 +99,7 @@ STAND_INS = {
     "lines.txt": lines,
     "recipe.toml": recipe,
     "test.en": pair(20),
+    "dev.en": pair(20),
     "train.en": pair(300),
     "opus-mt-en-jap": stand_ins.translator,
     "TinyLlama-1.1B": stand_ins.language_model,
@@ -128,6 +130,20 @@ def make_what_is_named(block, folder, data):
         is_named = re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", block)
         if is_named and not (folder / name).exists():
             make(folder / name, data)
+
+
+def test_recipes_run(tmp_path, monkeypatch, shared_data):
+    """That of the documentation is the one of the translator that ships, on other files."""
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks("toml", TEXTS["docs/how-to/train.md"])
+    make_what_is_named(block, tmp_path, shared_data)
+    Path("own.toml").write_text(block, "utf-8")
+    quick = {"training.steps": 1, "training.validate_every": 1}
+    recipe = load_recipe("own.toml", quick)
+    shipped = load_recipe(REPOSITORY / "bench/recipes/en_ja.toml", quick)
+    for table in ("text", "model", "training"):
+        assert getattr(recipe, table) == getattr(shipped, table)
+    assert recipe.run("run").best is not None
 
 
 def test_there_are_blocks():

@@ -77,7 +77,7 @@ NUMBERS = {
     "coverage_penalty": [-1e-9],
     "repetition_penalty": [0.0, -2],
     "prefix_bias": [-0.1, 1, 1.5],
-    "temperature": [0, -1.0],
+    "temperature": [-0.5, -1.0],
     "top_p": [0.0, 1.01, -1],
     "min_p": [-0.01, 1.01],
 }
@@ -345,7 +345,8 @@ def test_unknown_options():
     with pytest.raises(TypeError) as error:
         MODEL.generate(SRC, LENGTHS, beams=3, beam_size=2, Temperature=1.0)
     assert str(error.value).startswith(
-        "Transformer.generate: unknown options ['Temperature', 'beams']; known are ['beam_size', "
+        "Transformer.generate: unknown options ['Temperature', 'beams'] (did you mean temperature, "
+        "beam_size?); known are ['beam_size', "
     )
     with pytest.raises(TypeError):
         MODEL.generate(SRC, LENGTHS, 3)
@@ -1128,3 +1129,12 @@ def test_drawing_from_many_likely_tokens(settings):
             ranks.append(rank)
     assert len(ranks) > n - 20
     assert max(ranks) > 64
+
+
+def test_a_temperature_of_0_takes_the_most_probable_token():
+    options = pt.GenerationOptions(temperature=0, top_p=0.9)
+    assert options == pt.GenerationOptions(top_k=1, top_p=0.9)
+    generator = pt.TextGenerator("shakespeare")
+    (greedy,) = generator.generate(["ROMEO:"], temperature=0, max_length=30)
+    own = dict.fromkeys(("temperature", "top_p"))
+    assert [greedy] == generator.generate(["ROMEO:"], beam_size=1, max_length=30, **own)

@@ -96,7 +96,7 @@ def test_wrong_tables(content, change, says, folder, capsys):
 
 def test_a_folder_is_no_recipe(folder, capsys):
     refused(["train", ".", "--output", "run"], capsys, ". is a folder, expected a file")
-    refused(["train", "", "--output", "run"], capsys, "recipe: is empty, expected a path")
+    refused(["train", "", "--output", "run"], capsys, "FILE: is empty, expected a path")
     refused(["train", "recipe.toml", "--output", ""], capsys, "--output: is empty")
 
 

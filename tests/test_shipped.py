@@ -50,8 +50,10 @@ def test_a_bare_word_is_not_repeated(word, expected, model, capsys):
     ((best,),) = translate(model, [word])
     assert (best.text, best.finished) == (expected, False)
     assert main(["translate", word]) == 0
-    said = "cut off at the maximum length (the model's of so short a text, or --max-length): text 1"
-    assert f"{said}\n" in capsys.readouterr().err
+    said = "(the model's own of so short a text; --max-length sets another): text 1\n"
+    assert f"cut off at the maximum length {said}" in capsys.readouterr().err
+    assert main(["translate", word, "--max-length", "9"]) == 0
+    assert capsys.readouterr().out.strip() != expected  # as long as was asked for
 
 
 def test_a_folder_of_that_name_goes_before_it(tmp_path, monkeypatch, model):

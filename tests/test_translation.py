@@ -213,6 +213,11 @@ def test_what_goes_with_what_is_asked_for():
     assert generator.generate(["ROMEO:"], **settings) == generator.generate(
         ["ROMEO:"], **settings, **none
     )
+    long = translator.translate(["music"], max_length=12)
+    assert long == translator.translate(
+        ["music"], max_length=12, max_length_factor=None, max_length_offset=0
+    )
+    assert len(long[0].tokens) > len(translator.translate(["music"])[0].tokens) == 1
     with pytest.raises(ValueError, match="num_hypotheses is 5, expected at most beam_size = 4"):
         translator.hypotheses(["a"], options=pt.GenerationOptions(beam_size=4), num_hypotheses=5)
     with pytest.raises(ValueError, match="beam_size is 2, expected 1 because a sampling option"):

@@ -9,6 +9,7 @@ from runs import OPTIONS, bits, new_model, some_examples
 
 import pyx_transformer as pt
 from pyx_transformer import plots
+from pyx_transformer.cli import main
 from pyx_transformer.training import Trained, recipe_for, sized_recipe, train
 from pyx_transformer.training.log import read as read_log
 
@@ -70,6 +71,19 @@ def test_three_calls_make_a_translator(files, capsys):
     assert examples.references == Path("train.de").read_text("utf-8").splitlines()[-20:]
     plots.plot_curves(run.entries, "curve.png")
     assert Path("curve.png").stat().st_size > 1000
+
+
+def test_the_command_takes_them(files, capsys):
+    changes = {**QUICK, "training.steps": 4}
+    recipe_for(*files, changes).run("run")
+    sets = [part for key, value in changes.items() for part in ("--set", f"{key}={value}")]
+    assert main(["train", *files, *sets]) == 0
+    weights = "model/model.safetensors"
+    assert Path("runs/train", weights).read_bytes() == Path("run", weights).read_bytes()
+    capsys.readouterr()
+    assert main(["train", *files, "train.fr"]) == 2
+    said = "pyx-transformer train: 3 files were given, expected a recipe or two texts\n"
+    assert capsys.readouterr().err == said
 
 
 def test_what_a_run_returns(tmp_path, capsys):

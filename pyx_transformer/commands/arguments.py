@@ -149,7 +149,7 @@ def run_in_pool(arguments, make, others=()):
     from pyx_transformer.pool import run
 
     for name in others:
-        if getattr(arguments, name):
+        if getattr(arguments, name) not in (None, False):
             option = OPTION_OF.get(name, f"--{name}")
             raise ValueError(f"{option} was given, expected none with --workers")
     files = _files_of(arguments)

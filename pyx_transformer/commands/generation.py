@@ -131,7 +131,8 @@ def _answer(arguments, meant, pipeline, tokenizer, settings, *, written=str):
     if not arguments.json:
         shown = partial(as_scored if arguments.scores else as_plain, written)
     with results(arguments) as out, texts_of(arguments, *meant) as source:
-        losses = Losses(tokenizer, source.unit, options.max_length_factor is not None)
+        by_source = options.max_length_factor is not None and "max_length" not in settings
+        losses = Losses(tokenizer, source.unit, by_source)
 
         def work(texts, begin):
             found = pipeline.hypotheses(texts, **settings)
@@ -173,16 +174,16 @@ def as_json(one: pt.GeneratedText | None) -> str:
     return json.dumps(values, ensure_ascii=False) + "\n"
 
 
-LONGEST = "--max-length"
+OF_SOURCE = "the model's own of so short a text; --max-length sets another"
 
 
 class Losses:
     """Which texts were cut off, and which have words that the vocabulary lacks."""
 
     def __init__(self, tokenizer: Any, unit: str, by_source: bool):
-        """by_source: the model has a limit that follows the length of a source."""
+        """by_source: the limit is the model's own, which follows the length of a source."""
         self._tokenizer, self._unit = tokenizer, unit
-        self._limit = "the model's of so short a text, or --max-length" if by_source else LONGEST
+        self._limit = OF_SOURCE if by_source else "--max-length"
         self._cut: list[int] = []
         self._unknown: dict[int, int] = {}  # how many, by the number of the text
 

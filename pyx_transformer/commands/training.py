@@ -86,16 +86,19 @@ def add_train(commands):
     command = add_command(
         commands,
         "train",
-        "train a model as a recipe says",
+        "train a model as a recipe says, or on two files",
         """
         Train a model as a recipe says: a TOML file, or the name of one that comes with the package
-        with its data (reverse). FOLDER gets model/, the best weights so far, log.jsonl, and
+        with its data (reverse). Or train a translator on two files of text, of which line n of one
+        translates line n of the other: sizes and steps then follow how much text there is. FOLDER
+        gets model/, the best weights so far, log.jsonl, and
         checkpoint.safetensors, from which --resume goes on; at the end curves.png and, of a
         translator, attention.html, what it attends to as it translates one text. At Ctrl-C the step
         is finished and a checkpoint saved; a second one stops at once.
         """,
         """
         pyx-transformer train reverse
+        pyx-transformer train train.en train.ja --output runs/mine
         pyx-transformer train recipe.toml --output runs/mine --set training.steps=1000
         pyx-transformer train recipe.toml --output runs/mine --resume
         pyx-transformer translate --model runs/mine/model "a sentence ."
@@ -103,9 +106,10 @@ def add_train(commands):
     )
     command.add_argument(
         "recipe",
-        nargs="?",
+        nargs="*",
         type=path,
-        help="a TOML file, or reverse; without one, --set says it all",
+        metavar="FILE",
+        help="a recipe, a TOML file or reverse, or two files of text; else --set says it all",
     )
     command.add_argument(
         "--output",
@@ -151,15 +155,22 @@ def _train_together(arguments, ranks):
     from pyx_transformer.pipelines.inspection import inspect
     from pyx_transformer.training import pictures
     from pyx_transformer.training.recipe import load_recipe
+    from pyx_transformer.training.sized_recipe import recipe_for
     from pyx_transformer.training.trainer import MODEL
 
     if ranks.size > 1:
         ranks.share_cpus()
     with ranks.together():
-        if arguments.recipe is None and not arguments.set:
+        files, changes = arguments.recipe, dict(map(_change, arguments.set))
+        if len(files) > 2:
+            raise ValueError(f"{len(files)} files were given, expected a recipe or two texts")
+        if not files and not changes:
             raise ValueError("recipe is missing, expected a TOML file, or reverse, or --set")
-        recipe = load_recipe(arguments.recipe, dict(map(_change, arguments.set)))
-        output = arguments.output or _default_output(arguments.recipe)
+        if len(files) == 2:
+            recipe = recipe_for(files[0], files[1], changes)
+        else:
+            recipe = load_recipe(files[0] if files else None, changes)
+        output = arguments.output or _default_output(files)
         if arguments.plot:
             plots.require(arguments.plot)
     try:
@@ -174,11 +185,11 @@ def _train_together(arguments, ranks):
         note(f"try it: pyx-transformer {commands[0]} --model {run.folder / MODEL}")
 
 
-def _default_output(recipe):
-    """The folder of a run whose recipe has that name."""
-    if recipe is None:
+def _default_output(files):
+    """The folder of a run whose recipe, or first text, has that name."""
+    if not files:
         raise ValueError("--output is missing, expected a folder because there is no recipe")
-    return os.path.join("runs", Path(recipe).stem)
+    return os.path.join("runs", Path(files[0]).stem)
 
 
 def _change(text):

@@ -76,13 +76,13 @@ class GenerationOptions:
     hypotheses there, so that none is cut off.
 
     Sampling, if any of temperature, top_k, top_p, min_p, num_samples, seed is given: logits are
-    divided by temperature; of the tokens in falling order of probability, top_k keeps the first
-    ones, top_p as few as have that much of what is left, min_p those with at least that share of
-    the first one's. num_samples hypotheses come in the order drawn. One counter-based generator
-    (Philox) per sentence and sample is seeded with seed and the source, so that samples depend on
-    nothing else: equal sources draw the same. Without a seed, each call draws anew. A sample that
-    every token is banned from is left out, and where there is nothing to draw (an empty source,
-    max_length 0) there is one hypothesis.
+    divided by temperature, of which 0 is another name for a top_k of 1; of the tokens in falling
+    order of probability, top_k keeps the first ones, top_p as few as have that much of what is
+    left, min_p those with at least that share of the first one's. num_samples hypotheses come in
+    the order drawn. One counter-based generator (Philox) per sentence and sample is seeded with
+    seed and the source, so that samples depend on nothing else: equal sources draw the same.
+    Without a seed, each call draws anew. A sample that every token is banned from is left out, and
+    where there is nothing to draw (an empty source, max_length 0) there is one hypothesis.
 
     return_alternatives: the num_hypotheses best tokens at the first free place, each continued by a
     search of its own.
@@ -144,6 +144,9 @@ class GenerationOptions:
         for field in fields(self):
             name, value = field.name, getattr(self, field.name)
             object.__setattr__(self, name, checked_option(this, name, value, field.default))
+        if self.temperature == 0:
+            object.__setattr__(self, "temperature", None)
+            object.__setattr__(self, "top_k", 1)
         for name, contradicted in self._contradictions():
             raise ValueError(f"{this}: {name} is {getattr(self, name)!r}, expected {contradicted}")
 
@@ -267,7 +270,7 @@ NUMBERS = {
     "coverage_penalty": {"minimum": 0},
     "repetition_penalty": {"above": 0},
     "prefix_bias": {"minimum": 0, "below": 1},
-    "temperature": {"above": 0},
+    "temperature": {"minimum": 0},
     "top_p": {"above": 0, "maximum": 1},
     "min_p": {"minimum": 0, "maximum": 1},
 }

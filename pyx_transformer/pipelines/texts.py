@@ -59,8 +59,11 @@ def options_of(
 
 def _fit(settings: dict[str, Any], own: GenerationOptions | None, beam_size: int) -> None:
     """Add to single settings what goes with them in place of a model's own options: no beams where
-    something is to be drawn, no drawing with beams, beams for as many hypotheses."""
+    something is to be drawn, no drawing with beams, beams for as many hypotheses, no limit by the
+    source beside another limit."""
     asked = {name: value for name, value in settings.items() if value is not None}
+    if "max_length" in asked and "max_length_factor" not in asked:
+        settings |= {"max_length_factor": None, "max_length_offset": 0.0}
     if not asked.keys().isdisjoint(SAMPLING):
         settings.setdefault("beam_size", 1)
     elif own is not None and own.is_sampling:

@@ -95,7 +95,7 @@ def evaluate(
     their labels, or of a language model or an encoder on its text: see `validate`.
 
     model: one, or what `pt.load` opens. source, target: lists of texts, or the paths of files with
-    one in each line. Warns of unknown words in a translator's source.
+    one in each line. Warns of words that a translator does not know.
 
     Raises ValueError where texts or settings are missing or too many for that kind of model, or
     cannot be read by it, TypeError for what is neither a path nor a list of texts, ImportError
@@ -116,11 +116,14 @@ def evaluate(
             require_bleu()
         examples = corpus.read("evaluate", model, source, target)
         assert isinstance(examples, Examples) and examples.sources is not None
-        src_tokenizer = tokenizer_of("evaluate", model, "src_tokenizer")
-        if unknown := unknown_in(src_tokenizer, examples.sources):
-            is_file = isinstance(source, (str, os.PathLike))
-            said = told_unknown(unknown, "line" if is_file else "text")
-            warnings.warn(f"{source if is_file else 'source'} has {said}", stacklevel=2)
+        for name, text, side, ids in (
+            ("source", source, "src_tokenizer", examples.sources),
+            ("target", target, "tgt_tokenizer", examples.targets),
+        ):
+            if unknown := unknown_in(tokenizer_of("evaluate", model, side), ids):
+                is_file = isinstance(text, (str, os.PathLike))
+                said = told_unknown(unknown, "line" if is_file else "text")
+                warnings.warn(f"{text if is_file else name} has {said}", stacklevel=2)
     else:
         asked = None if bleu_tokenizer == "auto" else bleu_tokenizer
         others = {"bleu_tokenizer": asked, **settings}
