@@ -207,6 +207,43 @@ assert warning.category is RuntimeWarning and "one thread does the work" in str(
 
 BUSY = "while True: pass"
 
+# A thread has next to nothing of its CPU for a moment; calls are few after that, then many.
+HELD_THREAD = f"""
+import os, subprocess, sys, threading, time
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import numpy as np
+import pyx_transformer as pt
+
+pt.set_num_threads(2)
+x, weight = np.ones((1024, 512), np.float32), np.ones((512, 512), np.float32)
+pt.ops.linear(x, weight)
+own = threading.get_native_id()
+(other,) = {{int(thread) for thread in os.listdir("/proc/self/task")}} - {{own}}
+first, second, *_ = sorted(os.sched_getaffinity(0))
+busy = subprocess.Popen([sys.executable, "-c", {BUSY!r}])
+for process, cpu in ((own, first), (other, second), (busy.pid, second)):
+    os.sched_setaffinity(process, [cpu])
+os.setpriority(os.PRIO_PROCESS, other, 19)
+
+def both_work(calls):
+    wall, cpu = time.perf_counter(), time.process_time()
+    for _ in range(calls):
+        pt.ops.linear(x, weight)
+    return (time.process_time() - cpu) / (time.perf_counter() - wall) > 1.4
+
+try:
+    both_work(20)
+    assert not both_work(20)
+finally:
+    busy.kill()
+    busy.wait()
+end = time.monotonic() + 5.5
+while time.monotonic() < end:
+    pt.ops.linear(x, weight)
+    time.sleep(0.1)
+assert both_work(100) or both_work(100)
+"""
+
 SMALL_CALLS = """
 import sys, time
 import numpy as np
@@ -265,6 +302,13 @@ def test_a_busy_machine_makes_threads_no_slower_than_one():
             process.kill()
             process.wait()
     assert min(ratios) <= 1.5, ratios
+
+
+def test_threads_that_were_given_up_are_tried_again_within_seconds():
+    """By who calls now and then, too: the other thread hardly moved for a moment."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two CPUs")
+    python(HELD_THREAD)
 
 
 def test_an_idle_model_uses_no_cpu():

@@ -9,11 +9,12 @@
 struct Team {
     int size;      /* threads of its last parallel region; 0 before the first */
     double credit; /* seconds that regions won beside one thread, and lose before they are given up */
-    double alone;  /* seconds that this thread is to work alone before others are tried again */
+    double alone;  /* seconds that this thread is to work alone before others are tried again, */
+    double until;  /* or the time by which they are, whichever comes first */
 };
 
 static struct Team *own_team(void) {
-    static __thread struct Team team = {0, 0.0, 0.0};
+    static __thread struct Team team = {0, 0.0, 0.0, 0.0};
     return &team;
 }
 
@@ -21,6 +22,19 @@ static double seconds_now(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Give up the others for so many seconds of work: one loss, of a machine that stood still for a
+ * moment, is not to be felt for minutes by who calls now and then. */
+static void work_alone(struct Team *team, double seconds) {
+    team->alone = seconds;
+    team->until = seconds_now() + 5.0;
+}
+
+static int works_alone(struct Team *team) {
+    if (team->alone > 0.0 && seconds_now() > team->until)
+        team->alone = 0.0;
+    return team->alone > 0.0;
 }
 
 /* Whether it is the first time in this process that threads are not to be had. */

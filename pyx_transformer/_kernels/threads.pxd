@@ -21,6 +21,8 @@ cdef extern from "team.h" nogil:
         double alone
     Team* own_team()
     double seconds_now()
+    void work_alone(Team* team, double seconds)
+    bint works_alone(Team* team)
     bint can_start(int count)
     bint is_first_refusal()
     void end_team()
@@ -44,7 +46,7 @@ cdef enum:
 
 cdef inline int threads_for(double work, int n_threads) noexcept nogil:
     """Threads worth starting for `work` floating-point operations."""
-    return 1 if work < SERIAL_WORK or own_team().alone > 0.0 else n_threads
+    return 1 if work < SERIAL_WORK or works_alone(own_team()) else n_threads
 
 
 cdef inline void in_parallel(Part work, const void* job, int parts) noexcept nogil:
@@ -96,14 +98,14 @@ cdef inline void settle(Team* team, const double* seconds, int parts, double too
             shortest = seconds[part]
     team.credit = min(team.credit + parts * shortest - took, 1e-9 * MOST_CREDIT)
     if team.credit < 0.0:
-        team.alone = PATIENCE * (1e-9 * TRIAL_CREDIT - team.credit)
+        work_alone(team, PATIENCE * (1e-9 * TRIAL_CREDIT - team.credit))
         team.credit = 1e-9 * TRIAL_CREDIT
 
 
 cdef inline bint has_threads(Team* team, int parts) noexcept nogil:
     """Whether so many threads, this one included, are to be had. Where not, it works alone."""
     if parts > team.size and not can_start(parts - 1):
-        team.alone = 1.0
+        work_alone(team, 1.0)
         if is_first_refusal():
             warn_of_refusal()
         return False
