@@ -247,7 +247,7 @@ def test_other_models_are_refused():
     says = "CrossEncoder: model has no head for labels of texts; SentenceEncoder is for such models"
     with pytest.raises(ValueError, match=says):
         pt.CrossEncoder(plain)
-    says = "CrossEncoder: model is a Transformer, expected a EncoderModel; Translator is for those"
+    says = "CrossEncoder: model is a Transformer, expected an EncoderModel; Translator is for those"
     with pytest.raises(TypeError, match=says):
         pt.CrossEncoder("en-ja")
     model.src_tokenizer = None
