@@ -433,13 +433,13 @@ def test_other_models_are_refused():
     small = {"d_model": 8, "num_heads": 2}
     language_model = pt.TransformerLM(pt.TransformerLMConfig(size, **small))
     for model, came, right in (
-        (language_model, "TransformerLM", "TextGenerator"),
-        (pt.EncoderModel(pt.EncoderConfig(size, **small)), "EncoderModel", "SentenceEncoder"),
+        (language_model, "a TransformerLM", "TextGenerator"),
+        (pt.EncoderModel(pt.EncoderConfig(size, **small)), "an EncoderModel", "SentenceEncoder"),
     ):
-        says = f"Translator: model is a {came}, expected a Transformer; {right} is for those"
+        says = f"Translator: model is {came}, expected a Transformer; {right} is for those"
         with pytest.raises(TypeError, match=says):
             pt.Translator(model)
-    with pytest.raises(TypeError, match=r"Translator: model is a 3, expected a Transformer$"):
+    with pytest.raises(TypeError, match=r"Translator: model is 3, expected a Transformer$"):
         pt.Translator(3)
     with pytest.raises(FileNotFoundError, match="load: nowhere is missing"):
         pt.Translator("nowhere")
