@@ -32,7 +32,16 @@ def bleu(texts: Sequence[str], references: Sequence[str], *, tokenizer: str = "n
     Raises TypeError for what is no list of strings, ValueError unless there are as many texts as
     references, and some, and for any other tokenizer; ImportError where sacrebleu is missing.
     """
-    return bleu_with_signature(texts, references, tokenizer)[0]
+    score, _ = bleu_with_signature(texts, references, tokenizer)
+    is_of_words = tokenizer in ("none", "13a", "intl")
+    is_spaced = bleu_tokenizer_for(references) == "none"
+    if is_of_words and is_spaced and max(len(text.split()) for text in texts) == 1:
+        warnings.warn(
+            "bleu: texts have no spaces between words, and references do: tokenizer='char' "
+            "compares them",
+            stacklevel=2,
+        )
+    return score
 
 
 def bleu_with_signature(
@@ -47,13 +56,6 @@ def bleu_with_signature(
         raise ValueError(
             f"{this}: there are {len(texts)} texts and {len(references)} references, expected one "
             "reference for each of at least one text"
-        )
-    is_of_words = tokenizer in ("none", "13a", "intl")
-    if is_of_words and bleu_tokenizer_for(texts) != bleu_tokenizer_for(references):
-        warnings.warn(
-            f"{this}: either texts or references have no spaces between words: tokenizer='char' "
-            "compares them",
-            stacklevel=3,
         )
     require_bleu()
     import sacrebleu

@@ -419,7 +419,7 @@ def test_kills_at_random_moments(folder):
     while kills < KILLS:
         run = subprocess.Popen([*TRANSLATE, "--resume"], stderr=subprocess.PIPE)
         try:
-            _, err = run.communicate(timeout=draw.uniform(0.1, 1.0))
+            _, err = run.communicate(timeout=draw.uniform(0.1, 0.6))
         except subprocess.TimeoutExpired:
             kills += 1
             stop(run)
