@@ -52,7 +52,7 @@ def test_texts_with_spaces_beside_texts_without_are_told():
     pytest.importorskip("sacrebleu", reason="needs the extra `train`")
     texts = ["".join(text.split()) for text in JAPANESE]
     spaced = [" ".join(text) for text in texts]
-    with pytest.warns(UserWarning, match="have no spaces between words: tokenizer='char'"):
+    with pytest.warns(UserWarning, match="references do: tokenizer='char'"):
         assert bleu(texts, spaced) == 0
     assert bleu(texts, spaced, tokenizer="char") == pytest.approx(100)
 
