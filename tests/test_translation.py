@@ -217,6 +217,8 @@ def test_what_goes_with_what_is_asked_for():
     assert long == translator.translate(
         ["music"], max_length=12, max_length_factor=None, max_length_offset=0
     )
+    near = {"max_length": 12, "max_length_offset": -2}  # of the model's own factor
+    assert len(translator.translate(["music"], **near)[0].tokens) == 2
     assert len(long[0].tokens) > len(translator.translate(["music"])[0].tokens) == 1
     with pytest.raises(ValueError, match="num_hypotheses is 5, expected at most beam_size = 4"):
         translator.hypotheses(["a"], options=pt.GenerationOptions(beam_size=4), num_hypotheses=5)
@@ -248,5 +250,8 @@ def test_scores_of_translations_are_those_of_their_own_tokens():
     for score, right, one in zip(scores, expected, found, strict=True):
         assert_same_bits(score, right)
         assert len(score) == len(one.tokens)
+    stopped = translator.translate(texts, stop_when=lambda _, tokens: len(tokens) == 2)
+    for score, one in zip(translator.score(texts, stopped), stopped, strict=True):
+        assert one.finished and len(one.tokens) == 2 and len(score) == 3
     (parted,) = translator.score(texts[:1], [" ".join(found[0].tokens[:-1])])
     assert_same_bits(parted, scores[0])

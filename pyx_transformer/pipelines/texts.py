@@ -26,6 +26,7 @@ MOST_NUMBERS = 10  # of lines, that a message names
 # What is known of every hypothesis anyway, and told of its text.
 KNOWN = {"return_scores": True, "return_token_scores": True}
 BANS = "suppress_tokens"
+OF_SOURCE = ("max_length_factor", "max_length_offset")  # a limit by the length of a source
 
 
 def options_of(
@@ -62,7 +63,7 @@ def _fit(settings: dict[str, Any], own: GenerationOptions | None, beam_size: int
     something is to be drawn, no drawing with beams, beams for as many hypotheses, no limit by the
     source beside another limit."""
     asked = {name: value for name, value in settings.items() if value is not None}
-    if "max_length" in asked and "max_length_factor" not in asked:
+    if "max_length" in asked and asked.keys().isdisjoint(OF_SOURCE):
         settings |= {"max_length_factor": None, "max_length_offset": 0.0}
     if not asked.keys().isdisjoint(SAMPLING):
         settings.setdefault("beam_size", 1)

@@ -136,8 +136,9 @@ class Translator:
             )
         targets = [self._written(text, options, ()) for text in translations]
         for text, target in zip(translations, targets, strict=True):
-            if isinstance(text, GeneratedText) and text.finished and target:
-                target.pop()  # the end, which is scored anyway
+            # The end, which is scored anyway; there is none where stop_when said so.
+            if isinstance(text, GeneratedText) and target[-1:] == [end_of(self.model, options)]:
+                target.pop()
         return self.model.score(ids, targets)
 
     def attention(
